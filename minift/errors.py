@@ -1,0 +1,22 @@
+"""Errors that are the user's to mend: what is wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+
+
+class InputError(Exception):
+    """Bad input: a file, an option or a checkpoint that cannot be used as it is.
+
+    The message is one line that names the file (and line), the value and the remedy.  A script
+    shows it as its last line on stderr and exits with status 2; see `train.options.run_script`.
+    """
+
+
+def at(path: str | os.PathLike, line: int | None = None) -> str:
+    """The place an error speaks of.
+
+    >>> at("train.tsv", 12)
+    'train.tsv, line 12'
+    """
+    return f"{os.fspath(path)}, line {line}" if line is not None else os.fspath(path)
