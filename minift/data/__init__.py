@@ -1,0 +1,1 @@
+"""From files to records, from features to batches."""

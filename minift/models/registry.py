@@ -1,0 +1,41 @@
+"""model_type in config.json -> the family that reads it.  A new family adds one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from minift.errors import InputError
+from minift.files import read_json
+from minift.models.base import CONFIG, PretrainedModel
+from minift.models.bert import BertForSequenceClassification
+
+# task -> model_type -> model class
+FAMILIES: dict[str, dict[str, type[PretrainedModel]]] = {
+    "classification": {"bert": BertForSequenceClassification},
+}
+
+
+def model_class(folder: Path, task: str) -> type[PretrainedModel]:
+    """The class that reads a checkpoint's folder for a task; `InputError` if there is none."""
+    config = read_json(folder / CONFIG)
+    found = config.get("model_type") if isinstance(config, dict) else None
+    families = FAMILIES[task]
+    if found not in families:
+        raise InputError(
+            f"{folder / CONFIG}: model_type is {found!r}; minift's {task} reads "
+            f"{', '.join(sorted(families))}"
+        )
+    return families[found]
+
+
+def task_of(folder: Path) -> str:
+    """The task that a fine-tuned checkpoint was saved for, by its class in config.json."""
+    config = read_json(folder / CONFIG)
+    architectures = (config.get("architectures") if isinstance(config, dict) else None) or []
+    for task, families in FAMILIES.items():
+        if any(model.__name__ in architectures for model in families.values()):
+            return task
+    raise InputError(
+        f"{folder / CONFIG}: architectures is {architectures!r}, which has no head for a task "
+        "minift knows; give the output directory of a training script"
+    )

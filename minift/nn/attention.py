@@ -1,0 +1,159 @@
+"""Attention over sequences of different lengths, laid end to end with no padding between them.
+
+A batch arrives as (B, T) with a mask; `pack` finds its real tokens and the encoder works on those
+alone.  The sequences are laid in order of length, so that those of equal length stand next to each
+other and one `view`, without a copy, turns such a run into an ordinary (n, L, ...) tensor:
+
+    batch (B=4, T=4), 1 = real        packed (S=9), shortest first
+      a: 1 1 1 1
+      b: 1 1 0 0                        d   b b c c   a a a a
+      c: 1 1 0 0                       `-' `-------' `-------'
+      d: 1 0 0 0                 runs: (1, 1) (2, 2)  (1, 4)      each (n, L)
+
+Every layer but attention treats tokens one by one and never notices.  Attention runs once for each
+run of equal lengths and needs no mask, because a run holds nothing but real tokens:
+
+    padded scores of b (T=4)          packed scores of b (L=2)
+      x x . .                           x x
+      x x . .    '.' = masked           x x
+      . . . .
+      . . . .
+
+Dimensions: B batch, T width of the padded batch, S real tokens in it, n sequences in a run, L their
+length, N heads, D head width, H = N * D.
+
+Reference: Vaswani et al. 2017, "Attention is all you need" (scaled dot-product attention).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the real tokens of a (B, T) batch stand once laid end to end.
+
+    index: (S,) place b * T + t of each packed token in the flattened batch.
+    order: (B,) the row of the batch that each packed sequence is, shortest first.
+    lengths: B lengths in that order (a row without real tokens has length 0).
+    """
+
+    index: Tensor
+    order: Tensor
+    lengths: tuple[int, ...]
+    batch: int
+    width: int
+
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """(n, L) for each run of equally long sequences; their n * L sum to S."""
+        return [(len(list(same)), length) for length, same in groupby(self.lengths) if length]
+
+    @property
+    def columns(self) -> Tensor:
+        """(S,) the column t of each packed token, which is its position in BERT's sense."""
+        return self.index % self.width
+
+    def take(self, x: Tensor) -> Tensor:
+        """(B, T, ...) -> (S, ...), the real tokens alone."""
+        return x.flatten(0, 1).index_select(0, self.index)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """(S, ...) -> (B, T, ...), zero where there is no token."""
+        flat = x.new_zeros(self.batch * self.width, *x.shape[1:])
+        return flat.index_copy(0, self.index, x).unflatten(0, (self.batch, self.width))
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        """(S, ...) -> one view (n, L, ...) for each run."""
+        sizes = [n * length for n, length in self.runs]
+        parts = zip(x.split(sizes), self.runs, strict=True)
+        return [part.unflatten(0, run) for part, run in parts]
+
+    def first(self, x: Tensor) -> Tensor:
+        """(S, H) -> (B, H), the first real token of each row ([CLS]); zeros for an empty row."""
+        return self._per_row(x, [part[:, 0] for part in self.split(x)])
+
+    def mean(self, x: Tensor) -> Tensor:
+        """(S, H) -> (B, H), the mean over the real tokens of each row; zeros for an empty row."""
+        return self._per_row(x, [part.mean(1) for part in self.split(x)])
+
+    def _per_row(self, x: Tensor, parts: list[Tensor]) -> Tensor:
+        """One vector for each packed, non-empty sequence -> (B, H) in the order of the batch."""
+        vectors = torch.cat([x.new_zeros(self.lengths.count(0), *x.shape[1:]), *parts])
+        return vectors.index_select(0, torch.argsort(self.order))
+
+
+def pack(mask: Tensor) -> Packing:
+    """Find the real tokens of a batch.
+
+    mask: (B, T), 1 = real.  Any pattern will do: padding right, left, or holes in between.
+
+    >>> packing = pack(torch.tensor([[1, 1, 1], [1, 0, 0], [0, 1, 0]]))
+    >>> packing.lengths, packing.index.tolist(), packing.runs
+    ((1, 1, 3), [3, 7, 0, 1, 2], [(2, 1), (1, 3)])
+    """
+    if mask.dim() != 2:
+        raise ValueError(f"the attention mask must be (batch, tokens), not {tuple(mask.shape)}")
+    mask = mask.bool()
+    lengths, order = mask.sum(1).sort(stable=True)
+    row, column = mask[order].nonzero(as_tuple=True)
+    index = order[row] * mask.shape[1] + column
+    return Packing(index, order, tuple(lengths.tolist()), *mask.shape)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, packing: Packing, *, dropout: float = 0.0, fused: bool = True
+) -> Tensor:
+    """Each token looks at every token of its own sequence.
+
+    q, k, v: (S, N, D) packed.  Returns (S, N, D).  `dropout` falls on the attention weights.
+    `fused` leaves the arithmetic to torch's kernels; without it the formula stands in plain sight
+    and the result is the same up to rounding.
+    """
+    if fused and q.is_cuda:
+        return attend_jagged(q, k, v, packing, dropout=dropout)
+    kernel = F.scaled_dot_product_attention if fused else plain_attention
+    parts = zip(packing.split(q), packing.split(k), packing.split(v), strict=True)
+    outputs = []
+    for run in parts:
+        heads = (x.transpose(1, 2) for x in run)  # (n, N, L, D) each
+        mixed = kernel(*heads, dropout_p=dropout)  # (n, N, L, D)
+        outputs.append(mixed.transpose(1, 2).flatten(0, 1))  # (n * L, N, D)
+    return torch.cat(outputs) if outputs else v
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
+    """softmax(q k' / sqrt(D)) v for (n, N, L, D) tensors."""
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (n, N, L, L)
+    weights = F.dropout(scores.softmax(-1), dropout_p)
+    return weights @ v  # (n, N, L, D)
+
+
+def attend_jagged(
+    q: Tensor, k: Tensor, v: Tensor, packing: Packing, *, dropout: float = 0.0
+) -> Tensor:
+    """The whole packed batch in one variable-length kernel: what a GPU wants.
+
+    Many small launches are slow there, so the runs are not looped over; torch's jagged tensors give
+    its flash (bf16) or memory-efficient (fp32) kernel the boundaries of the sequences instead.
+    """
+    lengths = [length for length in packing.lengths if length]
+    if not lengths:
+        return v
+    offsets = torch.tensor([0, *lengths], device=q.device).cumsum(0)
+
+    def jagged(x: Tensor) -> Tensor:
+        nested = torch.nested.nested_tensor_from_jagged(
+            x.contiguous(), offsets, min_seqlen=lengths[0], max_seqlen=lengths[-1]
+        )
+        return nested.transpose(1, 2)  # (B, N, L*, D)
+
+    mixed = F.scaled_dot_product_attention(jagged(q), jagged(k), jagged(v), dropout_p=dropout)
+    return mixed.transpose(1, 2).values()  # (S, N, D)

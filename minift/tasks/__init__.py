@@ -1,0 +1,1 @@
+"""One file per task, the whole story of that task."""

@@ -1,0 +1,1 @@
+"""Options, optimiser, the loop, checkpoints and reports."""
