@@ -75,7 +75,7 @@ class BertConfig(PretrainedConfig):
             "type_vocab_size": 10**4,
         }.items():
             require_number(self, name, 1, high)
-        require_number(self, "num_hidden_layers", 0, 10**3)
+        require_number(self, "num_hidden_layers", 1, 10**3)
         for name in ("layer_norm_eps", "initializer_range"):
             require_number(self, name, 0, 1, float)
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):

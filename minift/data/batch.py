@@ -1,0 +1,82 @@
+"""Which records go together in a batch, and how far along a long job is.
+
+Batches are made of texts of similar length, so that little of a (B, T) batch is padding; their
+composition is a pure function of (seed, epoch), so that a run can be resumed in the middle of an
+epoch by two integers: the epoch and the number of batches already seen.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+POOL = 50  # batches that are sorted by length together: little padding, still a random mixture
+
+
+def training_batches(
+    lengths: Sequence[int], batch_size: int, seed: int, epoch: int, by_length: bool = True
+) -> list[list[int]]:
+    """The batches of one epoch, as lists of indices; every index occurs exactly once.
+
+    The indices are shuffled, cut into pools of 50 batches, sorted by length within each pool and
+    cut into batches, which are then shuffled.  The batch with the longest text comes first, so that
+    memory that does not suffice is noticed at once.  `by_length=False` shuffles and nothing else.
+
+    >>> training_batches([3, 9, 4, 8], batch_size=2, seed=0, epoch=0)
+    [[1, 3], [2, 0]]
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    if not by_length:
+        return chunks(order, batch_size)
+    pools = chunks(order, batch_size * POOL)
+    pools = [sorted(pool, key=lambda i: lengths[i], reverse=True) for pool in pools]
+    batches = [batch for pool in pools for batch in chunks(pool, batch_size)]
+    batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+    longest = max(range(len(batches)), key=lambda i: lengths[batches[i][0]], default=0)
+    return [*batches[longest : longest + 1], *batches[:longest], *batches[longest + 1 :]]
+
+
+def sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Batches for inference, longest first: the least padding there can be.
+
+    >>> sorted_batches([3, 9, 4, 8], batch_size=2)
+    [[1, 3], [2, 0]]
+    """
+    return chunks(sorted(range(len(lengths)), key=lambda i: -lengths[i]), batch_size)
+
+
+def chunks(items: Sequence[T], size: int) -> list[list[T]]:
+    """Consecutive parts of at most `size` items.
+
+    >>> chunks([1, 2, 3], 2)
+    [[1, 2], [3]]
+    """
+    return [list(items[i : i + size]) for i in range(0, len(items), size)]
+
+
+def pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+    """Lists of different lengths -> (B, T), filled up at the right.
+
+    >>> pad([[1, 2], [3]], 0).tolist()
+    [[1, 2], [3, 0]]
+    """
+    width = max(map(len, rows), default=0)
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
+
+
+def progress(
+    items: Iterable[T], label: str, total: int | None = None, start: int = 0
+) -> Iterator[T]:
+    """Pass items through under a progress bar; silent where nobody watches a terminal."""
+    if not sys.stderr.isatty():
+        return iter(items)
+    # Imported here because it is wanted only where there is a terminal; huggingface-hub brings it.
+    from tqdm import tqdm
+
+    return iter(tqdm(items, desc=label, total=total, initial=start, leave=False))

@@ -1,0 +1,467 @@
+"""Text classification, the whole story: a text (or a pair of texts) gets one label.
+
+    "An hour I will not get back."  label "negative"             the record
+    [CLS] an hour i will not get back . [SEP]  ->  0              a feature
+    (B, T) ids, mask, types; (B,) labels                          a batch
+    logits (B, C)  ->  cross-entropy                              the loss
+    softmax  ->  negative 0.97, positive 0.03                     the prediction
+    accuracy, F1, Matthews correlation                            the score
+
+A text longer than the model is treated as `--long-text` says (Sun et al. 2019, "How to fine-tune
+BERT for text classification"): with `max_length` 8, of which [CLS] and [SEP] leave room for 6,
+
+    a b c d e f g h i j     head        a b c d e f
+                            head+tail   a f g h i j            a quarter of the room for the head
+                            windows     a b c d e f  e f g h i j     logits averaged
+
+Dimensions: B batch, T width of the batch, H hidden, C classes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minift import hub, metrics
+from minift.data.batch import pad, progress, sorted_batches
+from minift.data.read import TextRecord, builtin, read_classification
+from minift.errors import InputError
+from minift.models.base import PretrainedModel
+from minift.models.registry import model_class
+from minift.tasks.base import TaskOptions, check_range, option
+from minift.text.tokenizer import Tokenizer
+from minift.text.windows import shares, windows
+
+LongText = Literal["head", "head+tail", "windows"]
+
+
+@dataclass(frozen=True)
+class ClassificationOptions(TaskOptions):
+    """What is particular to classification."""
+
+    text_column: str = option("text", "Column of the text: a name, or a number from 0 in a TSV.")
+    pair_column: str = option("text_pair", "Column of the second text of a pair, if there is one.")
+    label_column: str = option("label", "Column of the label.")
+    long_text: LongText = option("head", "What is kept of a text that is too long.")
+    pooling: Literal["pooler", "cls", "mean"] | None = option(
+        None, "How a text becomes one vector; the pooler if the model does not say otherwise."
+    )
+    dropout: float | None = option(None, "Dropout of the whole model instead of the checkpoint's.")
+    label_smoothing: float = option(0.0, "Share of the probability spread evenly over the labels.")
+    class_weights: Literal["none", "balanced"] = option(
+        "none", "balanced: rare labels count for more, so that all labels weigh the same."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, "label_smoothing", 0, 0.99)
+        check_range(self, "dropout", 0, 0.99)
+
+
+@dataclass(frozen=True)
+class TextFeature:
+    """A text, or one window of it, as the model sees it.
+
+    cut: the text did not fit whole.
+    weight: what its loss counts; the windows of one record share a weight of one.
+    vector: (H,) what a frozen encoder made of it, or None.
+    """
+
+    record: int
+    ids: list[int]
+    types: list[int]
+    label: int | None
+    cut: bool = False
+    weight: float = 1.0
+    vector: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """ids, mask, types: (B, T); labels, weights: (B,); vectors: (B, H) of a frozen encoder."""
+
+    ids: Tensor
+    mask: Tensor
+    types: Tensor
+    labels: Tensor | None
+    weights: Tensor
+    vectors: Tensor | None
+    real_tokens: int
+    all_tokens: int
+
+    def to(self, device: torch.device | str) -> TextBatch:
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class LabelPrediction:
+    """The most probable label and the probabilities of all, in the order of the task's labels."""
+
+    label: str
+    probabilities: list[float]
+
+
+@dataclass(frozen=True)
+class ClassificationTask:
+    """See the module's docstring; the methods stand in the order of the story."""
+
+    options: ClassificationOptions
+    tokenizer: Tokenizer
+    labels: tuple[str, ...]
+    max_length: int
+    class_weight: tuple[float, ...]  # one for each label
+
+    name = "classification"
+    metric = "accuracy"
+
+    @classmethod
+    def start(
+        cls, options: ClassificationOptions
+    ) -> tuple[ClassificationTask, PretrainedModel, dict[str, list[TextRecord]]]:
+        splits = read_splits(options)
+        labels = sort_labels({record.label for record in splits["train"]})
+        if len(labels) < 2:
+            where = options.train_file or "the training data"
+            raise InputError(f"{where}: every label is {labels[0]!r}; give examples of two or more")
+        folder = hub.resolve(options.model)
+        family = model_class(folder, cls.name)
+        config = family.config_class.from_pretrained(folder)
+        # A checkpoint fine-tuned on the same labels keeps its head, and its order of them.
+        same = config.labels is not None and set(config.labels) == set(labels)
+        labels = config.labels if same else labels
+        model = family.from_pretrained(
+            folder, labels=labels, new_head=not same, **_overrides(options)
+        )
+        for split, records in splits.items():
+            _check_labels(split, records, labels)
+        task = cls(
+            options=options,
+            tokenizer=Tokenizer.from_pretrained(folder),
+            labels=labels,
+            max_length=_max_length(options, config.max_position_embeddings),
+            class_weight=_class_weight(options, labels, splits["train"]),
+        )
+        return task, model, splits
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> tuple[ClassificationTask, PretrainedModel]:
+        model = model_class(folder, cls.name).from_pretrained(folder)
+        saved = model.config.extra.get("minift", {})
+        options = ClassificationOptions(long_text=saved.get("long_text", "head"))
+        task = cls(
+            options=options,
+            tokenizer=Tokenizer.from_pretrained(folder),
+            labels=model.config.labels,
+            max_length=saved.get("max_length", model.config.max_position_embeddings),
+            class_weight=(1.0,) * len(model.config.labels),
+        )
+        return task, model
+
+    def describe(self, records: Sequence[TextRecord], features: Sequence[TextFeature]) -> str:
+        first, feature = records[0], features[0]
+        cut = len({feature.record for feature in features if feature.cut}) / len(records)
+        pieces = self.tokenizer.convert_ids_to_tokens(feature.ids)
+        counts = Counter(record.label for record in records)
+        lines = [
+            f"first record ({first.where})",
+            f"  text    {first.text}",
+            *([f"  pair    {first.text_pair}"] if first.text_pair is not None else []),
+            f"  tokens  {' '.join(pieces)}",
+            f"  label   {first.label} -> {feature.label}",
+            "labels    " + ", ".join(f"{label} {counts[label]}" for label in self.labels),
+            f"length    {cut:.1%} of the texts have more than {self.max_length} tokens "
+            f"(--long-text {self.options.long_text})",
+        ]
+        return "\n".join(lines)
+
+    def featurize(self, records: Sequence[TextRecord]) -> list[TextFeature]:
+        """Tokens with [CLS] and [SEP], cut as `long_text` says; one feature, or one a window."""
+        firsts = [e.ids for e in self.tokenizer.tokens([record.text for record in records])]
+        pairs = [record.text_pair for record in records]
+        seconds = [e.ids for e in self.tokenizer.tokens([pair or "" for pair in pairs])]
+        number = {label: i for i, label in enumerate(self.labels)}
+        features = []
+        for i, record in enumerate(records):
+            second = None if pairs[i] is None else seconds[i]
+            parts = self._parts(firsts[i], second)
+            for a, b in parts:
+                ids, types = self.tokenizer.build(a, b)
+                label = None if record.label is None else number[record.label]
+                whole = len(firsts[i]) + len(second or []) == sum(map(len, filter(None, (a, b))))
+                features.append(
+                    TextFeature(i, ids, types, label, cut=not whole, weight=1 / len(parts))
+                )
+        return features
+
+    def _parts(
+        self, first: list[int], second: list[int] | None
+    ) -> list[tuple[list[int], list[int] | None]]:
+        """What the model gets to see of one record: one part, or one for each window.
+
+        Windows of a pair move over its longer text, beside the shorter one.
+        """
+        room = self.max_length - self.tokenizer.num_special(pair=second is not None)
+        a, b = shares(len(first), len(second or []), room)
+        if self.options.long_text != "windows":
+            cut = head_and_tail if self.options.long_text == "head+tail" else head
+            return [(cut(first, a), None if second is None else cut(second, b))]
+        if second is None or len(first) > len(second):
+            other = None if second is None else head(second, b)
+            return [(first[s:e], other) for s, e in windows(len(first), a or 1, a // 4)]
+        return [(head(first, a), second[s:e]) for s, e in windows(len(second), b or 1, b // 4)]
+
+    def freeze(
+        self, model: Any, features: Sequence[TextFeature], batch_size: int
+    ) -> list[TextFeature]:
+        """Without dropout a frozen encoder says the same of a text each time: ask it once."""
+        if any("pooler" in name for name in model.report.new):
+            raise InputError(
+                f"{self.options.model}: has no pooler, and a new one cannot learn while the "
+                "encoder is frozen; use --pooling mean or cls"
+            )
+        vectors = self._run(model, model.features, features, batch_size, "encode")
+        return [replace(f, vector=vector) for f, vector in zip(features, vectors, strict=True)]
+
+    def collate(self, features: Sequence[TextFeature]) -> TextBatch:
+        vectors = None
+        if features[0].vector is not None:
+            vectors = torch.stack([feature.vector for feature in features])
+        ids = pad([feature.ids for feature in features], self.tokenizer.pad_token_id)
+        labelled = features[0].label is not None
+        return TextBatch(
+            ids=ids,
+            mask=pad([[1] * feature.length for feature in features], 0),
+            types=pad([feature.types for feature in features], 0),
+            labels=torch.tensor([feature.label for feature in features]) if labelled else None,
+            weights=torch.tensor([feature.weight for feature in features]),
+            vectors=vectors,
+            real_tokens=sum(feature.length for feature in features),
+            all_tokens=ids.numel(),
+        )
+
+    def loss(self, model: Any, batch: TextBatch) -> tuple[Tensor, Tensor]:
+        """Sum of the weighted cross-entropies and the sum of the weights.
+
+        A record weighs as much as its label does (`class_weights`), a window its share of that.
+        """
+        if batch.vectors is not None:
+            logits = model.classifier(batch.vectors)  # (B, C)
+        else:
+            logits = model(batch.ids, batch.mask, batch.types)  # (B, C)
+        losses = F.cross_entropy(
+            logits.float(),
+            batch.labels,
+            reduction="none",
+            label_smoothing=self.options.label_smoothing,
+        )  # (B,)
+        weights = batch.weights * logits.new_tensor(self.class_weight)[batch.labels]  # (B,)
+        return (losses * weights).sum(), weights.sum()
+
+    def predict(
+        self, model: Any, features: Sequence[TextFeature], batch_size: int
+    ) -> list[LabelPrediction]:
+        """Logits averaged over the windows of a record, then softmax."""
+        outputs = self._run(model, model, features, batch_size, "predict")
+        sums: dict[int, Tensor] = {}
+        for feature, logits in zip(features, outputs, strict=True):
+            part = logits * feature.weight
+            sums[feature.record] = sums[feature.record] + part if feature.record in sums else part
+        predictions = []
+        for record in sorted(sums):
+            probabilities = sums[record].softmax(-1)
+            label = self.labels[int(probabilities.argmax())]
+            predictions.append(LabelPrediction(label, probabilities.tolist()))
+        return predictions
+
+    def _run(
+        self, model: Any, forward: Any, features: Sequence[TextFeature], size: int, label: str
+    ) -> list[Tensor]:
+        """One output for each feature, computed in batches of similar length."""
+        outputs: dict[int, Tensor] = {}
+        model.eval()
+        batches = sorted_batches([feature.length for feature in features], size)
+        with torch.inference_mode():
+            for indices in progress(batches, label, len(batches)):
+                batch = self.collate([features[i] for i in indices]).to(model.device)
+                if batch.vectors is not None:
+                    rows = model.classifier(batch.vectors)
+                else:
+                    rows = forward(batch.ids, batch.mask, batch.types)
+                outputs.update(zip(indices, rows.float().cpu(), strict=True))
+        return [outputs[i] for i in range(len(features))]
+
+    def score(
+        self, predictions: Sequence[LabelPrediction], records: Sequence[TextRecord]
+    ) -> dict[str, Any]:
+        predicted = [prediction.label for prediction in predictions]
+        gold = [record.label for record in records]
+        binary = {"average": "binary", "positive": self.labels[1]}
+        gold_probability = torch.tensor(
+            [p.probabilities[self.labels.index(g)] for p, g in zip(predictions, gold, strict=True)]
+        )
+        return {
+            "accuracy": metrics.accuracy(predicted, gold),
+            "f1": metrics.f1(
+                predicted, gold, **(binary if len(self.labels) == 2 else {"average": "macro"})
+            ),
+            "f1_macro": metrics.f1(predicted, gold, average="macro"),
+            "matthews_correlation": metrics.matthews_correlation(predicted, gold),
+            "loss": float(-gold_probability.clamp_min(1e-12).log().mean()),
+            "per_label": metrics.precision_recall(predicted, gold),
+            "confusion_matrix": metrics.confusion_matrix(predicted, gold, self.labels),
+        }
+
+    def explain(
+        self,
+        predictions: Sequence[LabelPrediction],
+        records: Sequence[TextRecord],
+        score: dict[str, Any],
+    ) -> str:
+        """Precision, recall and F1 of each label, then the surest hits and the surest errors."""
+        width = max(map(len, [*self.labels, "label"]))
+        lines = [f"{'label':{width}}  precision  recall     f1  records"]
+        for label, row in score["per_label"].items():
+            lines.append(
+                f"{label:{width}}  {row['precision']:9.3f}  {row['recall']:6.3f}  {row['f1']:5.3f}"
+                f"  {row['support']:7d}"
+            )
+        pairs = sorted(
+            zip(predictions, records, strict=True), key=lambda p: -max(p[0].probabilities)
+        )
+        for title, right in (("surest hits", True), ("surest errors", False)):
+            chosen = [(p, r) for p, r in pairs if (p.label == r.label) is right][:3]
+            lines.append(f"{title}:" if chosen else f"{title}: none")
+            for p, r in chosen:
+                lines.append(f"  {max(p.probabilities):.2f} {p.label:{width}}  {r.text:.100}")
+        return "\n".join(lines)
+
+    def rows(
+        self, predictions: Sequence[LabelPrediction], records: Sequence[TextRecord]
+    ) -> list[dict]:
+        rows = []
+        for prediction, record in zip(predictions, records, strict=True):
+            pair = {} if record.text_pair is None else {"text_pair": record.text_pair}
+            probabilities = dict(zip(self.labels, prediction.probabilities, strict=True))
+            rows.append(
+                {
+                    "id": record.id,
+                    "text": record.text,
+                    **pair,
+                    "gold": record.label,
+                    "predicted": prediction.label,
+                    "score": max(prediction.probabilities),
+                    "probabilities": probabilities,
+                }
+            )
+        return rows
+
+    def save(self, model: PretrainedModel, folder: Path) -> None:
+        """Model, tokenizer, and in config.json how long texts were treated."""
+        saved = {"long_text": self.options.long_text, "max_length": self.max_length}
+        model.config = replace(model.config, extra={**model.config.extra, "minift": saved})
+        model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def head(ids: list[int], room: int) -> list[int]:
+    """The beginning of a text."""
+    return ids[:room]
+
+
+def head_and_tail(ids: list[int], room: int) -> list[int]:
+    """The beginning and, in three quarters of the room, the end of a text.
+
+    >>> head_and_tail([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], room=6)
+    [0, 5, 6, 7, 8, 9]
+    """
+    if len(ids) <= room:
+        return ids
+    front = room // 4
+    return ids[:front] + ids[len(ids) - (room - front) :]
+
+
+def sort_labels(labels: set[str]) -> tuple[str, ...]:
+    """A stable order: by value if all are integers, else by the alphabet.
+
+    >>> sort_labels({"10", "9"}), sort_labels({"pos", "neg"})
+    (('9', '10'), ('neg', 'pos'))
+    """
+    try:
+        return tuple(sorted(labels, key=int))
+    except ValueError:
+        return tuple(sorted(labels))
+
+
+def read_splits(options: ClassificationOptions) -> dict[str, list[TextRecord]]:
+    """Split name -> records, from the files given or else from the built-in reviews."""
+    if options.train_file is None:
+        names = ("train", "dev", "test")
+        return {name: read_classification(builtin(f"reviews.{name}.tsv")) for name in names}
+    files = {"train": options.train_file, "dev": options.dev_file, "test": options.test_file}
+    return {
+        name: read_classification(
+            path,
+            text_column=options.text_column,
+            pair_column=options.pair_column,
+            label_column=options.label_column,
+        )
+        for name, path in files.items()
+        if path is not None
+    }
+
+
+def _overrides(options: ClassificationOptions) -> dict[str, Any]:
+    """Fields of the model's config that the options change."""
+    changed: dict[str, Any] = {}
+    if options.pooling is not None:
+        changed["pooling"] = options.pooling
+    if options.dropout is not None:
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+            changed[name] = options.dropout
+    return changed
+
+
+def _max_length(options: ClassificationOptions, limit: int) -> int:
+    if options.max_length is not None and options.max_length > limit:
+        raise InputError(
+            f"--max-length is {options.max_length}, but {options.model} reads at most {limit} "
+            "tokens; give a smaller one"
+        )
+    return options.max_length or limit
+
+
+def _check_labels(split: str, records: Sequence[TextRecord], labels: Sequence[str]) -> None:
+    known = set(labels)
+    for record in records:
+        if record.label not in known:
+            raise InputError(
+                f"{record.where}: the label {record.label!r} does not occur in the training data "
+                f"({', '.join(labels)}); correct it or add examples of it"
+            )
+
+
+def _class_weight(
+    options: ClassificationOptions, labels: Sequence[str], records: Sequence[TextRecord]
+) -> tuple[float, ...]:
+    """N / (C * n_c) for each label if balanced, so that the mean over the records is one."""
+    if options.class_weights == "none":
+        return (1.0,) * len(labels)
+    counts = Counter(record.label for record in records)
+    # A label that only the checkpoint knows has no record that its weight could touch.
+    return tuple(len(records) / (len(labels) * max(1, counts[label])) for label in labels)

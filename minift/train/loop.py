@@ -1,0 +1,304 @@
+"""The training loop, for any task: features -> steps -> the best model -> a report.
+
+`run` is the whole job that a script wires up; `train` is the loop itself.  One step:
+
+    for each batch of the step:   loss, count = task.loss(model, batch);  backward(loss)
+    gradients / sum of counts, clipped;  AdamW at the rate of the schedule
+
+The losses are summed and divided once by what they count, so that accumulating small batches gives
+the gradient of the big one also where they hold different numbers of records or tokens.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minift.data.batch import chunks, progress, training_batches
+from minift.errors import InputError
+from minift.files import read_json, write_json, write_jsonl
+from minift.models.base import PretrainedModel
+from minift.tasks.base import Feature, Task
+from minift.train.checkpoint import Progress, load_state, remove_state, save_state
+from minift.train.optim import adamw, linear_schedule, normalise_gradients, set_rate
+from minift.train.options import TrainOptions, as_dict
+from minift.train.report import LOG, Log, environment, numbers, one_line, peak_memory_mb
+
+OPTIONS, METRICS = "options.json", "metrics.json"
+# Options that may differ between a run and its resumption: they do not change the result.
+FREE = {"output_dir", "resume", "overwrite", "save_every"}
+
+
+@dataclass
+class Work:
+    """What training did since it was started or resumed."""
+
+    seconds: float = 0.0
+    examples: int = 0
+    real_tokens: int = 0
+    all_tokens: int = 0
+
+
+def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dict[str, Any]:
+    """Read, train, choose the best, test, write the output directory; returns metrics.json.
+
+    Everything that can be wrong with the input is found before the output directory is touched.
+    """
+    started = time.perf_counter()
+    folder = output_folder(options, task_class.name)
+    device = pick_device(options.device)
+    torch.manual_seed(options.seed)
+    task, model, splits = task_class.start(task_options)
+    model.to(device)
+    resolved = as_dict(task_options, options)
+    resolved.update(output_dir=str(folder), learning_rate=options.rate)
+    if options.resume:
+        check_same_options(folder, resolved)
+
+    features = {split: task.featurize(records) for split, records in splits.items()}
+    print("options   " + ", ".join(f"{k}={v}" for k, v in resolved.items()))
+    print("records   " + ", ".join(f"{split} {len(r)}" for split, r in splits.items()))
+    print(task.describe(splits["train"], features["train"]))
+    if options.freeze_encoder:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad = name.startswith(f"{model.head}.")
+        features = {
+            split: task.freeze(model, part, options.batch_size) for split, part in features.items()
+        }
+    print(describe_model(model), flush=True)
+    if "dev" in splits:
+        verify(task, model, features["dev"], splits["dev"], options)
+
+    claim(folder, options, resolved)
+    dev = splits.get("dev")
+    work = train(task, model, features, dev, options, folder)
+
+    best = type(model).from_pretrained(folder).to(device)
+    metrics: dict[str, Any] = {"task": task.name, "options": resolved}
+    for split in ("dev", "test"):
+        if split in splits:
+            records = splits[split]
+            with autocast(device, options.precision):
+                predictions = task.predict(best, features[split], options.batch_size)
+            metrics[split] = task.score(predictions, records)
+            write_jsonl(folder / f"predictions.{split}.jsonl", task.rows(predictions, records))
+            print(f"\n{split}  {one_line(metrics[split])}")
+            print(task.explain(predictions, records, metrics[split]))
+    metrics.update(
+        train_examples_per_second=round(work.examples / max(work.seconds, 1e-9), 2),
+        train_tokens_per_second=round(work.real_tokens / max(work.seconds, 1e-9), 1),
+        padding_fraction=round(1 - work.real_tokens / max(work.all_tokens, 1), 4),
+        peak_memory_mb=round(peak_memory_mb(device), 1),
+        train_seconds=round(work.seconds, 2),
+        seconds=round(time.perf_counter() - started, 2),
+        environment=environment(device),
+    )
+    write_json(folder / METRICS, metrics)
+    remove_state(folder)
+    print(f"\nthe best model is in {folder} ({metrics['seconds']:.0f} s in all)")
+    return metrics
+
+
+def train(
+    task: Task,
+    model: PretrainedModel,
+    features: dict[str, Sequence[Feature]],
+    dev: Sequence[Any] | None,
+    options: TrainOptions,
+    folder: Path,
+) -> Work:
+    """Train `model` in place; the best model by the dev score, or the last one, is in `folder`."""
+    train_features = features["train"]
+    lengths = [feature.length for feature in train_features]
+
+    def steps_of(epoch: int) -> list[list[list[int]]]:
+        by_length = options.batching == "length"
+        batches = training_batches(lengths, options.batch_size, options.seed, epoch, by_length)
+        return chunks(batches, options.accumulation)
+
+    total = len(steps_of(0)) * options.epochs
+    warmup = math.ceil(total * options.warmup_ratio)
+    optimizer = adamw(model, options.weight_decay)
+    at = (load_state(folder, model, optimizer) if options.resume else None) or Progress()
+    if options.resume:
+        print(f"resuming at step {at.step} of {total}", flush=True)
+    log = Log(folder, keep=at.log_lines)
+    work = Work()
+    totals = torch.tensor([at.loss_sum, at.loss_count], dtype=torch.float64, device=model.device)
+
+    for epoch in range(at.epoch, options.epochs):
+        steps = steps_of(epoch)
+        todo = range(at.batch, len(steps))
+        label = f"epoch {epoch + 1}/{options.epochs}"
+        for i in progress(todo, label, len(steps), at.batch):
+            if at.stopped:
+                break
+            clock = time.perf_counter()
+            model.train()
+            rate = options.rate * linear_schedule(at.step, total, warmup)
+            set_rate(optimizer, rate)
+            count = 0.0
+            for indices in steps[i]:
+                batch = task.collate([train_features[j] for j in indices]).to(model.device)
+                with autocast(model.device, options.precision):
+                    loss, weight = task.loss(model, batch)
+                loss.backward()
+                count = count + weight
+                totals += torch.stack([loss.detach(), weight]).double()
+                work.examples += len(indices)
+                work.real_tokens += batch.real_tokens
+                work.all_tokens += batch.all_tokens
+            norm = normalise_gradients(model, count, options.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            at.step += 1
+            at.epoch, at.batch = (epoch, i + 1) if i + 1 < len(steps) else (epoch + 1, 0)
+            work.seconds += time.perf_counter() - clock
+
+            row = {"step": at.step, "epoch": round(epoch + (i + 1) / len(steps), 4)}
+            if at.step % options.log_every == 0 or at.step == total:
+                mean = (totals[0] / totals[1]).item()
+                if not math.isfinite(mean):
+                    raise InputError(
+                        f"step {at.step}: the loss is {mean}; lower --learning-rate "
+                        f"(it was {options.rate:g})"
+                    )
+                log.write({**row, "loss": mean, "learning_rate": rate, "grad_norm": norm.item()})
+                totals.zero_()
+            every = options.eval_every
+            due = at.step % every == 0 if every else at.batch == 0
+            if dev is not None and (due or at.step == total):
+                with autocast(model.device, options.precision):
+                    predictions = task.predict(model, features["dev"], options.batch_size)
+                score = task.score(predictions, dev)
+                log.write({**row, "dev": numbers(score)})
+                print(f"{label}, step {at.step}  dev  {one_line(score)}", flush=True)
+                keep_best(task, model, folder, options, at, score)
+            if options.save_every and at.step % options.save_every == 0:
+                at.loss_sum, at.loss_count = totals.tolist()
+                at.log_lines = log.lines
+                save_state(folder, model, optimizer, at)
+    if dev is None:
+        task.save(model, folder)
+    return work
+
+
+def keep_best(
+    task: Task,
+    model: PretrainedModel,
+    folder: Path,
+    options: TrainOptions,
+    at: Progress,
+    score: dict[str, Any],
+) -> None:
+    """Save the model if it is the best so far; say when it is time to stop."""
+    name = options.best_metric or task.metric
+    # A loss is better when it is less; all other metrics when they are more.
+    value = -score[name] if name == "loss" else score[name]
+    if at.best_score is None or value > at.best_score:
+        at.best_score, at.best_step, at.evaluations_since_best = value, at.step, 0
+        task.save(model, folder)
+        return
+    at.evaluations_since_best += 1
+    if options.early_stopping and at.evaluations_since_best >= options.early_stopping:
+        at.stopped = True
+        print(f"stopping: no better {name} since step {at.best_step}")
+
+
+def verify(
+    task: Task,
+    model: PretrainedModel,
+    features: Sequence[Feature],
+    records: Sequence[Any],
+    options: TrainOptions,
+) -> None:
+    """Evaluate on one record before training, so that what cannot be evaluated shows at once."""
+    first = [feature for feature in features if feature.record == 0]
+    names = numbers(task.score(task.predict(model, first, options.batch_size), records[:1]))
+    if options.best_metric is not None and options.best_metric not in names:
+        raise InputError(
+            f"--best-metric is {options.best_metric!r}, which {task.name} does not have; "
+            f"use one of {', '.join(names)}"
+        )
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def pick_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
+        raise InputError(
+            f"--device is {name!r}, but torch sees {torch.cuda.device_count()} GPUs here; "
+            "use --device cpu"
+        )
+    return device
+
+
+def describe_model(model: PretrainedModel) -> str:
+    """Parameter counts and what loading found: nothing is new or left aside in silence."""
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    lines = [f"model     {type(model).__name__}, {total:,} parameters, {trained:,} of them trained"]
+    if model.report is not None:
+        lines.append(f"weights   {model.report.loaded} tensors read")
+        if model.report.new:
+            lines.append(f"  new     {', '.join(model.report.new)}")
+        lines += [f"  aside   {name}: {why}" for name, why in model.report.ignored.items()]
+    return "\n".join(lines)
+
+
+def output_folder(options: TrainOptions, task: str) -> Path:
+    """Where the run goes; refused if a run is there that nobody asked to resume or replace."""
+    folder = options.output_dir
+    if folder is None:
+        candidates = (Path("runs") / f"{task}-{i}" for i in range(1, 10**6))
+        return next(path for path in candidates if not path.exists())
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give --output-dir a folder")
+    used = folder.exists() and any(folder.iterdir())
+    if used and not (options.resume or options.overwrite):
+        raise InputError(
+            f"{folder}: already holds a run; add --resume to go on with it, --overwrite to replace "
+            "it, or choose another --output-dir"
+        )
+    if used and options.overwrite and not (folder / OPTIONS).exists():
+        raise InputError(
+            f"{folder}: is not the output of a run ({OPTIONS} is missing), so --overwrite does not "
+            "delete it; choose another --output-dir"
+        )
+    if options.resume and not (folder / OPTIONS).exists():
+        raise InputError(f"{folder}: holds no run to resume; leave --resume out")
+    if options.resume and (folder / METRICS).exists():
+        raise InputError(f"{folder}: this run is finished; add --overwrite to run it again")
+    return folder
+
+
+def claim(folder: Path, options: TrainOptions, resolved: dict[str, Any]) -> None:
+    """Make the output directory this run's own."""
+    if options.overwrite and folder.exists():
+        shutil.rmtree(folder)
+    if not options.resume:
+        write_json(folder / OPTIONS, resolved)
+        (folder / LOG).touch()
+
+
+def check_same_options(folder: Path, resolved: dict[str, Any]) -> None:
+    """A resumed run must be the run that was interrupted."""
+    before = read_json(folder / OPTIONS)
+    for name, value in resolved.items():
+        if name not in FREE and before.get(name) != value:
+            raise InputError(
+                f"{folder / OPTIONS}: the run has --{name.replace('_', '-')} {before.get(name)!r}, "
+                f"not {value!r}; resume it with the same options"
+            )

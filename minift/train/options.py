@@ -1,0 +1,145 @@
+"""Options are dataclasses; this file makes a command line of them and ends a script decently."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+from minift.errors import InputError
+from minift.tasks.base import check_range, option
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train, whatever the task."""
+
+    output_dir: Path | None = option(None, "Where the run goes; runs/TASK-N if not given.")
+    resume: bool = option(False, "Go on with the run in --output-dir from its last saved state.")
+    overwrite: bool = option(False, "Replace the run that --output-dir holds.")
+    epochs: int = option(3, "Passes over the training data.")
+    batch_size: int = option(32, "Features in one forward pass.")
+    accumulation: int = option(1, "Forward passes that make one step of the optimiser.")
+    learning_rate: float | None = option(
+        None, "Highest rate; 5e-5, or 1e-2 with --freeze-encoder, if not given."
+    )
+    warmup_ratio: float = option(0.1, "Share of the steps in which the rate rises from zero.")
+    weight_decay: float = option(0.01, "AdamW's decay; norms and biases have none.")
+    max_grad_norm: float = option(1.0, "Gradients longer than this are scaled down to it.")
+    freeze_encoder: bool = option(False, "Train the head alone, on features computed once.")
+    batching: Literal["length", "random"] = option(
+        "length", "length: texts of similar length share a batch."
+    )
+    eval_every: int = option(0, "Steps between two evaluations; 0: after each epoch.")
+    early_stopping: int = option(0, "Evaluations without a better score before stopping; 0: never.")
+    best_metric: str | None = option(None, "Metric that chooses the best model; the task's own.")
+    log_every: int = option(20, "Steps between two lines in log.jsonl.")
+    save_every: int = option(0, "STEPS between two saved states for --resume; 0: none.")
+    seed: int = option(1, "Seed of everything random.")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
+    precision: Literal["fp32", "bf16"] = option("fp32", "bf16: mixed precision, weights in fp32.")
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulation", "log_every"):
+            check_range(self, name, 1)
+        for name in ("eval_every", "early_stopping", "save_every", "weight_decay"):
+            check_range(self, name, 0)
+        check_range(self, "seed", 0, 2**32 - 1)
+        check_range(self, "warmup_ratio", 0, 1)
+        for name in ("learning_rate", "max_grad_norm"):
+            check_range(self, name, 1e-12)
+        if self.resume and self.overwrite:
+            raise ValueError("--resume and --overwrite exclude each other; give one of them")
+        if self.resume and self.output_dir is None:
+            raise ValueError("--resume needs the --output-dir of the run to go on with")
+        kind, _, number = self.device.partition(":")
+        if kind not in ("auto", "cpu", "cuda") or (number and not number.isdecimal()):
+            raise ValueError(f"--device is {self.device!r}; it must be auto, cpu, cuda or cuda:N")
+
+    @property
+    def rate(self) -> float:
+        """The learning rate; a new head on frozen features bears, and needs, a far higher one."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1e-2 if self.freeze_encoder else 5e-5
+
+
+def command_line(
+    *classes: type, description: str | None = None, argv: Sequence[str] | None = None
+) -> tuple[Any, ...]:
+    """One instance of each options dataclass, filled from the command line.
+
+    A flag is a field's name with dashes, its help the field's sentence.  Unknown flags, values of
+    the wrong type and combinations that a dataclass refuses end the script with status 2.
+    """
+    parser = _Parser(
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    for cls in classes:
+        group = parser.add_argument_group(cls.__doc__.strip().splitlines()[0])
+        hints = get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            _add_flag(group, field, hints[field.name])
+    values = vars(parser.parse_args(argv))
+    instances = []
+    for cls in classes:
+        own = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+        try:
+            instances.append(cls(**own))
+        except ValueError as error:
+            parser.error(str(error))
+    return tuple(instances)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(2, f"error: {message} (--help lists all flags)\n")
+
+
+def _add_flag(group: Any, field: dataclasses.Field, hint: Any) -> None:
+    flag = f"--{field.name.replace('_', '-')}"
+    sentence = field.metadata["help"].replace("%", "%%")
+    if hint is bool:
+        group.add_argument(flag, action="store_true", help=sentence)
+        return
+    if get_origin(hint) in (Union, types.UnionType):  # X | None
+        (hint,) = (choice for choice in get_args(hint) if choice is not type(None))
+    if get_origin(hint) is Literal:
+        group.add_argument(flag, choices=get_args(hint), default=field.default, help=sentence)
+    else:
+        group.add_argument(flag, type=hint, default=field.default, help=sentence)
+
+
+def as_dict(*options: Any) -> dict[str, Any]:
+    """Resolved options as JSON can hold them, to be printed and stored with the result."""
+    merged: dict[str, Any] = {}
+    for instance in options:
+        merged.update(dataclasses.asdict(instance))
+    return {name: str(v) if isinstance(v, Path) else v for name, v in merged.items()}
+
+
+def run_script(main: Callable[[], object]) -> NoReturn:
+    """Run a script's `main`: status 2 and one line on stderr for bad input, 130 for Ctrl-C."""
+    try:
+        main()
+    except InputError as error:
+        sys.exit(_complain(f"error: {error}", 2))
+    except KeyboardInterrupt:
+        sys.exit(_complain("interrupted; a run with --save-every goes on with --resume", 130))
+    except BrokenPipeError:  # whoever read our output has had enough
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(0)
+
+
+def _complain(message: str, status: int) -> int:
+    print(" ".join(message.split()), file=sys.stderr)
+    return status

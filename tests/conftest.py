@@ -1,0 +1,75 @@
+"""Small things that many tests need: a tiny BERT on disk, without any reference library."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# Tests never reach for the network, whatever the machine's settings are.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+ROOT = Path(__file__).resolve().parent.parent
+WORDS = "good bad film food very not the a is was great awful slow fast dull fine ok so it ##s ##ly"
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def vocab() -> list[str]:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    pieces = [*letters, *(f"##{letter}" for letter in letters)]
+    return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS.split(), *pieces]
+
+
+@pytest.fixture
+def tiny_bert(tmp_path: Path, vocab: list[str]) -> Path:
+    """A folder with a random BERT of two layers and a vocabulary of its own."""
+    from minift.models.bert import BertConfig, BertModel
+
+    folder = tmp_path / "tiny-bert"
+    config = BertConfig(
+        vocab_size=len(vocab),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        architectures=("BertModel",),
+    )
+    BertModel(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        '{"do_lower_case": true, "model_max_length": 64, "tokenizer_class": "BertTokenizer"}'
+    )
+    return folder
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> dict[str, Path]:
+    """Three small TSV files that a tiny model can learn."""
+    rows = [
+        (f"the {thing} was {word} {extra}", "neg" if word in ("bad", "awful", "dull") else "pos")
+        for thing in ("film", "food")
+        for word in ("good", "bad", "great", "awful", "fine", "dull")
+        for extra in ("", "very very", "so it is", "it is not slow", "a a a a a a a")
+    ]
+    files = {}
+    for split, part in {"train": rows[:50], "dev": rows[44:54], "test": rows[50:]}.items():
+        files[split] = tmp_path / f"{split}.tsv"
+        files[split].write_text("".join(f"{text}\t{label}\n" for text, label in part))
+    return files
+
+
+@pytest.fixture
+def minilm() -> Path:
+    """The real checkpoint, where it has been fetched."""
+    folder = ROOT / "weights" / "all-MiniLM-L6-v2"
+    if not (folder / "model.safetensors").exists():
+        pytest.skip("weights/all-MiniLM-L6-v2 is not here; scripts/get_weights.py fetches it")
+    return folder

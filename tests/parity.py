@@ -1,0 +1,80 @@
+"""One way to compare a model of ours with the reference: through files, as users would.
+
+A tiny random reference model is saved by the reference, read by our loader, and both must then say
+the same: all hidden states, the outputs, the gradients of every tensor on disk, under any mask.
+What we save must load in the reference without a missing or unexpected key.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from minift import weights
+
+TOLERANCE = 1e-5
+
+
+def random_batch(config, seed: int, batch: int = 4, width: int = 11):
+    """ids, a mask with padding and holes (never in the first column), token types: (B, T)."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(high: int) -> Tensor:
+        return torch.randint(high, (batch, width), generator=generator)
+
+    mask = (torch.rand(batch, width, generator=generator) > 0.3).long()
+    mask[:, 0] = 1
+    mask[0] = 1
+    return draw(config.vocab_size), mask, draw(config.type_vocab_size)
+
+
+def assert_close(name: str, ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> None:
+    difference = (ours - theirs).abs()
+    assert difference.max() <= tolerance, (
+        f"{name} differs: at most {difference.max():.3g}, {difference.mean():.3g} in the mean"
+    )
+
+
+def assert_same_hidden_states(ours, theirs, ids, mask, types, tolerance=TOLERANCE) -> None:
+    """Layer by layer, so that a failure names the first layer that differs."""
+    expected = theirs(ids, mask, types, output_hidden_states=True).hidden_states
+    found = [packing.pad(x) for x, packing in ours.hidden_states(ids, mask, types)]
+    assert len(found) == len(expected)
+    for i, (x, y) in enumerate(zip(found, expected, strict=True)):
+        real = mask.bool()
+        assert_close("embeddings" if i == 0 else f"layer {i}", x[real], y[real], tolerance)
+
+
+def gradients_as_on_disk(model) -> dict[str, Tensor]:
+    """Our gradients under the names, and in the pieces, of the checkpoint."""
+    named = {}
+    for ours, parameter in model.named_parameters():
+        names = model.table.theirs(ours)
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        named.update(zip(names, gradient.chunk(len(names)), strict=True))
+    return named
+
+
+def assert_same_gradients(ours, theirs, tolerance=TOLERANCE) -> None:
+    found = gradients_as_on_disk(ours)
+    expected = {name: p.grad for name, p in theirs.named_parameters()}
+    assert set(found) == set(expected)
+    for name, gradient in expected.items():
+        gradient = torch.zeros_like(found[name]) if gradient is None else gradient
+        assert_close(f"gradient of {name}", found[name], gradient, tolerance)
+
+
+def assert_loads_in_reference(reference_class, folder: Path):
+    """The reference reads our folder with nothing missing, unexpected or misshapen."""
+    model, report = reference_class.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values()), report
+    return model.eval()
+
+
+def tensors_on_disk(folder: Path) -> dict[str, Tensor]:
+    """Canonical names only, for comparing what two folders hold."""
+    from safetensors.torch import load_file
+
+    return load_file(folder / weights.WEIGHTS)
