@@ -1,0 +1,41 @@
+"""Prediction for people and programs: inputs in any form, one line out for each, as they come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from minift.models.registry import task_of
+from minift.tasks.base import Task
+from minift.tasks.classification import ClassificationTask
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (ClassificationTask,)}
+
+AT_ONCE = 1024  # inputs that are batched by length together, and lines held back meanwhile
+
+
+def predict_lines(
+    folder: Path,
+    lines: Iterable[str] | Path,
+    as_json: bool = False,
+    batch_size: int = 32,
+    device: torch.device | str = "cpu",
+) -> Iterator[str]:
+    """One line of text, or of JSON, for each input, in the order of the inputs.
+
+    lines: texts, or a file in one of the formats of the task's training data, labels not needed.
+    Nothing but the inputs of the current thousand is held in memory.
+    """
+    task, model = TASKS[task_of(folder)].from_pretrained(folder)
+    model.to(device)
+    records = iter(task.read_inputs(lines))
+    while part := list(islice(records, AT_ONCE)):
+        predictions = task.predict(model, task.featurize(part), batch_size)
+        if as_json:
+            yield from (json.dumps(r, ensure_ascii=False) for r in task.rows(predictions, part))
+        else:
+            yield from task.lines(predictions, part)

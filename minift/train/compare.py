@@ -1,0 +1,78 @@
+"""The same data under several settings and seeds: runs, a table, a plot.
+
+A comparison that was interrupted goes on where it stopped: a run that has its metrics.json is not
+done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from minift.files import read_json, write_json, write_text
+from minift.tasks.base import Task, check_range, option
+from minift.train.loop import METRICS, run
+from minift.train.options import TrainOptions
+from minift.train.report import markdown_table, mean_and_spread, scatter_plot
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """How often to repeat."""
+
+    seeds: int = option(3, "Runs of each setting, with the seeds --seed, --seed + 1, ...")
+
+    def __post_init__(self) -> None:
+        check_range(self, "seeds", 1)
+
+
+def compare(
+    task_class: type[Task],
+    variants: Mapping[str, tuple[Any, TrainOptions]],
+    seeds: int,
+    folder: Path,
+    columns: Sequence[str],
+    title: str,
+) -> list[dict[str, Any]]:
+    """Run every variant (name -> task options, options) with every seed; one table row for each.
+
+    columns: the dev metrics to show; the first is the one that the plot sets against time.
+    Leaves results.json, table.md and, where matplotlib is installed, plot.png in `folder`.
+    """
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
+    # Seed by seed, so that the first complete row of every variant is there early.
+    for i in range(seeds):
+        for name, (task_options, options) in variants.items():
+            seed = options.seed + i
+            target = folder / f"{name.replace(' ', '-')}-seed{seed}"
+            if (target / METRICS).exists():
+                metrics = read_json(target / METRICS)
+            else:
+                print(f"\n--- {name}, seed {seed}", flush=True)
+                changed = replace(options, seed=seed, output_dir=target, overwrite=target.exists())
+                metrics = run(task_class, task_options, changed)
+            results[name].append(metrics)
+
+    rows = []
+    for name, runs in results.items():
+        row = {"setting": name}
+        for column in columns:
+            row[column] = mean_and_spread([metrics["dev"][column] for metrics in runs])
+        row["seconds"] = f"{sum(metrics['seconds'] for metrics in runs) / len(runs):.0f}"
+        rows.append(row)
+    points = {
+        name: [(metrics["seconds"], metrics["dev"][columns[0]]) for metrics in runs]
+        for name, runs in results.items()
+    }
+    table = markdown_table(rows)
+    write_json(folder / "results.json", {"rows": rows, "points": points})
+    write_text(folder / "table.md", table + "\n")
+    plotted = scatter_plot(
+        folder / "plot.png", points, "seconds of the whole run", columns[0], title, log_x=True
+    )
+    print(f"\n{table}\n\nin {folder}: table.md, results.json{', plot.png' if plotted else ''}")
+    if not plotted:
+        print("no plot: matplotlib is not installed (pip install 'minift[extra]')")
+    return rows

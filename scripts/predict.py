@@ -1,0 +1,28 @@
+"""Predict with a model that a training script saved, for arguments, a file or standard input."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from minift.tasks.predict import predict_lines
+from minift.train.loop import pick_device
+from minift.train.options import run_script
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model_dir", type=Path, help="output directory of a training script")
+    parser.add_argument("texts", nargs="*", help="texts; without any, a line of stdin is a text")
+    parser.add_argument("--file", type=Path, help="a file in a format of the training data")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    options = parser.parse_args()
+    inputs = options.file or options.texts or sys.stdin
+    device = pick_device(options.device)
+    for line in predict_lines(options.model_dir, inputs, options.json, options.batch_size, device):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    run_script(main)
