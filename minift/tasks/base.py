@@ -8,7 +8,7 @@ task they run.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,6 +82,9 @@ class Task(Protocol):
     def from_pretrained(cls, folder: Path) -> tuple[Task, PretrainedModel]:
         """The task and the model that a run saved, for prediction."""
 
+    def read_inputs(self, inputs: Iterable[str] | Path) -> Iterable[Any]:
+        """Records without gold answers, from raw lines or from a data file."""
+
     def describe(self, records: Sequence[Any], features: Sequence[Any]) -> str:
         """The first record as text, tokens and labels, and the counts: shown before training."""
 
@@ -109,6 +112,9 @@ class Task(Protocol):
 
     def rows(self, predictions: Sequence[Any], records: Sequence[Any]) -> list[dict]:
         """What predictions.*.jsonl says of each record: asked, gold, predicted, score."""
+
+    def lines(self, predictions: Sequence[Any], records: Sequence[Any]) -> list[str]:
+        """A line for a person on each prediction."""
 
     def save(self, model: PretrainedModel, folder: Path) -> None:
         """Write the model and everything that `from_pretrained` needs."""

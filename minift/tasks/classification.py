@@ -11,7 +11,7 @@ A text longer than the model is treated as `--long-text` says (Sun et al. 2019, 
 BERT for text classification"): with `max_length` 8, of which [CLS] and [SEP] leave room for 6,
 
     a b c d e f g h i j     head        a b c d e f
-                            head+tail   a f g h i j            a quarter of the room for the head
+                            head+tail   a b g h i j            a quarter of the room for the head
                             windows     a b c d e f  e f g h i j     logits averaged
 
 Dimensions: B batch, T width of the batch, H hidden, C classes.
@@ -19,8 +19,9 @@ Dimensions: B batch, T width of the batch, H hidden, C classes.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from minift import hub, metrics
 from minift.data.batch import pad, progress, sorted_batches
-from minift.data.read import TextRecord, builtin, read_classification
+from minift.data.read import TextRecord, builtin, read_classification, records_of
 from minift.errors import InputError
 from minift.models.base import PretrainedModel
 from minift.models.registry import model_class
@@ -150,9 +151,15 @@ class ClassificationTask:
         )
         for split, records in splits.items():
             _check_labels(split, records, labels)
+        tokenizer = Tokenizer.from_pretrained(folder)
+        if tokenizer.vocab_size > config.vocab_size:
+            raise InputError(
+                f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
+                f"{config.vocab_size}; use the tokenizer that belongs to the model"
+            )
         task = cls(
             options=options,
-            tokenizer=Tokenizer.from_pretrained(folder),
+            tokenizer=tokenizer,
             labels=labels,
             max_length=_max_length(options, config.max_position_embeddings),
             class_weight=_class_weight(options, labels, splits["train"]),
@@ -173,6 +180,11 @@ class ClassificationTask:
         )
         return task, model
 
+    def read_inputs(self, inputs: Iterable[str] | Path) -> Iterable[TextRecord]:
+        if isinstance(inputs, Path):
+            return read_classification(inputs, require_label=False)
+        return records_of(inputs)
+
     def describe(self, records: Sequence[TextRecord], features: Sequence[TextFeature]) -> str:
         first, feature = records[0], features[0]
         cut = len({feature.record for feature in features if feature.cut}) / len(records)
@@ -192,9 +204,9 @@ class ClassificationTask:
 
     def featurize(self, records: Sequence[TextRecord]) -> list[TextFeature]:
         """Tokens with [CLS] and [SEP], cut as `long_text` says; one feature, or one a window."""
-        firsts = [e.ids for e in self.tokenizer.tokens([record.text for record in records])]
+        firsts = self.tokenizer.ids([record.text for record in records])
         pairs = [record.text_pair for record in records]
-        seconds = [e.ids for e in self.tokenizer.tokens([pair or "" for pair in pairs])]
+        seconds = self.tokenizer.ids([pair or "" for pair in pairs])
         number = {label: i for i, label in enumerate(self.labels)}
         features = []
         for i, record in enumerate(records):
@@ -371,6 +383,17 @@ class ClassificationTask:
             )
         return rows
 
+    def lines(
+        self, predictions: Sequence[LabelPrediction], records: Sequence[TextRecord]
+    ) -> list[str]:
+        """label<TAB>probability of each label<TAB>text, for reading and for `cut`."""
+        lines = []
+        for prediction, record in zip(predictions, records, strict=True):
+            probabilities = zip(self.labels, prediction.probabilities, strict=True)
+            shown = " ".join(f"{label}={p:.4f}" for label, p in probabilities)
+            lines.append(f"{prediction.label}\t{shown}\t{' '.join(record.text.split())}")
+        return lines
+
     def save(self, model: PretrainedModel, folder: Path) -> None:
         """Model, tokenizer, and in config.json how long texts were treated."""
         saved = {"long_text": self.options.long_text, "max_length": self.max_length}
@@ -388,11 +411,11 @@ def head_and_tail(ids: list[int], room: int) -> list[int]:
     """The beginning and, in three quarters of the room, the end of a text.
 
     >>> head_and_tail([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], room=6)
-    [0, 5, 6, 7, 8, 9]
+    [0, 1, 6, 7, 8, 9]
     """
     if len(ids) <= room:
         return ids
-    front = room // 4
+    front = math.ceil(room / 4)
     return ids[:front] + ids[len(ids) - (room - front) :]
 
 

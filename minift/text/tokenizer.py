@@ -1,0 +1,476 @@
+"""Text -> the ids that a model reads, and back: a thin wrapper of the Rust library `tokenizers`.
+
+In: texts, pairs of texts, or texts already split into words.  Out: one `Encoding` for each, which
+says of every token where it comes from.  With the vocabulary of BERT:
+
+    text          Unbelievable!
+    ids           [CLS]  un      ##bel   ##ie    ##vable  !         [SEP]
+    type_ids      0      0       0       0       0        0         0
+    offsets       (0,0)  (0,2)   (2,5)   (5,7)   (7,12)   (12,13)   (0,0)    text[0:2] == "Un"
+    word_ids      None   0       0       0       0        1         None
+    sequence_ids  None   0       0       0       0        0         None
+
+A pair reads [CLS] first [SEP] second [SEP]; the second text and its [SEP] have type 1.
+
+Nothing about a call is remembered: the Rust object only ever splits texts into pieces.  Truncation
+and special tokens are done here, on lists, and padding belongs to the batch (`data.batch.pad`).
+So truncation and padding that a tokenizer.json switches on (that of all-MiniLM-L6-v2 cuts at 128
+tokens) never apply.
+
+A special token that is spelled out inside a text, such as "[SEP]", becomes that special token, as
+in the reference.  WordPiece: Schuster and Nakajima 2012; in BERT: Devlin et al. 2018.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+
+from minift import hub
+from minift.errors import InputError, at
+from minift.files import read_json, write_json, write_text
+from minift.text.windows import shares
+
+CHUNK = 1024  # texts that Rust works on at once: parallel, yet its bulky results are soon released
+NO_LIMIT = 10**9  # a model_max_length above this (1e30 is common) means that there is none
+
+BERT_TOKENS = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
+# A setting of tokenizer_config.json -> the field of the normalizer that it means.
+BERT_SETTINGS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+# Keys of tokenizer_config.json that speak of another machine, or of code: not written again.
+FOREIGN_KEYS = {"name_or_path", "tokenizer_file", "special_tokens_map_file", "auto_map"}
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The tokens of one text or pair; the lists have one item for each token.
+
+    offsets: (start, end) in characters of the text, or of the word if words were given.
+    word_ids: number of the word within its text; None for special tokens that were added.
+    sequence_ids: 0 in the first text, 1 in the second, None for special tokens that were added.
+    total: tokens there would have been without truncation.
+    """
+
+    ids: list[int]
+    type_ids: list[int]
+    offsets: list[tuple[int, int]]
+    word_ids: list[int | None]
+    sequence_ids: list[int | None]
+    total: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def cut(self) -> int:
+        """How many tokens truncation took away."""
+        return self.total - len(self.ids)
+
+
+class Tokenizer:
+    """See the module's docstring.  Made by `from_pretrained`; its methods never change it.
+
+    max_length: tokens that the model reads at most, special ones included; None: no limit.
+    """
+
+    def __init__(
+        self, backend: tokenizers.Tokenizer, config: dict[str, Any], max_length: int | None = None
+    ) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self._config = config
+        self.max_length = max_length
+        self._layouts = [_layout(backend, pair) for pair in (False, True)]
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | os.PathLike, *, max_length: int | None = None
+    ) -> Tokenizer:
+        """The tokenizer in a folder, or of a name or hub id (see `minift.hub`).
+
+        Reads tokenizer.json, or else builds BERT's from vocab.txt.  `max_length` is the model's
+        own limit; the smaller of it and the tokenizer's counts.
+        """
+        folder = hub.resolve(source)
+        config = _read_config(folder)
+        if (folder / "tokenizer.json").exists():
+            backend = _read_tokenizer_json(folder / "tokenizer.json", config)
+        elif (folder / "vocab.txt").exists():
+            config = {**BERT_TOKENS, **config}
+            backend = _build_bert(folder, config)
+        else:
+            raise InputError(
+                f"{folder}: holds neither tokenizer.json nor vocab.txt; copy the tokenizer's files "
+                "there, or save it as tokenizer.json with the library that it comes from"
+            )
+        if isinstance(backend.model, models.WordPiece):
+            config = {**BERT_TOKENS, **config}
+        _check_special_tokens(folder, backend, config)
+        limits = [limit for limit in (max_length, _stored_limit(folder, config)) if limit]
+        return cls(backend, config, min(limits, default=None))
+
+    # ---- text -> tokens ------------------------------------------------------------------------
+
+    def __call__(self, text: Any, pair: Any = None, **options: Any) -> Encoding:
+        """One text, or one pair; the options are those of `encode`."""
+        return self.encode([text], None if pair is None else [pair], **options)[0]
+
+    def encode(
+        self,
+        texts: Sequence[Any],
+        pairs: Sequence[Any] | None = None,
+        *,
+        max_length: int | None = None,
+        truncation: bool = True,
+        is_split_into_words: bool = False,
+    ) -> list[Encoding]:
+        """Texts, or `texts` paired with `pairs`, with special tokens: one `Encoding` for each.
+
+        What has more than `max_length` tokens (by default the tokenizer's own limit) is cut at the
+        end; of a pair the longer text loses first, until both are equally long (`shares`).
+        With `is_split_into_words` a text is a list of words, and `word_ids` count those.
+
+        The work is done a thousand texts at a time, on all cores.
+        """
+        if pairs is not None and len(pairs) != len(texts):
+            raise ValueError(f"{len(texts)} texts but {len(pairs)} pairs; give one for each text")
+        limit = (max_length or self.max_length) if truncation else None
+        special = self.num_special(pair=pairs is not None)
+        if max_length is not None and max_length < special:
+            raise ValueError(f"max_length is {max_length}; the special tokens alone take {special}")
+        room = None if limit is None else limit - special
+        firsts = self.tokens(texts, is_split_into_words=is_split_into_words)
+        if pairs is None:
+            return [self._join(first, None, room) for first in firsts]
+        seconds = self.tokens(pairs, is_split_into_words=is_split_into_words)
+        return [self._join(a, b, room) for a, b in zip(firsts, seconds, strict=True)]
+
+    def tokens(self, texts: Sequence[Any], *, is_split_into_words: bool = False) -> list[Encoding]:
+        """The texts' own tokens: no special ones added, nothing cut."""
+        return [
+            Encoding(e.ids, e.type_ids, e.offsets, e.word_ids, e.sequence_ids, len(e.ids))
+            for e in self._run(texts, is_split_into_words)
+        ]
+
+    def ids(self, texts: Sequence[Any], *, is_split_into_words: bool = False) -> list[list[int]]:
+        """The ids of `tokens` and nothing else: twice as fast, a fraction of the memory."""
+        return [e.ids for e in self._run(texts, is_split_into_words, fast=True)]
+
+    def num_special(self, pair: bool) -> int:
+        """How many special tokens a text or a pair gets.  BERT: 2 or 3."""
+        return sum(sequence is None for sequence, _, _ in self._layouts[pair])
+
+    def build(
+        self, ids_a: Sequence[int], ids_b: Sequence[int] | None = None
+    ) -> tuple[list[int], list[int]]:
+        """The ids of one text or two, as from `tokens`, with special tokens; and the type ids.
+
+        With BERT's 101 for [CLS] and 102 for [SEP]: build([7, 8], [9]) is
+        ([101, 7, 8, 102, 9, 102], [0, 0, 0, 0, 1, 1]).
+        """
+        ids: list[int] = []
+        type_ids: list[int] = []
+        for sequence, special_id, type_id in self._layouts[ids_b is not None]:
+            piece = [special_id] if sequence is None else (ids_a, ids_b)[sequence]
+            ids += piece
+            type_ids += [type_id] * len(piece)
+        return ids, type_ids
+
+    def _join(self, first: Encoding, second: Encoding | None, room: int | None) -> Encoding:
+        """One text or two, cut to `room` tokens together, between their special tokens."""
+        parts = [first] if second is None else [first, second]
+        lengths = [len(part) for part in parts]
+        total = sum(lengths) + self.num_special(pair=second is not None)
+        if room is not None:
+            lengths = shares(*lengths, room) if second is not None else [min(lengths[0], room)]
+        ids, type_ids = self.build(*(p.ids[:n] for p, n in zip(parts, lengths, strict=True)))
+        offsets: list[tuple[int, int]] = []
+        word_ids: list[int | None] = []
+        sequence_ids: list[int | None] = []
+        for sequence, _, _ in self._layouts[second is not None]:
+            if sequence is None:
+                offsets.append((0, 0))
+                word_ids.append(None)
+                sequence_ids.append(None)
+            else:
+                n = lengths[sequence]
+                offsets += parts[sequence].offsets[:n]
+                word_ids += parts[sequence].word_ids[:n]
+                sequence_ids += [sequence] * n
+        return Encoding(ids, type_ids, offsets, word_ids, sequence_ids, total)
+
+    def _run(
+        self, texts: Sequence[Any], words: bool, fast: bool = False
+    ) -> Iterator[tokenizers.Encoding]:
+        """The Rust encoding of each text; `fast` ones have no offsets."""
+        if isinstance(texts, str):
+            raise TypeError("texts is one str; give a list, or call the tokenizer for one text")
+        encode = self._backend.encode_batch_fast if fast else self._backend.encode_batch
+        for start in range(0, len(texts), CHUNK):
+            chunk = list(texts[start : start + CHUNK])
+            for i, text in enumerate(chunk, start):
+                _check_text(text, i, words)
+            yield from encode(chunk, is_pretokenized=words, add_special_tokens=False)
+
+    # ---- tokens -> text ------------------------------------------------------------------------
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        found = [self._backend.id_to_token(i) for i in ids]
+        if None in found:
+            unknown = ids[found.index(None)]
+            raise ValueError(f"{unknown} is not the id of any of the {self.vocab_size} tokens")
+        return found
+
+    # ---- the vocabulary ------------------------------------------------------------------------
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are, added ones included."""
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def pad_token(self) -> str:
+        return _content(self._config["pad_token"])
+
+    @property
+    def pad_token_id(self) -> int:
+        return self._backend.token_to_id(self.pad_token)
+
+    @property
+    def unk_token_id(self) -> int | None:
+        return self._special_id("unk_token")
+
+    @property
+    def cls_token_id(self) -> int | None:
+        return self._special_id("cls_token")
+
+    @property
+    def sep_token_id(self) -> int | None:
+        return self._special_id("sep_token")
+
+    @property
+    def mask_token_id(self) -> int | None:
+        return self._special_id("mask_token")
+
+    @property
+    def eos_token_id(self) -> int | None:
+        return self._special_id("eos_token")
+
+    def _special_id(self, name: str) -> int | None:
+        token = self._config.get(name)
+        return None if token is None else self._backend.token_to_id(_content(token))
+
+    # ---- to disk -------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write tokenizer.json and tokenizer_config.json so that the reference reads them alike.
+
+        The reference builds BERT's tokenizer from the settings in tokenizer_config.json, whatever
+        tokenizer.json says; so they are written out, even where they are the defaults.
+        """
+        kept = {key: value for key, value in self._config.items() if key not in FOREIGN_KEYS}
+        settings = {}
+        if isinstance(self._backend.normalizer, normalizers.BertNormalizer):
+            settings = {
+                key: getattr(self._backend.normalizer, field)
+                for key, field in BERT_SETTINGS.items()
+            }
+        name = "BertTokenizer" if settings else "PreTrainedTokenizerFast"
+        limit = {} if self.max_length is None else {"model_max_length": self.max_length}
+        config = {"tokenizer_class": name, **kept, **settings, **limit}
+        write_text(Path(folder, "tokenizer.json"), self._backend.to_str(pretty=True))
+        write_json(Path(folder, "tokenizer_config.json"), config)
+
+
+def _layout(backend: tokenizers.Tokenizer, pair: bool) -> list[tuple[int | None, int, int]]:
+    """Where special tokens stand: (sequence or None for a special token, its id, type id) in order.
+
+    BERT's for a pair, read off what the library makes of one letter each:
+        [(None, 101, 0), (0, _, 0), (None, 102, 0), (1, _, 1), (None, 102, 1)]
+    """
+    probe = backend.encode("a", "a" if pair else None)
+    layout: list[tuple[int | None, int, int]] = []
+    for entry in zip(probe.sequence_ids, probe.ids, probe.type_ids, strict=True):
+        if entry[0] is None or not layout or layout[-1][0] != entry[0]:
+            layout.append(entry)
+    return layout
+
+
+def _check_text(text: Any, index: int, words: bool) -> None:
+    """Refuse what Rust would refuse, in words that say which text and why."""
+    if words and isinstance(text, str):
+        raise TypeError(f"text {index} is a str; with is_split_into_words give lists of words")
+    for part in text if words else [text]:
+        if not isinstance(part, str):
+            raise TypeError(f"text {index} is or holds {type(part).__name__} {part!r}; give str")
+        try:
+            part.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"text {index}: its character {error.start} is half of a surrogate pair "
+                f"(U+{ord(part[error.start]):04X}), which is not text; remove it"
+            ) from None
+
+
+def _content(token: str | dict[str, Any]) -> str:
+    """A special token's name, which may be stored together with its settings."""
+    return token["content"] if isinstance(token, dict) else token
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if there is no such file."""
+    value = read_json(path) if path.exists() else {}
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds {type(value).__name__}, not an object; restore the file")
+    return value
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json, with the special tokens that older checkpoints store beside it."""
+    path = folder / "tokenizer_config.json"
+    config = _read_object(path)
+    if "added_tokens_decoder" not in config:
+        config = {**config, **_read_object(folder / "special_tokens_map.json")}
+    for name, token in config.items():
+        if name not in (*BERT_TOKENS, "eos_token", "bos_token") or token is None:
+            continue
+        content = token.get("content") if isinstance(token, dict) else token
+        if not isinstance(content, str) or not content:
+            raise InputError(f"{path}: {name} is {token!r}; give the token as a string")
+    for name in BERT_SETTINGS:
+        if config.get(name) not in (None, True, False):
+            raise InputError(f"{path}: {name} is {config[name]!r}; give true or false")
+    return {name: value for name, value in config.items() if value is not None}
+
+
+def _stored_limit(folder: Path, config: dict[str, Any]) -> int | None:
+    limit = config.get("model_max_length")
+    if limit is None:
+        return None
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or limit < 1:
+        raise InputError(
+            f"{folder / 'tokenizer_config.json'}: model_max_length is {limit!r}; give a number of "
+            "tokens, or remove it"
+        )
+    return int(limit) if limit <= NO_LIMIT else None
+
+
+def _read_tokenizer_json(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
+    """The pipeline in a tokenizer.json.
+
+    As in the reference, BERT's settings in tokenizer_config.json win over those in the file.
+    """
+    try:
+        backend = tokenizers.Tokenizer.from_buffer(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except Exception as error:  # the library raises ValueError or bare Exception
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not a tokenizer ({reason}); restore the file") from None
+    if isinstance(backend.normalizer, normalizers.BertNormalizer):
+        fields = json.loads(backend.normalizer.__getstate__())
+        del fields["type"]
+        fields.update({f: config[key] for key, f in BERT_SETTINGS.items() if key in config})
+        backend.normalizer = normalizers.BertNormalizer(**fields)
+    return backend
+
+
+def _build_bert(folder: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
+    """BERT's pipeline around a vocab.txt: one token a line, the line's number its id.
+
+    clean, lower-case, strip accents -> words and punctuation -> longest pieces first; a word of
+    more than 100 characters is [UNK].
+    """
+    path = folder / "vocab.txt"
+    names = {name: _content(config[name]) for name in BERT_TOKENS}
+    try:
+        model = models.WordPiece.from_file(str(path), unk_token=names["unk_token"])
+    except Exception as error:  # the library raises bare Exception
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not a vocabulary in UTF-8 ({reason}); restore it") from None
+    backend = tokenizers.Tokenizer(model)
+    for name in ("unk_token", "cls_token", "sep_token", "pad_token"):
+        if backend.token_to_id(names[name]) is None:
+            raise InputError(
+                f"{path}: has no line {names[name]!r}, the {name}; restore the file, or name "
+                "another token in tokenizer_config.json"
+            )
+    backend.normalizer = normalizers.BertNormalizer(
+        lowercase=config.get("do_lower_case", True),
+        strip_accents=config.get("strip_accents"),
+        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+    )
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix="##")
+    cls_token, sep_token = names["cls_token"], names["sep_token"]
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{cls_token}:0 $A:0 {sep_token}:0",
+        pair=f"{cls_token}:0 $A:0 {sep_token}:0 $B:1 {sep_token}:1",
+        special_tokens=[(token, backend.token_to_id(token)) for token in (cls_token, sep_token)],
+    )
+    _add_tokens(folder, backend, config)
+    return backend
+
+
+def _add_tokens(folder: Path, backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
+    """Tell the pipeline which tokens are never split: special ones, and those that users added.
+
+    Added ones (in tokenizer_config.json, or in added_tokens.json of older checkpoints) have ids
+    behind those of the vocabulary.
+    """
+    special = [config[name] for name in BERT_TOKENS]
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        special += config[key] if isinstance(config.get(key), list) else []
+    names = {_content(token) for token in special}
+    added = [(i, token) for token, i in _read_object(folder / "added_tokens.json").items()]
+    added += [(int(i), token) for i, token in config.get("added_tokens_decoder", {}).items()]
+    added.sort(key=lambda entry: entry[0])
+    for token in [*(token for _, token in added), *special]:
+        name = _content(token)
+        if backend.token_to_id(name) is None and name == _content(config["mask_token"]):
+            continue  # a vocabulary without it: nothing to mask, and no row in the embedding
+        settings = {**token, "special": True} if isinstance(token, dict) else {"content": name}
+        settings.pop("__type", None)
+        if name in names:
+            backend.add_special_tokens([AddedToken(**{**settings, "special": True})])
+        else:
+            backend.add_tokens([AddedToken(**settings)])
+    for i, token in added:
+        if backend.token_to_id(_content(token)) != i:
+            raise InputError(
+                f"{folder}: the added token {_content(token)!r} should have id {i}, but it gets "
+                f"{backend.token_to_id(_content(token))}; restore vocab.txt"
+            )
+
+
+def _check_special_tokens(
+    folder: Path, backend: tokenizers.Tokenizer, config: dict[str, Any]
+) -> None:
+    """Batches need padding, so a tokenizer without a token for it is of no use."""
+    pad_token = config.get("pad_token")
+    if pad_token is None or backend.token_to_id(_content(pad_token)) is None:
+        raise InputError(
+            f"{folder}: its pad_token is {pad_token!r}, which is no token of its vocabulary; name "
+            "one in tokenizer_config.json"
+        )
