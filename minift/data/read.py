@@ -4,7 +4,10 @@
     .csv          a header line with text[, text_pair], label; fields may be quoted
     .jsonl .json  a JSON object a line: {"text": ..., "text_pair": ..., "label": ...}
 
-All in UTF-8, with or without a byte-order mark, any line ends, plain or as `.gz`.
+All in UTF-8, with or without a byte-order mark, lines ended by LF or CRLF, plain or as `.gz`.
+
+Two layers: below, a reader for each kind of file gives rows (which fields, on which line); above,
+a function for each task makes records of rows and checks what they hold.
 """
 
 from __future__ import annotations
@@ -13,29 +16,32 @@ import csv
 import gzip
 import io
 import json
+import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from minift.errors import InputError, at
 
-LONGEST_LINE = 10_000_000  # characters; a longer line is a damaged file, not a text
-
-# line number and the fields by name
-Row = tuple[int, dict[str, Any]]
+LONGEST_LINE = 10_000_000  # bytes; a longer line is a damaged file, not a text
+BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class TextRecord:
-    """A text or a pair of texts, and its label where it has one."""
+    """A text or a pair of texts, and its label where it has one.
+
+    id: number of the record in its file, from 0.
+    where: "file, line N": what an error about this record says.
+    """
 
     id: str
     text: str
     label: str | None
-    text_pair: str | None
-    where: str  # "file, line N": what an error about this record says
+    text_pair: str | None = None
+    where: str = ""
 
 
 def builtin(name: str) -> Path:
@@ -43,8 +49,11 @@ def builtin(name: str) -> Path:
     return Path(__file__).parent / "builtin" / name
 
 
+# ---- rows -> records ---------------------------------------------------------------------------
+
+
 def read_classification(
-    path: str | Path,
+    path: str | os.PathLike,
     *,
     text_column: str = "text",
     pair_column: str = "text_pair",
@@ -54,138 +63,251 @@ def read_classification(
     """The records of a classification file.
 
     The columns are named by the header of a CSV or the keys of JSON.  A TSV has no header: its
-    columns are text and label, or text, pair and label; another order is given by numbers from 0,
-    as for CoLA, whose lines are `source<TAB>label<TAB>mark<TAB>sentence`: text_column="3",
-    label_column="1".  Without `require_label` labels may be missing and a line of a TSV may be
-    nothing but a text.
+    columns are text and label, or text, pair and label; where they stand otherwise they are given
+    by numbers from 0.  A line of CoLA reads
+
+        source<TAB>label<TAB>mark<TAB>sentence        text_column="3", label_column="1"
+
+    Texts are kept as they are, labels without the space around them; a label that is an integer in
+    JSON becomes its decimal string.  Without `require_label` labels may be missing or empty, and a
+    line of a TSV may be nothing but a text.
     """
     path = Path(path)
     columns = {"text": text_column, "text_pair": pair_column, "label": label_column}
-    rows = reader_of(path)(path, columns)
-    records = []
-    for line, fields in rows:
-        where = at(path, line)
-        label = fields.get("label")
-        if label is None and require_label:
-            raise InputError(f"{where}: no {label_column!r}; every record needs a label")
-        records.append(
-            TextRecord(
-                id=str(len(records)),
-                text=_text(fields.get("text"), text_column, where),
-                label=None if label is None else _label(label, label_column, where),
-                text_pair=None
-                if fields.get("text_pair") is None
-                else _text(fields["text_pair"], pair_column, where),
-                where=where,
+    records: list[TextRecord] = []
+    for row in reader_of(path)(path, columns):
+        where = at(path, row.line)
+        paired = row.fields.get("text_pair") is not None
+        if pair_column != "text_pair" and not paired:
+            raise InputError(_missing(row, pair_column, where))
+        if records and paired != (records[0].text_pair is not None):
+            has, first = ("a", "has none") if paired else ("no", "has one")
+            raise InputError(
+                f"{where}: has {has} {pair_column!r}, but the first record {first}; give either "
+                "pairs or single texts"
             )
+        record = TextRecord(
+            id=str(len(records)),
+            text=_text(row, "text", text_column, where),
+            label=_label(row, label_column, where, require_label),
+            text_pair=_text(row, "text_pair", pair_column, where) if paired else None,
+            where=where,
         )
+        records.append(record)
     if not records:
         raise InputError(f"{path}: holds no record; give a file with at least one")
     return records
 
 
-def _text(value: Any, column: str, where: str) -> str:
-    if value is None:
-        raise InputError(f"{where}: no {column!r}; every record needs one")
+def records_of(lines: Iterable[str]) -> Iterator[TextRecord]:
+    """Records without labels from lines of text, as prediction gets them: text[<TAB>pair]."""
+    for i, line in enumerate(lines):
+        values = line.rstrip("\r\n").split("\t", maxsplit=1)
+        row = Row(i + 1, dict(zip(("text", "text_pair"), values, strict=False)), ())
+        where = f"input {row.line}"
+        pair = _text(row, "text_pair", "text_pair", where) if len(values) == 2 else None
+        yield TextRecord(str(i), _text(row, "text", "text", where), None, pair, where)
+
+
+def _text(row: Row, name: str, column: str, where: str) -> str:
+    if name not in row.fields:
+        raise InputError(_missing(row, column, where))
+    value = row.fields[name]
     if not isinstance(value, str):
-        raise InputError(f"{where}: {column!r} is {value!r:.60}; it must be a string")
+        raise InputError(f"{where}: {column!r} is {_shown(value)}; it must be a string")
     if not value.strip():
         raise InputError(f"{where}: {column!r} is empty; fill it in or remove the record")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise InputError(f"{where}: {column!r} has half a surrogate pair; convert it to UTF-8")
-    return value
+    return _checked(value, column, where)
 
 
-def _label(value: Any, column: str, where: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise InputError(f"{where}: {column!r} is {value!r:.60}; it must be a string or an integer")
+def _label(row: Row, column: str, where: str, required: bool) -> str | None:
+    value = row.fields.get("label")
+    if not required and (value is None or value == ""):
+        return None
+    if "label" not in row.fields:
+        raise InputError(_missing(row, column, where))
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise InputError(
+            f"{where}: {column!r} is {_shown(value)}; it must be a string or an integer"
+        )
     label = str(value).strip()
     if not label:
         raise InputError(f"{where}: {column!r} is empty; every record needs a label")
-    return label
+    return _checked(label, column, where)
 
 
-def reader_of(path: Path) -> Callable[[Path, dict[str, str]], Iterator[Row]]:
-    """How to read a file, by its ending."""
-    name = path.name.lower().removesuffix(".gz")
-    for endings, reader in {
-        (".tsv", ".txt"): read_tsv,
-        (".csv",): read_csv,
-        (".jsonl", ".json"): read_jsonl,
-    }.items():
-        if name.endswith(endings):
-            return reader
-    raise InputError(f"{path}: unknown kind of file; the ending must be .tsv, .csv or .jsonl")
+def _missing(row: Row, column: str, where: str) -> str:
+    """What an error says of a column that is not there."""
+    found = ", ".join(row.found)[:80]
+    return f"{where}: has no {column!r}, only {found!r}; add it, or name the column that is meant"
 
 
-def read_tsv(path: Path, columns: dict[str, str]) -> Iterator[Row]:
-    """Tab-separated fields without a header or quoting; blank lines are passed over."""
-    numbers = {name: int(c) for name, c in columns.items() if c.isdecimal()}
-    for number, line in read_lines(path):
-        if not line.strip():
-            continue
-        fields = line.split("\t")
-        if numbers:
-            last = max(numbers.values())
-            if len(fields) <= last:
-                raise InputError(
-                    f"{at(path, number)}: has {len(fields)} columns, so no column {last} (counted "
-                    "from 0); correct the line or the column numbers"
-                )
-            yield number, {name: fields[i] for name, i in numbers.items()}
-        elif 1 <= len(fields) <= 3:
-            names = (("text",), ("text", "label"), ("text", "text_pair", "label"))[len(fields) - 1]
-            yield number, dict(zip(names, fields, strict=True))
-        else:
-            raise InputError(
-                f"{at(path, number)}: has {len(fields)} columns; a line is text<TAB>label or "
-                "text<TAB>pair<TAB>label (or give column numbers)"
-            )
+def _shown(value: Any) -> str:
+    """A value as JSON writes it, not too long.
+
+    >>> _shown(None), _shown([1, 2])
+    ('null', '[1, 2]')
+    """
+    return json.dumps(value)[:60]
 
 
-def read_csv(path: Path, columns: dict[str, str]) -> Iterator[Row]:
-    """Comma-separated fields with a header; a quoted field may hold commas and line ends."""
-    csv.field_size_limit(LONGEST_LINE)
-    lines = csv.reader((line + "\n" for _, line in read_lines(path)), strict=True)
+def _checked(text: str, column: str, where: str) -> str:
+    """The text, if it is one: JSON can spell half of a character, as "\\ud83d"."""
     try:
-        header = [name.strip() for name in next(lines, [])]
-        if columns["text"] not in header:
-            raise InputError(
-                f"{at(path, 1)}: the header {','.join(header)!r:.80} has no column "
-                f"{columns['text']!r}; add one, or name the column of the text"
-            )
-        start = lines.line_num + 1
-        for fields in lines:
-            if fields and len(fields) != len(header):
-                raise InputError(
-                    f"{at(path, start)}: has {len(fields)} fields, the header {len(header)}; "
-                    "quote a field that holds a comma"
-                )
-            if fields:
-                row = dict(zip(header, fields, strict=True))
-                yield start, {name: row[c] for name, c in columns.items() if c in row}
-            start = lines.line_num + 1
-    except csv.Error as error:
+        text.encode()
+    except UnicodeEncodeError as error:
         raise InputError(
-            f"{at(path, lines.line_num)}: not well-formed CSV ({error}); correct the quotes"
+            f"{where}: {column!r} holds U+{ord(text[error.start]):04X}, half of a surrogate pair; "
+            "write the whole character, or remove it"
         ) from None
+    return text
 
 
-def read_jsonl(path: Path, columns: dict[str, str]) -> Iterator[Row]:
+# ---- files -> rows -----------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    """Fields by our names for them, the line where they begin, and the names the file offers."""
+
+    line: int
+    fields: dict[str, Any]
+    found: Collection[str]
+
+
+Reader = Callable[[Path, Mapping[str, str]], Iterator[Row]]  # (path, our name -> the file's)
+
+
+def reader_of(path: Path) -> Reader:
+    """How to read a file, by its ending."""
+    readers: dict[str, Reader] = {
+        ".tsv": read_tsv,
+        ".txt": read_tsv,
+        ".csv": read_csv,
+        ".jsonl": read_jsonl,
+        ".json": read_jsonl,
+    }
+    ending = os.path.splitext(path.name.lower().removesuffix(".gz"))[1]
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory; give a file")
+    if ending not in readers:
+        raise InputError(
+            f"{path}: the ending {ending!r} does not say what it holds; give a file that ends in "
+            f"{', '.join(readers)}, or in one of these and .gz"
+        )
+    return readers[ending]
+
+
+def read_tsv(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
+    """Tab-separated fields without a header or quoting; blank lines are passed over.
+
+    All lines have as many fields as the first, so that a stray tab in a text is noticed.
+    """
+    numbers = _numbers(path, columns)
+    names: dict[str, int] = {}
+    width = first = 0
+    for number, line in read_lines(path):
+        if not line.strip(" \r"):
+            continue
+        values = line.split("\t")
+        if not width:
+            width, first = len(values), number
+            names = _tsv_names(at(path, number), width, numbers)
+            if "label" in names and values[names["label"]].strip().lower() == "label":
+                raise InputError(
+                    f"{at(path, number)}: {line[:60]!r} looks like a header, and a TSV has none; "
+                    "remove the line"
+                )
+        if len(values) != width:
+            raise InputError(
+                f"{at(path, number)}: the number of columns is {len(values)}, on line {first} it "
+                f"is {width}; separate columns, and nothing else, by one tab"
+            )
+        yield Row(number, {name: values[i] for name, i in names.items()}, names)
+
+
+def _numbers(path: Path, columns: Mapping[str, str]) -> dict[str, int] | None:
+    """Columns of a TSV that are given by number; None if all are where they are by default."""
+    numbers = {name: int(c) for name, c in columns.items() if c.isascii() and c.isdecimal()}
+    for name, column in columns.items():
+        if name not in numbers and (column != name or (numbers and name == "text")):
+            raise InputError(
+                f"{path}: the column of the {name} is {column!r}, but a TSV has no header with "
+                "names; give the numbers of its columns, counted from 0"
+            )
+    return numbers or None
+
+
+def _tsv_names(where: str, width: int, numbers: dict[str, int] | None) -> dict[str, int]:
+    """Which field of a line is which, for lines of `width` fields.
+
+    >>> _tsv_names("x.tsv, line 1", 3, None)
+    {'text': 0, 'text_pair': 1, 'label': 2}
+    """
+    if numbers is not None:
+        last = max(numbers.values())
+        if last >= width:
+            raise InputError(
+                f"{where}: the number of columns is {width}, so there is no column {last} counted "
+                "from 0; correct the line or the number"
+            )
+        return numbers
+    orders = {1: ("text",), 2: ("text", "label"), 3: ("text", "text_pair", "label")}
+    if width not in orders:
+        raise InputError(
+            f"{where}: the number of columns is {width}; write text<TAB>label or "
+            "text<TAB>pair<TAB>label, or give the numbers of its columns, counted from 0"
+        )
+    return {name: i for i, name in enumerate(orders[width])}
+
+
+def read_csv(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
+    """Comma-separated fields with a header; a quoted field may hold commas and line ends."""
+    rows = csv.reader((line + "\n" for _, line in read_lines(path)), strict=True)
+    start = 1  # the line on which a row begins; it may go on over several
+    try:
+        header = [name.strip() for name in next(rows, [])]
+        for column in columns.values():
+            if header.count(column) > 1:
+                raise InputError(f"{at(path, 1)}: two columns are called {column!r}; rename one")
+        start = rows.line_num + 1
+        for values in rows:
+            if values and len(values) != len(header):
+                raise InputError(
+                    f"{at(path, start)}: the number of fields is {len(values)}, in the header it "
+                    f"is {len(header)}; put a field that holds a comma in quotes"
+                )
+            if values:
+                by_name = dict(zip(header, values, strict=True))
+                fields = {name: by_name[c] for name, c in columns.items() if c in by_name}
+                yield Row(start, fields, header)
+            start = rows.line_num + 1
+    except csv.Error as error:
+        remedy = "put such texts in a .jsonl file" if "limit" in str(error) else "mend the quotes"
+        raise InputError(f"{at(path, start)}: not valid CSV ({error}); {remedy}") from None
+
+
+def read_jsonl(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
     """A JSON object on each line; blank lines are passed over."""
     for number, line in read_lines(path):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = getattr(error, "msg", "nested too deeply")
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", "a number or a nesting beyond all bounds")
             raise InputError(
-                f"{at(path, number)}: not JSON ({reason}); each line must be one JSON object"
+                f"{at(path, number)}: {line.strip()[:40]!r} is not JSON ({reason}); write one "
+                "whole object on each line"
             ) from None
         if not isinstance(row, dict):
-            raise InputError(f"{at(path, number)}: {line:.40} is not a JSON object; make it one")
-        yield number, {name: row[c] for name, c in columns.items() if c in row}
+            raise InputError(
+                f"{at(path, number)}: {line.strip()[:40]!r} is not a JSON object; write one on "
+                "each line"
+            )
+        yield Row(number, {name: row[c] for name, c in columns.items() if c in row}, row)
+
+
+# ---- files -> lines ----------------------------------------------------------------------------
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -193,45 +315,34 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     number = 0
     try:
         with _open(path) as file:
-            while data := file.readline(LONGEST_LINE):
+            while data := file.readline(LONGEST_LINE + 1):
                 number += 1
-                if len(data) >= LONGEST_LINE:
+                if len(data) > LONGEST_LINE:
                     raise InputError(
-                        f"{at(path, number)}: more than {LONGEST_LINE:,} bytes; "
-                        "is this a text file?"
+                        f"{at(path, number)}: has more than {LONGEST_LINE:,} bytes; give a text "
+                        "file, or split the line"
                     )
                 if b"\0" in data:
-                    raise InputError(f"{at(path, number)}: a NUL byte; is this a text file?")
-                text = data.decode("utf-8-sig" if number == 1 else "utf-8")
+                    raise InputError(
+                        f"{at(path, number)}: byte {data.index(0) + 1} is NUL; give a text file, "
+                        "converted to UTF-8"
+                    )
+                text = data.removeprefix(BOM if number == 1 else b"").decode()
                 yield number, text.removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{at(path, number)}: byte {error.start + 1} of the line, "
-            f"{error.object[error.start]:#x}, is not UTF-8; convert the file to UTF-8"
+            f"{at(path, number)}: byte {error.start + 1} is 0x{error.object[error.start]:02X}, "
+            "which is not UTF-8; convert the file to UTF-8"
         ) from None
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a directory; give a file") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise InputError(f"{path}: a damaged gzip file; download or pack it again") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{at(path, number + 1)}: damaged gzip ({error}); fetch or pack the file again"
+        ) from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the file") from None
 
 
 def _open(path: Path) -> io.BufferedIOBase:
     return gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb")
-
-
-def records_of(lines: Iterable[str]) -> Iterator[TextRecord]:
-    """Records without labels from lines of text, as prediction gets them: text[<TAB>pair]."""
-    for i, line in enumerate(lines):
-        text, tab, pair = line.rstrip("\r\n").partition("\t")
-        where = f"input {i + 1}"
-        yield TextRecord(
-            id=str(i),
-            text=_text(text, "text", where),
-            label=None,
-            text_pair=_text(pair, "text_pair", where) if tab else None,
-            where=where,
-        )

@@ -1,7 +1,8 @@
 """Scores for one label per text: accuracy, F1, Matthews correlation, the confusion matrix.
 
-Predicted and reference labels go in, two sequences of the same length, integers or strings; numbers
-come out, equal to scikit-learn's.  A quotient with nothing below the line counts as 0.
+Predicted and reference labels go in: two lists, arrays or tensors of the same length, of integers
+or of strings.  Numbers come out, equal to scikit-learn's.  A quotient with nothing below the line
+counts as 0.
 
 The example that the docstrings share, five texts:
 
@@ -12,6 +13,7 @@ The example that the docstrings share, five texts:
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -24,113 +26,156 @@ def accuracy(predictions: Labels, references: Labels) -> float:
     >>> accuracy([1, 1, 0, 1, 0], [1, 1, 1, 0, 0])
     0.6
     """
-    check(predictions, references)
-    return sum(p == r for p, r in zip(predictions, references, strict=True)) / len(references)
+    pairs = _count(predictions, references)
+    return sum(n for (p, r), n in pairs.items() if p == r) / pairs.total()
 
 
 def f1(
     predictions: Labels, references: Labels, average: str = "binary", positive: Hashable = 1
 ) -> float:
-    """Harmonic mean of precision and recall.
+    """Harmonic mean of precision and recall: 2 hits / (times predicted + times true).
 
     average: binary: of the label `positive` alone; macro: the mean over the labels; weighted: the
         mean over the labels, each counted as often as it occurs in the references; micro: from the
         sums over all labels, which with one label for each text is the accuracy.
 
-    >>> round(f1([1, 1, 0, 1, 0], [1, 1, 1, 0, 0]), 3)
-    0.667
-    >>> round(f1([1, 1, 0, 1, 0], [1, 1, 1, 0, 0], average="macro"), 3)
-    0.583
+    Label 1 above: 2 * 2 / (3 + 3); label 0: 2 * 1 / (2 + 2).
+
+    >>> round(f1([1, 1, 0, 1, 0], [1, 1, 1, 0, 0]), 4)
+    0.6667
+    >>> round(f1([1, 1, 0, 1, 0], [1, 1, 1, 0, 0], average="macro"), 4)
+    0.5833
+    >>> f1(["pos", "neg"], ["pos", "neg"], positive="pos")
+    1.0
     """
-    scores = precision_recall(predictions, references)
+    rows = precision_recall(predictions, references)
     if average == "binary":
-        others = [label for label in scores if label != positive]
-        if len(others) > 1 or positive not in scores:
-            if len(others) < 2 and positive == 1 and isinstance(others[0], int):
-                return 0.0  # only the label 0 occurs: nothing positive to find
-            raise ValueError(
-                f"f1 with average='binary' wants two labels, one of them {positive!r}, not "
-                f"{list(scores)}; name the label with positive= or choose another average"
-            )
-        return scores[positive]["f1"]
+        return _binary_f1(rows, positive)
     if average == "micro":
         return accuracy(predictions, references)
     if average == "macro":
-        return sum(row["f1"] for row in scores.values()) / len(scores)
+        return sum(row["f1"] for row in rows.values()) / len(rows)
     if average == "weighted":
-        return sum(row["f1"] * row["support"] for row in scores.values()) / len(references)
+        total = sum(row["support"] for row in rows.values())
+        return sum(row["f1"] * row["support"] for row in rows.values()) / total
     raise ValueError(f"average is {average!r}; it must be binary, macro, micro or weighted")
+
+
+def _binary_f1(rows: dict[Any, dict[str, Any]], positive: Hashable) -> float:
+    labels = list(rows)
+    if len(labels) > 2:
+        raise ValueError(
+            f"there are {len(labels)} labels ({labels[0]!r}, {labels[1]!r}, ...), but "
+            "average='binary' is for two; choose average='macro', 'micro' or 'weighted'"
+        )
+    if positive in rows:
+        return rows[positive]["f1"]
+    if len(labels) == 2:
+        raise ValueError(
+            f"the labels are {labels[0]!r} and {labels[1]!r}, and neither is the positive label "
+            f"{positive!r}; say which one is with positive="
+        )
+    return 0.0  # nothing to find and nothing found
 
 
 def matthews_correlation(predictions: Labels, references: Labels) -> float:
     """Correlation of predicted and true labels, from -1 to 1; 0 where one side never varies.
 
-    For any number of labels (Gorodkin 2004): with c texts right of s, p_k predicted and t_k true
-    of label k, (c s - sum p_k t_k) / sqrt((s² - sum p_k²) (s² - sum t_k²)).
+    For any number of labels (Gorodkin 2004): with c of s texts right, and label k predicted p_k
+    and true t_k times,
 
-    >>> round(matthews_correlation([1, 1, 0, 1, 0], [1, 1, 1, 0, 0]), 3)
-    0.167
+        (c s - sum p_k t_k) / sqrt((s² - sum p_k²) (s² - sum t_k²))
+
+    Above: (3 * 5 - (3 * 3 + 2 * 2)) / sqrt((25 - 13) * (25 - 13)) = 2 / 12.
+
+    >>> round(matthews_correlation([1, 1, 0, 1, 0], [1, 1, 1, 0, 0]), 4)
+    0.1667
     """
-    labels, matrix = count_pairs(predictions, references)
-    s = len(references)
-    c = sum(matrix[i][i] for i in range(len(labels)))
-    true = [sum(row) for row in matrix]
-    predicted = [sum(column) for column in zip(*matrix, strict=True)]
-    together = c * s - sum(p * t for p, t in zip(predicted, true, strict=True))
-    spread = (s * s - sum(p * p for p in predicted)) * (s * s - sum(t * t for t in true))
-    return together / math.sqrt(spread) if spread else 0.0
+    pairs = _count(predictions, references)
+    s = pairs.total()
+    c = sum(n for (p, r), n in pairs.items() if p == r)
+    predicted, true = _totals(pairs)
+    together = c * s - sum(n * true[label] for label, n in predicted.items())
+    spread_p = s * s - sum(n * n for n in predicted.values())
+    spread_t = s * s - sum(n * n for n in true.values())
+    return together / math.sqrt(spread_p * spread_t) if spread_p and spread_t else 0.0
 
 
 def confusion_matrix(
     predictions: Labels, references: Labels, labels: Labels | None = None
-) -> dict[str, Any]:
+) -> dict[str, list]:
     """How often each label was taken for each: rows are the true labels, columns the predicted.
+
+    labels: the order of rows and columns, with all labels that occur; sorted if not given.
 
     >>> confusion_matrix([1, 1, 0, 1, 0], [1, 1, 1, 0, 0])
     {'labels': [0, 1], 'matrix': [[1, 1], [1, 2]]}
     """
-    names, matrix = count_pairs(predictions, references, labels)
-    return {"labels": names, "matrix": matrix}
+    pairs = _count(predictions, references)
+    occurring = _sorted_labels(pairs)
+    names = occurring if labels is None else _as_list(labels)
+    if strangers := [label for label in occurring if label not in names]:
+        raise ValueError(f"the label {strangers[0]!r} is not one of labels={names}; add it")
+    return {"labels": names, "matrix": [[pairs[p, r] for p in names] for r in names]}
 
 
-def precision_recall(predictions: Labels, references: Labels) -> dict[Hashable, dict[str, Any]]:
-    """Precision, recall, F1 and support (how often it is true) of each label.
+def precision_recall(predictions: Labels, references: Labels) -> dict[Any, dict[str, Any]]:
+    """Precision, recall, F1 and support (how often it is true) of each label that occurs.
 
     >>> precision_recall(["a", "b"], ["a", "a"])["a"]
     {'precision': 1.0, 'recall': 0.5, 'f1': 0.6666666666666666, 'support': 2}
     """
-    labels, matrix = count_pairs(predictions, references)
-    scores = {}
-    for i, label in enumerate(labels):
-        hits = matrix[i][i]
-        predicted, true = sum(row[i] for row in matrix), sum(matrix[i])
-        scores[label] = {
-            "precision": hits / predicted if predicted else 0.0,
-            "recall": hits / true if true else 0.0,
-            "f1": 2 * hits / (predicted + true),  # a label that is listed occurs on one side
-            "support": true,
+    pairs = _count(predictions, references)
+    predicted, true = _totals(pairs)
+    return {
+        label: {
+            "precision": pairs[label, label] / predicted[label] if predicted[label] else 0.0,
+            "recall": pairs[label, label] / true[label] if true[label] else 0.0,
+            "f1": 2 * pairs[label, label] / (predicted[label] + true[label]),
+            "support": true[label],
         }
-    return scores
+        for label in _sorted_labels(pairs)
+    }
 
 
-def count_pairs(
-    predictions: Labels, references: Labels, labels: Labels | None = None
-) -> tuple[list[Any], list[list[int]]]:
-    """The labels in order, and for each true label how often each label was predicted."""
-    check(predictions, references)
-    occurring = set(predictions) | set(references)
-    names = sorted(occurring) if labels is None else list(labels)
-    if strangers := occurring - set(names):
-        raise ValueError(f"the label {min(strangers)!r} is not one of {names}")
-    place = {label: i for i, label in enumerate(names)}
-    matrix = [[0] * len(names) for _ in names]
-    for predicted, true in zip(predictions, references, strict=True):
-        matrix[place[true]][place[predicted]] += 1
-    return names, matrix
+def _count(predictions: Labels, references: Labels) -> Counter[tuple[Any, Any]]:
+    """(predicted, true) -> how often."""
+    predicted, true = _as_list(predictions), _as_list(references)
+    if len(predicted) != len(true):
+        raise ValueError(f"{len(predicted)} predictions for {len(true)} references; give as many")
+    if not true:
+        raise ValueError("there are no labels to score; give at least one")
+    try:
+        pairs = Counter(zip(predicted, true, strict=True))
+    except TypeError:
+        raise ValueError("give one label, an integer or a string, for each text") from None
+    _sorted_labels(pairs)
+    return pairs
 
 
-def check(predictions: Labels, references: Labels) -> None:
-    if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
-    if not len(references):
-        raise ValueError("there is nothing to score")
+def _as_list(labels: Labels) -> list[Any]:
+    """Plain values: items of an array or a tensor would not be found in a dict, or not by JSON."""
+    return labels.tolist() if hasattr(labels, "tolist") else list(labels)
+
+
+def _sorted_labels(pairs: Counter[tuple[Any, Any]]) -> list[Any]:
+    """Every label that occurs; those that cannot be labels, or not together, are refused."""
+    labels = {label for pair in pairs for label in pair}
+    for label in labels:
+        if isinstance(label, float) and not label.is_integer():
+            raise ValueError(f"{label} is no label but a number; give integers or strings")
+    if len({isinstance(label, str) for label in labels}) == 2:
+        text = min(label for label in labels if isinstance(label, str))
+        other = min(label for label in labels if not isinstance(label, str))
+        raise ValueError(f"strings and numbers are mixed ({text!r}, {other!r}); convert one side")
+    return sorted(labels)
+
+
+def _totals(pairs: Counter[tuple[Any, Any]]) -> tuple[Counter[Any], Counter[Any]]:
+    """How often each label was predicted, and how often it is true."""
+    predicted: Counter[Any] = Counter()
+    true: Counter[Any] = Counter()
+    for (p, r), n in pairs.items():
+        predicted[p] += n
+        true[r] += n
+    return predicted, true
