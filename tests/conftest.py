@@ -24,7 +24,8 @@ def _same_random_numbers():
 def vocab() -> list[str]:
     letters = "abcdefghijklmnopqrstuvwxyz"
     pieces = [*letters, *(f"##{letter}" for letter in letters)]
-    return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS.split(), *pieces]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    return list(dict.fromkeys([*special, *WORDS.split(), *pieces]))
 
 
 @pytest.fixture

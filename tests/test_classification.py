@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from minift.data.read import TextRecord
 
+from minift.data.read import TextRecord
 from minift.errors import InputError
 from minift.tasks.classification import (
     ClassificationOptions,

@@ -317,6 +317,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         with _open(path) as file:
             while data := file.readline(LONGEST_LINE + 1):
                 number += 1
+                if not data.endswith(b"\n"):
+                    file.read(1)  # nothing is left, or else a damaged gzip says so now
                 if len(data) > LONGEST_LINE:
                     raise InputError(
                         f"{at(path, number)}: has more than {LONGEST_LINE:,} bytes; give a text "

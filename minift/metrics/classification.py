@@ -154,16 +154,18 @@ def _count(predictions: Labels, references: Labels) -> Counter[tuple[Any, Any]]:
 
 
 def _as_list(labels: Labels) -> list[Any]:
-    """Plain values: items of an array or a tensor would not be found in a dict, or not by JSON."""
-    return labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    """Plain values, because two equal items of a tensor are two keys of a dict."""
+    if hasattr(labels, "tolist"):
+        return labels.tolist()
+    return [label.item() if hasattr(label, "item") else label for label in labels]
 
 
 def _sorted_labels(pairs: Counter[tuple[Any, Any]]) -> list[Any]:
     """Every label that occurs; those that cannot be labels, or not together, are refused."""
     labels = {label for pair in pairs for label in pair}
     for label in labels:
-        if isinstance(label, float) and not label.is_integer():
-            raise ValueError(f"{label} is no label but a number; give integers or strings")
+        if label is None or (isinstance(label, float) and not label.is_integer()):
+            raise ValueError(f"{label} is no label; give integers or strings")
     if len({isinstance(label, str) for label in labels}) == 2:
         text = min(label for label in labels if isinstance(label, str))
         other = min(label for label in labels if not isinstance(label, str))

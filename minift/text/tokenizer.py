@@ -3,12 +3,12 @@
 In: texts, pairs of texts, or texts already split into words.  Out: one `Encoding` for each, which
 says of every token where it comes from.  With the vocabulary of BERT:
 
-    text          Unbelievable!
-    ids           [CLS]  un      ##bel   ##ie    ##vable  !         [SEP]
-    type_ids      0      0       0       0       0        0         0
-    offsets       (0,0)  (0,2)   (2,5)   (5,7)   (7,12)   (12,13)   (0,0)    text[0:2] == "Un"
-    word_ids      None   0       0       0       0        1         None
-    sequence_ids  None   0       0       0       0        0         None
+    text          Embeddings!
+    ids           [CLS]  em     ##bed  ##ding  ##s     !        [SEP]     as numbers: 101, 7861, ...
+    type_ids      0      0      0      0       0       0        0
+    offsets       (0,0)  (0,2)  (2,5)  (5,9)   (9,10)  (10,11)  (0,0)     text[0:2] == "Em"
+    word_ids      None   0      0      0       0       1        None
+    sequence_ids  None   0      0      0       0       0        None
 
 A pair reads [CLS] first [SEP] second [SEP]; the second text and its [SEP] have type 1.
 
@@ -34,7 +34,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from minift import hub
-from minift.errors import InputError, at
+from minift.errors import InputError
 from minift.files import read_json, write_json, write_text
 from minift.text.windows import shares
 
@@ -54,8 +54,12 @@ BERT_SETTINGS = {
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
-# Keys of tokenizer_config.json that speak of another machine, or of code: not written again.
-FOREIGN_KEYS = {"name_or_path", "tokenizer_file", "special_tokens_map_file", "auto_map"}
+# Keys of tokenizer_config.json that are not written again: they speak of another machine or of code
+# to run, or say what tokenizer.json says.
+DROPPED_KEYS = {
+    *("name_or_path", "tokenizer_file", "special_tokens_map_file", "auto_map"),
+    "added_tokens_decoder",
+}
 
 
 @dataclass(frozen=True)
@@ -111,11 +115,10 @@ class Tokenizer:
         """
         folder = hub.resolve(source)
         config = _read_config(folder)
-        if (folder / "tokenizer.json").exists():
-            backend = _read_tokenizer_json(folder / "tokenizer.json", config)
-        elif (folder / "vocab.txt").exists():
-            config = {**BERT_TOKENS, **config}
-            backend = _build_bert(folder, config)
+        if (path := folder / "tokenizer.json").exists():
+            backend = _read_tokenizer_json(path, config)
+        elif (path := folder / "vocab.txt").exists():
+            backend = _build_bert(path, config)
         else:
             raise InputError(
                 f"{folder}: holds neither tokenizer.json nor vocab.txt; copy the tokenizer's files "
@@ -123,7 +126,9 @@ class Tokenizer:
             )
         if isinstance(backend.model, models.WordPiece):
             config = {**BERT_TOKENS, **config}
-        _check_special_tokens(folder, backend, config)
+            if backend.post_processor is None:
+                backend.post_processor = _bert_template(path, backend, config)
+        _token_id(path, backend, config, "pad_token")  # batches cannot do without
         limits = [limit for limit in (max_length, _stored_limit(folder, config)) if limit]
         return cls(backend, config, min(limits, default=None))
 
@@ -152,11 +157,11 @@ class Tokenizer:
         """
         if pairs is not None and len(pairs) != len(texts):
             raise ValueError(f"{len(texts)} texts but {len(pairs)} pairs; give one for each text")
-        limit = (max_length or self.max_length) if truncation else None
+        limit = self.max_length if max_length is None else max_length
         special = self.num_special(pair=pairs is not None)
-        if max_length is not None and max_length < special:
-            raise ValueError(f"max_length is {max_length}; the special tokens alone take {special}")
-        room = None if limit is None else limit - special
+        if limit is not None and limit < special:
+            raise ValueError(f"max_length is {limit}, but the special tokens alone are {special}")
+        room = limit - special if truncation and limit is not None else None
         firsts = self.tokens(texts, is_split_into_words=is_split_into_words)
         if pairs is None:
             return [self._join(first, None, room) for first in firsts]
@@ -289,7 +294,11 @@ class Tokenizer:
         The reference builds BERT's tokenizer from the settings in tokenizer_config.json, whatever
         tokenizer.json says; so they are written out, even where they are the defaults.
         """
-        kept = {key: value for key, value in self._config.items() if key not in FOREIGN_KEYS}
+        kept = {
+            key: _content(value) if key.endswith("_token") else value
+            for key, value in self._config.items()
+            if key not in DROPPED_KEYS
+        }
         settings = {}
         if isinstance(self._backend.normalizer, normalizers.BertNormalizer):
             settings = {
@@ -338,6 +347,20 @@ def _content(token: str | dict[str, Any]) -> str:
     return token["content"] if isinstance(token, dict) else token
 
 
+def _token_id(
+    path: Path, backend: tokenizers.Tokenizer, config: dict[str, Any], name: str
+) -> tuple[str, int]:
+    """A special token that is needed, and its id."""
+    token = config.get(name)
+    token_id = None if token is None else backend.token_to_id(_content(token))
+    if token is None or token_id is None:
+        raise InputError(
+            f"{path}: its {name} is {token!r}, which is not in the vocabulary; restore the file, "
+            "or name another token in tokenizer_config.json"
+        )
+    return _content(token), token_id
+
+
 def _read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty if there is no such file."""
     value = read_json(path) if path.exists() else {}
@@ -352,28 +375,25 @@ def _read_config(folder: Path) -> dict[str, Any]:
     config = _read_object(path)
     if "added_tokens_decoder" not in config:
         config = {**config, **_read_object(folder / "special_tokens_map.json")}
-    for name, token in config.items():
-        if name not in (*BERT_TOKENS, "eos_token", "bos_token") or token is None:
-            continue
-        content = token.get("content") if isinstance(token, dict) else token
-        if not isinstance(content, str) or not content:
-            raise InputError(f"{path}: {name} is {token!r}; give the token as a string")
-    for name in BERT_SETTINGS:
-        if config.get(name) not in (None, True, False):
-            raise InputError(f"{path}: {name} is {config[name]!r}; give true or false")
-    return {name: value for name, value in config.items() if value is not None}
+    unset = {name for name, value in config.items() if value is None} - {"strip_accents"}
+    config = {name: value for name, value in config.items() if name not in unset}
+    for name, value in config.items():
+        content = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and not isinstance(value, bool) and not isinstance(content, str):
+            raise InputError(f"{path}: {name} is {value!r}; give the token as a string")
+        if name in BERT_SETTINGS and not isinstance(value, bool | None):
+            raise InputError(f"{path}: {name} is {value!r}; give true or false")
+    return config
 
 
 def _stored_limit(folder: Path, config: dict[str, Any]) -> int | None:
-    limit = config.get("model_max_length")
-    if limit is None:
-        return None
-    if isinstance(limit, bool) or not isinstance(limit, int | float) or limit < 1:
+    limit = config.get("model_max_length", NO_LIMIT)
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 1:
         raise InputError(
             f"{folder / 'tokenizer_config.json'}: model_max_length is {limit!r}; give a number of "
             "tokens, or remove it"
         )
-    return int(limit) if limit <= NO_LIMIT else None
+    return int(limit) if limit < NO_LIMIT else None
 
 
 def _read_tokenizer_json(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
@@ -384,53 +404,59 @@ def _read_tokenizer_json(path: Path, config: dict[str, Any]) -> tokenizers.Token
     try:
         backend = tokenizers.Tokenizer.from_buffer(path.read_bytes())
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the file") from None
     except Exception as error:  # the library raises ValueError or bare Exception
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: not a tokenizer ({reason}); restore the file") from None
+        raise InputError(f"{path}: not a tokenizer ({_line(error)}); restore the file") from None
     if isinstance(backend.normalizer, normalizers.BertNormalizer):
         fields = json.loads(backend.normalizer.__getstate__())
         del fields["type"]
-        fields.update({f: config[key] for key, f in BERT_SETTINGS.items() if key in config})
+        fields |= {field: config[key] for key, field in BERT_SETTINGS.items() if key in config}
         backend.normalizer = normalizers.BertNormalizer(**fields)
     return backend
 
 
-def _build_bert(folder: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
+def _build_bert(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
     """BERT's pipeline around a vocab.txt: one token a line, the line's number its id.
 
-    clean, lower-case, strip accents -> words and punctuation -> longest pieces first; a word of
+    Clean, lower-case, strip accents -> words and punctuation -> longest pieces first; a word of
     more than 100 characters is [UNK].
     """
-    path = folder / "vocab.txt"
-    names = {name: _content(config[name]) for name in BERT_TOKENS}
+    config = {**BERT_TOKENS, "strip_accents": None, **config}
     try:
-        model = models.WordPiece.from_file(str(path), unk_token=names["unk_token"])
+        model = models.WordPiece.from_file(str(path), unk_token=_content(config["unk_token"]))
     except Exception as error:  # the library raises bare Exception
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: not a vocabulary in UTF-8 ({reason}); restore it") from None
+        raise InputError(
+            f"{path}: not a vocabulary in UTF-8 ({_line(error)}); restore the file"
+        ) from None
     backend = tokenizers.Tokenizer(model)
-    for name in ("unk_token", "cls_token", "sep_token", "pad_token"):
-        if backend.token_to_id(names[name]) is None:
-            raise InputError(
-                f"{path}: has no line {names[name]!r}, the {name}; restore the file, or name "
-                "another token in tokenizer_config.json"
-            )
+    _token_id(path, backend, config, "unk_token")
     backend.normalizer = normalizers.BertNormalizer(
         lowercase=config.get("do_lower_case", True),
-        strip_accents=config.get("strip_accents"),
+        strip_accents=config["strip_accents"],
         handle_chinese_chars=config.get("tokenize_chinese_chars", True),
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
-    cls_token, sep_token = names["cls_token"], names["sep_token"]
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{cls_token}:0 $A:0 {sep_token}:0",
-        pair=f"{cls_token}:0 $A:0 {sep_token}:0 $B:1 {sep_token}:1",
-        special_tokens=[(token, backend.token_to_id(token)) for token in (cls_token, sep_token)],
-    )
-    _add_tokens(folder, backend, config)
+    backend.post_processor = _bert_template(path, backend, config)
+    _token_id(path, backend, config, "pad_token")
+    try:
+        _add_tokens(path.parent, backend, config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path.parent}: the added tokens in tokenizer_config.json or added_tokens.json are "
+            f"damaged ({_line(error)}); restore these files"
+        ) from None
     return backend
+
+
+def _bert_template(
+    path: Path, backend: tokenizers.Tokenizer, config: dict[str, Any]
+) -> processors.TemplateProcessing:
+    """[CLS] first [SEP] second [SEP], with types 0 0 0 1 1."""
+    start, end = (_token_id(path, backend, config, name) for name in ("cls_token", "sep_token"))
+    single = [f"{start[0]}:0", "$A:0", f"{end[0]}:0"]
+    pair = [*single, "$B:1", f"{end[0]}:1"]
+    return processors.TemplateProcessing(single=single, pair=pair, special_tokens=[start, end])
 
 
 def _add_tokens(folder: Path, backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
@@ -440,37 +466,29 @@ def _add_tokens(folder: Path, backend: tokenizers.Tokenizer, config: dict[str, A
     behind those of the vocabulary.
     """
     special = [config[name] for name in BERT_TOKENS]
+    if backend.token_to_id(_content(config["mask_token"])) is None:
+        special.remove(config["mask_token"])  # nothing to mask, and no row in the embedding
     for key in ("additional_special_tokens", "extra_special_tokens"):
-        special += config[key] if isinstance(config.get(key), list) else []
-    names = {_content(token) for token in special}
+        special += config.get(key, [])
     added = [(i, token) for token, i in _read_object(folder / "added_tokens.json").items()]
     added += [(int(i), token) for i, token in config.get("added_tokens_decoder", {}).items()]
     added.sort(key=lambda entry: entry[0])
+    names = {_content(token) for token in special}
     for token in [*(token for _, token in added), *special]:
-        name = _content(token)
-        if backend.token_to_id(name) is None and name == _content(config["mask_token"]):
-            continue  # a vocabulary without it: nothing to mask, and no row in the embedding
-        settings = {**token, "special": True} if isinstance(token, dict) else {"content": name}
+        settings = dict(token) if isinstance(token, dict) else {"content": token}
         settings.pop("__type", None)
-        if name in names:
+        if settings["content"] in names:
             backend.add_special_tokens([AddedToken(**{**settings, "special": True})])
         else:
             backend.add_tokens([AddedToken(**settings)])
     for i, token in added:
-        if backend.token_to_id(_content(token)) != i:
+        if (found := backend.token_to_id(_content(token))) != i:
             raise InputError(
-                f"{folder}: the added token {_content(token)!r} should have id {i}, but it gets "
-                f"{backend.token_to_id(_content(token))}; restore vocab.txt"
+                f"{folder}: the added token {_content(token)!r} gets the id {found}, but "
+                f"should have {i}; restore vocab.txt"
             )
 
 
-def _check_special_tokens(
-    folder: Path, backend: tokenizers.Tokenizer, config: dict[str, Any]
-) -> None:
-    """Batches need padding, so a tokenizer without a token for it is of no use."""
-    pad_token = config.get("pad_token")
-    if pad_token is None or backend.token_to_id(_content(pad_token)) is None:
-        raise InputError(
-            f"{folder}: its pad_token is {pad_token!r}, which is no token of its vocabulary; name "
-            "one in tokenizer_config.json"
-        )
+def _line(error: Exception) -> str:
+    """What the library says, as one line that is not too long."""
+    return " ".join(str(error).split())[:200]
