@@ -410,6 +410,7 @@ def test_the_environment_of_huggingface_hub_is_respected(server, tmp_path):
         "HF_HOME": str(tmp_path / "home"),
         "HF_TOKEN": "secret",
         "PYTHONPATH": str(Path(hub.__file__).parent.parent),
+        "HF_HUB_OFFLINE": "0",
     }
     program = "from minift import hub; print(hub.resolve('o/private'))"
     for mode in ("0", "1"):
@@ -568,6 +569,7 @@ def test_script(server, tmp_path):
         "HF_ENDPOINT": server.url,
         "HF_HOME": str(tmp_path / "home"),
         "PYTHONPATH": str(Path(hub.__file__).parent.parent),
+        "HF_HUB_OFFLINE": "0",
     }
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
