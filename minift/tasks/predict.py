@@ -28,7 +28,7 @@ def predict_lines(
     """One line of text, or of JSON, for each input, in the order of the inputs.
 
     lines: texts, or a file in one of the formats of the task's training data, labels not needed.
-    Nothing but the inputs of the current thousand is held in memory.
+    Lines are taken, predicted and given back a thousand at a time.
     """
     task, model = TASKS[task_of(folder)].from_pretrained(folder)
     model.to(device)

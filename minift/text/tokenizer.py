@@ -23,7 +23,6 @@ in the reference.  WordPiece: Schuster and Nakajima 2012; in BERT: Devlin et al.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,29 +30,15 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import normalizers
 
 from minift import hub
 from minift.errors import InputError
-from minift.files import read_json, write_json, write_text
+from minift.files import write_json, write_text
+from minift.text.pipeline import BERT_SETTINGS, content, read_pipeline, stored_limit
 from minift.text.windows import shares
 
 CHUNK = 1024  # texts that Rust works on at once: parallel, yet its bulky results are soon released
-NO_LIMIT = 10**9  # a model_max_length above this (1e30 is common) means that there is none
-
-BERT_TOKENS = {
-    "unk_token": "[UNK]",
-    "sep_token": "[SEP]",
-    "pad_token": "[PAD]",
-    "cls_token": "[CLS]",
-    "mask_token": "[MASK]",
-}
-# A setting of tokenizer_config.json -> the field of the normalizer that it means.
-BERT_SETTINGS = {
-    "do_lower_case": "lowercase",
-    "strip_accents": "strip_accents",
-    "tokenize_chinese_chars": "handle_chinese_chars",
-}
 # Keys of tokenizer_config.json that are not written again: they speak of another machine or of code
 # to run, or say what tokenizer.json says.
 DROPPED_KEYS = {
@@ -114,22 +99,8 @@ class Tokenizer:
         own limit; the smaller of it and the tokenizer's counts.
         """
         folder = hub.resolve(source)
-        config = _read_config(folder)
-        if (path := folder / "tokenizer.json").exists():
-            backend = _read_tokenizer_json(path, config)
-        elif (path := folder / "vocab.txt").exists():
-            backend = _build_bert(path, config)
-        else:
-            raise InputError(
-                f"{folder}: holds neither tokenizer.json nor vocab.txt; copy the tokenizer's files "
-                "there, or save it as tokenizer.json with the library that it comes from"
-            )
-        if isinstance(backend.model, models.WordPiece):
-            config = {**BERT_TOKENS, **config}
-            if backend.post_processor is None:
-                backend.post_processor = _bert_template(path, backend, config)
-        _token_id(path, backend, config, "pad_token")  # batches cannot do without
-        limits = [limit for limit in (max_length, _stored_limit(folder, config)) if limit]
+        backend, config = read_pipeline(folder)
+        limits = [limit for limit in (max_length, stored_limit(folder, config)) if limit]
         return cls(backend, config, min(limits, default=None))
 
     # ---- text -> tokens ------------------------------------------------------------------------
@@ -256,7 +227,7 @@ class Tokenizer:
 
     @property
     def pad_token(self) -> str:
-        return _content(self._config["pad_token"])
+        return content(self._config["pad_token"])
 
     @property
     def pad_token_id(self) -> int:
@@ -284,7 +255,7 @@ class Tokenizer:
 
     def _special_id(self, name: str) -> int | None:
         token = self._config.get(name)
-        return None if token is None else self._backend.token_to_id(_content(token))
+        return None if token is None else self._backend.token_to_id(content(token))
 
     # ---- to disk -------------------------------------------------------------------------------
 
@@ -295,7 +266,7 @@ class Tokenizer:
         tokenizer.json says; so they are written out, even where they are the defaults.
         """
         kept = {
-            key: _content(value) if key.endswith("_token") else value
+            key: content(value) if key.endswith("_token") else value
             for key, value in self._config.items()
             if key not in DROPPED_KEYS
         }
@@ -340,155 +311,3 @@ def _check_text(text: Any, index: int, words: bool) -> None:
                 f"text {index}: its character {error.start} is half of a surrogate pair "
                 f"(U+{ord(part[error.start]):04X}), which is not text; remove it"
             ) from None
-
-
-def _content(token: str | dict[str, Any]) -> str:
-    """A special token's name, which may be stored together with its settings."""
-    return token["content"] if isinstance(token, dict) else token
-
-
-def _token_id(
-    path: Path, backend: tokenizers.Tokenizer, config: dict[str, Any], name: str
-) -> tuple[str, int]:
-    """A special token that is needed, and its id."""
-    token = config.get(name)
-    token_id = None if token is None else backend.token_to_id(_content(token))
-    if token is None or token_id is None:
-        raise InputError(
-            f"{path}: its {name} is {token!r}, which is not in the vocabulary; restore the file, "
-            "or name another token in tokenizer_config.json"
-        )
-    return _content(token), token_id
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty if there is no such file."""
-    value = read_json(path) if path.exists() else {}
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: holds {type(value).__name__}, not an object; restore the file")
-    return value
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json, with the special tokens that older checkpoints store beside it."""
-    path = folder / "tokenizer_config.json"
-    config = _read_object(path)
-    if "added_tokens_decoder" not in config:
-        config = {**config, **_read_object(folder / "special_tokens_map.json")}
-    unset = {name for name, value in config.items() if value is None} - {"strip_accents"}
-    config = {name: value for name, value in config.items() if name not in unset}
-    for name, value in config.items():
-        content = value.get("content") if isinstance(value, dict) else value
-        if name.endswith("_token") and not isinstance(value, bool) and not isinstance(content, str):
-            raise InputError(f"{path}: {name} is {value!r}; give the token as a string")
-        if name in BERT_SETTINGS and not isinstance(value, bool | None):
-            raise InputError(f"{path}: {name} is {value!r}; give true or false")
-    return config
-
-
-def _stored_limit(folder: Path, config: dict[str, Any]) -> int | None:
-    limit = config.get("model_max_length", NO_LIMIT)
-    if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 1:
-        raise InputError(
-            f"{folder / 'tokenizer_config.json'}: model_max_length is {limit!r}; give a number of "
-            "tokens, or remove it"
-        )
-    return int(limit) if limit < NO_LIMIT else None
-
-
-def _read_tokenizer_json(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
-    """The pipeline in a tokenizer.json.
-
-    As in the reference, BERT's settings in tokenizer_config.json win over those in the file.
-    """
-    try:
-        backend = tokenizers.Tokenizer.from_buffer(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the file") from None
-    except Exception as error:  # the library raises ValueError or bare Exception
-        raise InputError(f"{path}: not a tokenizer ({_line(error)}); restore the file") from None
-    if isinstance(backend.normalizer, normalizers.BertNormalizer):
-        fields = json.loads(backend.normalizer.__getstate__())
-        del fields["type"]
-        fields |= {field: config[key] for key, field in BERT_SETTINGS.items() if key in config}
-        backend.normalizer = normalizers.BertNormalizer(**fields)
-    return backend
-
-
-def _build_bert(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
-    """BERT's pipeline around a vocab.txt: one token a line, the line's number its id.
-
-    Clean, lower-case, strip accents -> words and punctuation -> longest pieces first; a word of
-    more than 100 characters is [UNK].
-    """
-    config = {**BERT_TOKENS, "strip_accents": None, **config}
-    try:
-        model = models.WordPiece.from_file(str(path), unk_token=_content(config["unk_token"]))
-    except Exception as error:  # the library raises bare Exception
-        raise InputError(
-            f"{path}: not a vocabulary in UTF-8 ({_line(error)}); restore the file"
-        ) from None
-    backend = tokenizers.Tokenizer(model)
-    _token_id(path, backend, config, "unk_token")
-    backend.normalizer = normalizers.BertNormalizer(
-        lowercase=config.get("do_lower_case", True),
-        strip_accents=config["strip_accents"],
-        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
-    )
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece(prefix="##")
-    backend.post_processor = _bert_template(path, backend, config)
-    _token_id(path, backend, config, "pad_token")
-    try:
-        _add_tokens(path.parent, backend, config)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path.parent}: the added tokens in tokenizer_config.json or added_tokens.json are "
-            f"damaged ({_line(error)}); restore these files"
-        ) from None
-    return backend
-
-
-def _bert_template(
-    path: Path, backend: tokenizers.Tokenizer, config: dict[str, Any]
-) -> processors.TemplateProcessing:
-    """[CLS] first [SEP] second [SEP], with types 0 0 0 1 1."""
-    start, end = (_token_id(path, backend, config, name) for name in ("cls_token", "sep_token"))
-    single = [f"{start[0]}:0", "$A:0", f"{end[0]}:0"]
-    pair = [*single, "$B:1", f"{end[0]}:1"]
-    return processors.TemplateProcessing(single=single, pair=pair, special_tokens=[start, end])
-
-
-def _add_tokens(folder: Path, backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
-    """Tell the pipeline which tokens are never split: special ones, and those that users added.
-
-    Added ones (in tokenizer_config.json, or in added_tokens.json of older checkpoints) have ids
-    behind those of the vocabulary.
-    """
-    special = [config[name] for name in BERT_TOKENS]
-    if backend.token_to_id(_content(config["mask_token"])) is None:
-        special.remove(config["mask_token"])  # nothing to mask, and no row in the embedding
-    for key in ("additional_special_tokens", "extra_special_tokens"):
-        special += config.get(key, [])
-    added = [(i, token) for token, i in _read_object(folder / "added_tokens.json").items()]
-    added += [(int(i), token) for i, token in config.get("added_tokens_decoder", {}).items()]
-    added.sort(key=lambda entry: entry[0])
-    names = {_content(token) for token in special}
-    for token in [*(token for _, token in added), *special]:
-        settings = dict(token) if isinstance(token, dict) else {"content": token}
-        settings.pop("__type", None)
-        if settings["content"] in names:
-            backend.add_special_tokens([AddedToken(**{**settings, "special": True})])
-        else:
-            backend.add_tokens([AddedToken(**settings)])
-    for i, token in added:
-        if (found := backend.token_to_id(_content(token))) != i:
-            raise InputError(
-                f"{folder}: the added token {_content(token)!r} gets the id {found}, but "
-                f"should have {i}; restore vocab.txt"
-            )
-
-
-def _line(error: Exception) -> str:
-    """What the library says, as one line that is not too long."""
-    return " ".join(str(error).split())[:200]

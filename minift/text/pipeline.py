@@ -1,0 +1,211 @@
+"""A tokenizer's files -> the pipeline of the library `tokenizers` that they describe.
+
+tokenizer.json                            the whole pipeline
+vocab.txt                                 BERT's: one token a line, the line's number its id
+tokenizer_config.json                     settings, which win over those in tokenizer.json
+special_tokens_map.json added_tokens.json what older checkpoints store beside it
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+
+from minift.errors import InputError
+from minift.files import read_json
+
+NO_LIMIT = 10**9  # a model_max_length above this (1e30 is common) means that there is none
+
+BERT_TOKENS = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
+# A setting of tokenizer_config.json -> the field of the normalizer that it means.
+BERT_SETTINGS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+
+
+def read_pipeline(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    """The pipeline in a folder, and its settings with nothing left to guess.
+
+    Reads tokenizer.json, or else builds BERT's from vocab.txt.  `InputError` if there is neither,
+    if a file is damaged, or if a special token that batches cannot do without is missing.
+    """
+    config = read_config(folder)
+    if (path := folder / "tokenizer.json").exists():
+        backend = _read_tokenizer_json(path, config)
+    elif (path := folder / "vocab.txt").exists():
+        backend = _build_bert(path, config)
+    else:
+        raise InputError(
+            f"{folder}: holds neither tokenizer.json nor vocab.txt; copy the tokenizer's files "
+            "there, or save it as tokenizer.json with the library that it comes from"
+        )
+    if isinstance(backend.model, models.WordPiece):
+        config = {**BERT_TOKENS, **config}
+        if backend.post_processor is None:
+            backend.post_processor = _bert_template(path, backend, config)
+    token_id(path, backend, config, "pad_token")  # batches cannot do without
+    return backend, config
+
+
+def content(token: str | dict[str, Any]) -> str:
+    """A special token's name, which may be stored together with its settings."""
+    return token["content"] if isinstance(token, dict) else token
+
+
+def token_id(
+    path: Path, backend: tokenizers.Tokenizer, config: dict[str, Any], name: str
+) -> tuple[str, int]:
+    """A special token that is needed, and its id."""
+    token = config.get(name)
+    number = None if token is None else backend.token_to_id(content(token))
+    if token is None or number is None:
+        raise InputError(
+            f"{path}: its {name} is {token!r}, which is not in the vocabulary; restore the file, "
+            "or name another token in tokenizer_config.json"
+        )
+    return content(token), number
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if there is no such file."""
+    value = read_json(path) if path.exists() else {}
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds {type(value).__name__}, not an object; restore the file")
+    return value
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json, with the special tokens that older checkpoints store beside it."""
+    path = folder / "tokenizer_config.json"
+    config = read_object(path)
+    if "added_tokens_decoder" not in config:
+        config = {**config, **read_object(folder / "special_tokens_map.json")}
+    unset = {name for name, value in config.items() if value is None} - {"strip_accents"}
+    config = {name: value for name, value in config.items() if name not in unset}
+    for name, value in config.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and not isinstance(value, bool) and not isinstance(text, str):
+            raise InputError(f"{path}: {name} is {value!r}; give the token as a string")
+        if name in BERT_SETTINGS and not isinstance(value, bool | None):
+            raise InputError(f"{path}: {name} is {value!r}; give true or false")
+    return config
+
+
+def stored_limit(folder: Path, config: dict[str, Any]) -> int | None:
+    limit = config.get("model_max_length", NO_LIMIT)
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 1:
+        raise InputError(
+            f"{folder / 'tokenizer_config.json'}: model_max_length is {limit!r}; give a number of "
+            "tokens, or remove it"
+        )
+    return int(limit) if limit < NO_LIMIT else None
+
+
+def _read_tokenizer_json(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
+    """The pipeline in a tokenizer.json.
+
+    As in the reference, BERT's settings in tokenizer_config.json win over those in the file.
+    """
+    try:
+        backend = tokenizers.Tokenizer.from_buffer(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the file") from None
+    except Exception as error:  # the library raises ValueError or bare Exception
+        raise InputError(f"{path}: not a tokenizer ({_line(error)}); restore the file") from None
+    if isinstance(backend.normalizer, normalizers.BertNormalizer):
+        fields = json.loads(backend.normalizer.__getstate__())
+        del fields["type"]
+        fields |= {field: config[key] for key, field in BERT_SETTINGS.items() if key in config}
+        backend.normalizer = normalizers.BertNormalizer(**fields)
+    return backend
+
+
+def _build_bert(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
+    """BERT's pipeline around a vocab.txt: one token a line, the line's number its id.
+
+    Clean, lower-case, strip accents -> words and punctuation -> longest pieces first; a word of
+    more than 100 characters is [UNK].
+    """
+    config = {**BERT_TOKENS, "strip_accents": None, **config}
+    try:
+        model = models.WordPiece.from_file(str(path), unk_token=content(config["unk_token"]))
+    except Exception as error:  # the library raises bare Exception
+        raise InputError(
+            f"{path}: not a vocabulary in UTF-8 ({_line(error)}); restore the file"
+        ) from None
+    backend = tokenizers.Tokenizer(model)
+    token_id(path, backend, config, "unk_token")
+    backend.normalizer = normalizers.BertNormalizer(
+        lowercase=config.get("do_lower_case", True),
+        strip_accents=config["strip_accents"],
+        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+    )
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix="##")
+    backend.post_processor = _bert_template(path, backend, config)
+    token_id(path, backend, config, "pad_token")
+    try:
+        _add_tokens(path.parent, backend, config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path.parent}: the added tokens in tokenizer_config.json or added_tokens.json are "
+            f"damaged ({_line(error)}); restore these files"
+        ) from None
+    return backend
+
+
+def _bert_template(
+    path: Path, backend: tokenizers.Tokenizer, config: dict[str, Any]
+) -> processors.TemplateProcessing:
+    """[CLS] first [SEP] second [SEP], with types 0 0 0 1 1."""
+    start, end = (token_id(path, backend, config, name) for name in ("cls_token", "sep_token"))
+    single = [f"{start[0]}:0", "$A:0", f"{end[0]}:0"]
+    pair = [*single, "$B:1", f"{end[0]}:1"]
+    return processors.TemplateProcessing(single=single, pair=pair, special_tokens=[start, end])
+
+
+def _add_tokens(folder: Path, backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
+    """Tell the pipeline which tokens are never split: special ones, and those that users added.
+
+    Added ones (in tokenizer_config.json, or in added_tokens.json of older checkpoints) have ids
+    behind those of the vocabulary.
+    """
+    special = [config[name] for name in BERT_TOKENS]
+    if backend.token_to_id(content(config["mask_token"])) is None:
+        special.remove(config["mask_token"])  # nothing to mask, and no row in the embedding
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        special += config.get(key, [])
+    added = [(i, token) for token, i in read_object(folder / "added_tokens.json").items()]
+    added += [(int(i), token) for i, token in config.get("added_tokens_decoder", {}).items()]
+    added.sort(key=lambda entry: entry[0])
+    names = {content(token) for token in special}
+    for token in [*(token for _, token in added), *special]:
+        settings = dict(token) if isinstance(token, dict) else {"content": token}
+        settings.pop("__type", None)
+        if settings["content"] in names:
+            backend.add_special_tokens([AddedToken(**{**settings, "special": True})])
+        else:
+            backend.add_tokens([AddedToken(**settings)])
+    for i, token in added:
+        if (found := backend.token_to_id(content(token))) != i:
+            raise InputError(
+                f"{folder}: the added token {content(token)!r} gets the id {found}, but "
+                f"should have {i}; restore vocab.txt"
+            )
+
+
+def _line(error: Exception) -> str:
+    """What the library says, as one line that is not too long."""
+    return " ".join(str(error).split())[:200]
