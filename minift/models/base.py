@@ -178,7 +178,7 @@ class PretrainedModel(nn.Module):
         new |= model.adapt(checkpoint, head_is_new=bool(new))
         fresh = [f"{m}.{name}" for m in sorted(new) for name in model.get_submodule(m).state_dict()]
         model.report = weights.load(model, checkpoint, cls.table, fresh)
-        for name in new:
+        for name in sorted(new):  # an order that does not change from one process to the next
             model.get_submodule(name).to_empty(device="cpu").apply(model.init_weights)
         return model.eval()
 
