@@ -11,6 +11,10 @@ import torch
 # Tests never reach for the network, whatever the machine's settings are.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# Tiny models gain nothing from threads, and lose much where several processes share the cores.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = "good bad film food very not the a is was great awful slow fast dull fine ok so it ##s ##ly"
 

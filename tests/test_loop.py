@@ -212,3 +212,20 @@ def test_resuming_with_other_options_is_refused(tiny_bert, reviews, tmp_path):
     done = run_script("train_classification", *changed, check=False)
     assert done.returncode == 2
     assert "--seed" in done.stderr.splitlines()[-1]
+
+
+def test_the_reference_loads_a_run_and_predicts_the_same(tiny_bert, reviews, tmp_path, capsys):
+    transformers = pytest.importorskip("transformers", reason="loads a run in transformers")
+    folder = tmp_path / "out"
+    task, train = options(tiny_bert, reviews, folder, epochs=8)
+    run(ClassificationTask, task, train)
+    model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+        folder, output_loading_info=True
+    )
+    assert not any(report.values()), report
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    for line in read_lines(folder / "predictions.dev.jsonl"):
+        with torch.no_grad():
+            logits = model.eval()(**tokenizer(line["text"], return_tensors="pt")).logits[0]
+        probabilities = dict(zip(model.config.id2label.values(), logits.softmax(-1), strict=True))
+        assert probabilities == pytest.approx(line["probabilities"], abs=1e-5)

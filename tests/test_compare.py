@@ -1,0 +1,51 @@
+"""Comparisons: a table, a plot where it can be drawn, and no run done twice."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+from running import run_script
+
+from minift.train.report import markdown_table, mean_and_spread, scatter_plot
+
+
+@pytest.mark.slow
+def test_freezing_is_compared_for_each_pooling(tiny_bert, reviews, tmp_path):
+    folder = tmp_path / "compared"
+    flags = ["--model", tiny_bert, "--train-file", reviews["train"], "--dev-file", reviews["dev"]]
+    flags += ["--output-dir", folder, "--epochs", 1, "--seeds", 2, "--device", "cpu"]
+    done = run_script("compare_freezing", *flags)
+    table = (folder / "table.md").read_text()
+    assert table in done.stdout
+    results = json.loads((folder / "results.json").read_text())
+    names = [f"{what} {how}" for how in ("pooler", "cls", "mean") for what in ("head", "whole")]
+    assert [row["setting"] for row in results["rows"]] == names
+    assert all(len(results["points"][name]) == 2 for name in names)
+    assert "±" in table
+    assert (folder / "plot.png").exists() == (importlib.util.find_spec("matplotlib") is not None)
+
+    # Interrupted comparisons go on where they stopped.
+    (folder / "head-cls-seed2" / "metrics.json").unlink()
+    again = run_script("compare_freezing", *flags)
+    assert again.stdout.count(", seed ") == 1
+    assert "--- head cls, seed 2" in again.stdout
+
+
+def test_tables_and_spreads():
+    assert mean_and_spread([0.5]) == "0.500 ± 0.000"
+    assert mean_and_spread([0.4, 0.6]) == "0.500 ± 0.141"
+    assert markdown_table([{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]).splitlines() == [
+        "| a | b |",
+        "| --- | --- |",
+        "| 1 | x |",
+        "| 2 | y |",
+    ]
+
+
+def test_plots_are_png(tmp_path):
+    pytest.importorskip("matplotlib", reason="plots need matplotlib, which is not here")
+    path = tmp_path / "plot.png"
+    assert scatter_plot(path, {"a": [(1, 2), (3, 4)], "b": [(2, 2)]}, "x", "y", "title", True)
+    assert path.read_bytes().startswith(b"\x89PNG")
