@@ -22,8 +22,8 @@ class TrainOptions:
     output_dir: Path | None = option(None, "Where the run goes; runs/TASK-N if not given.")
     resume: bool = option(False, "Go on with the run in --output-dir from its last saved state.")
     overwrite: bool = option(False, "Replace the run that --output-dir holds.")
-    epochs: int = option(3, "Passes over the training data.")
-    batch_size: int = option(32, "Features in one forward pass.")
+    epochs: int = option(4, "Passes over the training data.")
+    batch_size: int = option(16, "Features in one forward pass.")
     accumulation: int = option(1, "Forward passes that make one step of the optimiser.")
     learning_rate: float | None = option(
         None, "Highest rate; 5e-5, or 1e-2 with --freeze-encoder, if not given."

@@ -1,0 +1,180 @@
+"""Scores for entities: a span of words with a type counts as found only if both are exactly right.
+
+Tags go in, one list for each sentence: "B-PER" begins an entity, "I-PER" continues it, "O" is
+outside.  The example that the docstrings share, two sentences:
+
+    word         Ada     Lovelace  met  Bell   Labs       Paris   sleeps
+    reference    B-PER   I-PER     O    B-ORG  I-ORG      B-LOC   O         3 entities
+    predicted    B-PER   I-PER     O    B-ORG  O          B-PER   O         3, of which 1 is right
+
+Tags that cannot follow each other are read in one of two ways.  The default is that of conlleval
+(Tjong Kim Sang and De Meulder 2003), which forgives: an I- with nothing to continue begins an
+entity, and the tags of BIOES count too.  Strict is IOB2 to the letter: only B- begins an entity,
+only I- of the same type continues it, and an I- elsewhere is as good as O.
+
+    tags         I-PER  I-PER  I-LOC  O  B-LOC  I-PER
+    default      [PER        ] [LOC]     [LOC]  [PER]
+    strict                               [LOC]
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+TagLists = Sequence[Sequence[str]]
+
+
+class Entity(NamedTuple):
+    """Words `start` to `end` (exclusive) of a sentence are one name of this type."""
+
+    type: str
+    start: int
+    end: int
+
+
+def entities(tags: Sequence[str], strict: bool = False) -> list[Entity]:
+    """The entities of one sentence, in their order.
+
+    >>> entities(["B-PER", "I-PER", "O", "I-LOC"])
+    [Entity(type='PER', start=0, end=2), Entity(type='LOC', start=3, end=4)]
+    >>> entities(["B-PER", "I-PER", "O", "I-LOC"], strict=True)
+    [Entity(type='PER', start=0, end=2)]
+
+    Raises `ValueError` for a tag that the reading does not know.
+    """
+    found: list[Entity] = []
+    before, start, kind = "O", 0, ""  # prefix of the last tag; the entity that is open, if any
+    for i, tag in enumerate([*tags, "O"]):
+        prefix, this = _parse(tag, "BIO" if strict else "BIOES")
+        goes_on = bool(kind) and prefix in "IE" and this == kind and before not in "ES"
+        if kind and not goes_on:
+            found.append(Entity(kind, start, i))
+            kind = ""
+        begins = prefix == "B" if strict else prefix != "O"
+        if not goes_on and begins:
+            start, kind = i, this
+        before = prefix
+    return found
+
+
+def _parse(tag: str, prefixes: str) -> tuple[str, str]:
+    """Split "B-PER" -> ("B", "PER"); a bare "B" has the type "_", as in seqeval."""
+    prefix, this = tag[:1], tag[1:].removeprefix("-")
+    if not prefix or prefix not in prefixes or (prefix == "O" and this):
+        raise ValueError(f"{tag!r} is not a tag; give O, or one of {', '.join(prefixes)} and a type")
+    return prefix, "O" if prefix == "O" else this or "_"
+
+
+def entity_f1(predictions: TagLists, references: TagLists, strict: bool = False) -> dict[str, Any]:
+    """Precision, recall and F1 over all entities together (micro), and of each type.
+
+    Returns precision, recall, f1; macro_f1, the mean of the types' F1; per_type: type ->
+    precision, recall, f1, support (how many there truly are).  A quotient with nothing below the
+    line counts as 0.  Equal to seqeval's figures, and with `strict` to those of its strict IOB2.
+
+    Above, one of three is right on both sides; PER is found once in two tries.
+
+    >>> predicted = [["B-PER", "I-PER", "O", "B-ORG", "O"], ["B-PER", "O"]]
+    >>> reference = [["B-PER", "I-PER", "O", "B-ORG", "I-ORG"], ["B-LOC", "O"]]
+    >>> score = entity_f1(predicted, reference)
+    >>> round(score["f1"], 4), score["per_type"]["PER"]["precision"]
+    (0.3333, 0.5)
+    """
+    hits: Counter[str] = Counter()
+    predicted: Counter[str] = Counter()
+    true: Counter[str] = Counter()
+    for guess, gold in _sentences(predictions, references):
+        ours, theirs = entities(guess, strict), entities(gold, strict)
+        hits.update(entity.type for entity in set(ours) & set(theirs))
+        predicted.update(entity.type for entity in ours)
+        true.update(entity.type for entity in theirs)
+    per_type = {
+        kind: {**_scores(hits[kind], predicted[kind], true[kind]), "support": true[kind]}
+        for kind in sorted(predicted | true)
+    }
+    scores = _scores(hits.total(), predicted.total(), true.total())
+    macro = sum(row["f1"] for row in per_type.values()) / max(1, len(per_type))
+    return {**scores, "macro_f1": macro, "per_type": per_type}
+
+
+def token_accuracy(predictions: TagLists, references: TagLists) -> float:
+    """The share of words whose tag is right; most are O, so it is high early and says little.
+
+    >>> token_accuracy([["B-PER", "O", "O"]], [["B-PER", "O", "B-LOC"]])
+    0.6666666666666666
+    """
+    pairs = [
+        pair
+        for guess, gold in _sentences(predictions, references)
+        for pair in zip(guess, gold, strict=True)
+    ]
+    return sum(a == b for a, b in pairs) / max(1, len(pairs))
+
+
+def entity_errors(predictions: TagLists, references: TagLists) -> dict[str, int]:
+    """What became of the entities, by the default reading; each is counted once on its side.
+
+    right           same words, same type
+    wrong_type      same words, another type
+    wrong_boundary  shares words with an entity of the same type
+    wrong_both      shares words with an entity, but of another type only
+    missed          true, and no predicted entity shares a word with it
+    invented        predicted, and no true entity shares a word with it
+
+    The four in the middle are counted for the true entities, so that right + wrong_type +
+    wrong_boundary + wrong_both + missed is the number of true entities.
+
+    >>> predicted = [["B-PER", "I-PER", "O", "B-ORG", "O"], ["B-PER", "O"]]
+    >>> reference = [["B-PER", "I-PER", "O", "B-ORG", "I-ORG"], ["B-LOC", "O"]]
+    >>> {name: count for name, count in entity_errors(predicted, reference).items() if count}
+    {'right': 1, 'wrong_type': 1, 'wrong_boundary': 1}
+    """
+    names = ("right", "wrong_type", "wrong_boundary", "wrong_both", "missed", "invented")
+    counts = dict.fromkeys(names, 0)
+    for guess, gold in _sentences(predictions, references):
+        ours, theirs = entities(guess), entities(gold)
+        for entity in theirs:
+            counts[_fate(entity, [e for e in ours if _overlap(e, entity)])] += 1
+        counts["invented"] += sum(not any(_overlap(e, t) for t in theirs) for e in ours)
+    return counts
+
+
+def _fate(true: Entity, others: Sequence[Entity]) -> str:
+    if true in others:
+        return "right"
+    if any((e.start, e.end) == (true.start, true.end) for e in others):
+        return "wrong_type"
+    if any(e.type == true.type for e in others):
+        return "wrong_boundary"
+    return "wrong_both" if others else "missed"
+
+
+def _overlap(a: Entity, b: Entity) -> bool:
+    return a.start < b.end and b.start < a.end
+
+
+def _scores(hits: int, predicted: int, true: int) -> dict[str, float]:
+    return {
+        "precision": hits / predicted if predicted else 0.0,
+        "recall": hits / true if true else 0.0,
+        "f1": 2 * hits / (predicted + true) if predicted + true else 0.0,
+    }
+
+
+def _sentences(
+    predictions: TagLists, references: TagLists
+) -> list[tuple[Sequence[str], Sequence[str]]]:
+    """Pairs of tag lists of equal length, or `ValueError`."""
+    if len(predictions) != len(references):
+        raise ValueError(
+            f"{len(predictions)} predictions for {len(references)} references; give as many"
+        )
+    pairs = list(zip(predictions, references, strict=True))
+    for i, (guess, gold) in enumerate(pairs):
+        if isinstance(guess, str) or isinstance(gold, str):
+            raise ValueError(f"sentence {i} is one string; give a list of tags for each sentence")
+        if len(guess) != len(gold):
+            raise ValueError(f"sentence {i} has {len(gold)} words but {len(guess)} predicted tags")
+    return pairs
