@@ -1,7 +1,19 @@
 """minift: fine-tune pretrained Transformers in plain PyTorch that can be read in an evening."""
 
 from minift import metrics
-from minift.models.bert import BertConfig, BertForSequenceClassification, BertModel
+from minift.models.bert import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
 from minift.text.tokenizer import Tokenizer
 
-__all__ = ["BertConfig", "BertForSequenceClassification", "BertModel", "Tokenizer", "metrics"]
+__all__ = [
+    "BertConfig",
+    "BertForSequenceClassification",
+    "BertForTokenClassification",
+    "BertModel",
+    "Tokenizer",
+    "metrics",
+]

@@ -1,6 +1,7 @@
 """Predict with a model that a training script saved, for arguments, a file or standard input."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -20,7 +21,10 @@ def main() -> None:
     options = parser.parse_args()
     inputs = options.file or options.texts or sys.stdin
     device = pick_device(options.device)
-    for line in predict_lines(options.model_dir, inputs, options.json, options.batch_size, device):
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    for line in predict_lines(
+        options.model_dir, inputs, options.json, colour, options.batch_size, device
+    ):
         print(line, flush=True)
 
 

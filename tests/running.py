@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import ROOT
 
 
@@ -25,6 +27,21 @@ def run_script(
     )
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def last_line_of_refusal(script: str, flags: dict[str, object], monkeypatch, capsys) -> str:
+    """Run a script here and now; it must end as the contract says of bad input."""
+    path = str(ROOT / "scripts" / f"{script}.py")
+    argv = [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
+    monkeypatch.setattr(sys, "argv", [path, *argv])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(path, run_name="__main__")
+    stderr = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "Traceback" not in stderr
+    last = stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    return last
 
 
 def read_metrics(folder: Path) -> dict:

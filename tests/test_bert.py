@@ -12,7 +12,7 @@ from parity import (
     random_batch,
 )
 
-from minift import BertForSequenceClassification, BertModel
+from minift import BertForSequenceClassification, BertForTokenClassification, BertModel
 
 transformers = pytest.importorskip("transformers", reason="compares with transformers, not here")
 
@@ -86,6 +86,32 @@ def test_classifier_and_its_gradients_equal_the_reference(tmp_path, changes, att
 
     ours.save_pretrained(tmp_path / "ours")
     again = assert_loads_in_reference(transformers.BertForSequenceClassification, tmp_path / "ours")
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
+def test_token_classifier_and_its_gradients_equal_the_reference(tmp_path, changes, attention):
+    names = {"num_labels": 5, "id2label": dict(enumerate(["O", "B-X", "I-X", "B-Y", "I-Y"]))}
+    model_class = transformers.BertForTokenClassification
+    theirs = reference(model_class, tmp_path / "theirs", **{**changes, **names})
+    ours = BertForTokenClassification.from_pretrained(
+        tmp_path / "theirs", attn_implementation=attention
+    )
+    assert ours.config.labels == tuple(names["id2label"].values())
+    ids, mask, types = random_batch(ours.config, seed=5)
+    labels = torch.randint(5, ids.shape).masked_fill(mask == 0, -100)
+    expected = theirs(ids, mask, types, labels=labels)
+    logits = ours(ids, mask, types)
+    assert_close("logits", logits[mask.bool()], expected.logits[mask.bool()])
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
+    expected.loss.backward()
+    assert_same_gradients(ours, theirs)
+
+    ours.save_pretrained(tmp_path / "ours")
+    again = assert_loads_in_reference(model_class, tmp_path / "ours")
+    assert again.config.id2label == names["id2label"]
     for name, tensor in theirs.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
 

@@ -117,7 +117,7 @@ def _text(row: Row, name: str, column: str, where: str) -> str:
         raise InputError(f"{where}: {column!r} is {_shown(value)}; it must be a string")
     if not value.strip():
         raise InputError(f"{where}: {column!r} is empty; fill it in or remove the record")
-    return _checked(value, column, where)
+    return checked(value, column, where)
 
 
 def _label(row: Row, column: str, where: str, required: bool) -> str | None:
@@ -133,7 +133,7 @@ def _label(row: Row, column: str, where: str, required: bool) -> str | None:
     label = str(value).strip()
     if not label:
         raise InputError(f"{where}: {column!r} is empty; every record needs a label")
-    return _checked(label, column, where)
+    return checked(label, column, where)
 
 
 def _missing(row: Row, column: str, where: str) -> str:
@@ -151,7 +151,7 @@ def _shown(value: Any) -> str:
     return json.dumps(value)[:60]
 
 
-def _checked(text: str, column: str, where: str) -> str:
+def checked(text: str, column: str, where: str) -> str:
     """The text, if it is one: JSON can spell half of a character, as "\\ud83d"."""
     try:
         text.encode()

@@ -63,7 +63,9 @@ def _parse(tag: str, prefixes: str) -> tuple[str, str]:
     """Split "B-PER" -> ("B", "PER"); a bare "B" has the type "_", as in seqeval."""
     prefix, this = tag[:1], tag[1:].removeprefix("-")
     if not prefix or prefix not in prefixes or (prefix == "O" and this):
-        raise ValueError(f"{tag!r} is not a tag; give O, or one of {', '.join(prefixes)} and a type")
+        raise ValueError(
+            f"{tag!r} is not a tag; give O, or one of {', '.join(prefixes)} and a type"
+        )
     return prefix, "O" if prefix == "O" else this or "_"
 
 

@@ -287,6 +287,44 @@ class BertForSequenceClassification(BertPretrained):
         return self.bert.pool(x, packing, self.config.pooling)
 
 
+class BertForTokenClassification(BertPretrained):
+    """One label for each token: (B, T) ids -> logits (B, T, C), unspecified at padding."""
+
+    head = "classifier"
+
+    def __init__(self, config: BertConfig):
+        super().__init__(config)
+        self.bert = BertModel(config)
+        self.bert.pooler = None
+        self.classifier = Head(
+            config.hidden_size, len(config.labels or (0, 1)), config.head_dropout
+        )
+        self.classifier.apply(self.init_weights)
+
+    def adapt(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
+        checkpoint.leave_aside(r"pooler\..*", "the pooler: labels of tokens do not need it")
+        return set()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> Tensor:
+        x, packing = self.bert.encode(input_ids, attention_mask, token_type_ids)
+        return packing.pad(self.classifier(x))
+
+    def features(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> Tensor:
+        """What the head sees of each token: (B, T, H)."""
+        x, packing = self.bert.encode(input_ids, attention_mask, token_type_ids)
+        return packing.pad(x)
+
+
 LAYER = "encoder.layer.{i}"
 ATTENTION = f"{LAYER}.attention"
 

@@ -1,21 +1,27 @@
 """What the training loop knows of a task: records become features, features become batches, a
 batch gives a loss, features give predictions, predictions give a score.
 
-The loop, the checkpoints and the reports see only the names in this file, so they never ask which
-task they run.
+The loop, the checkpoints and the reports see only the protocol in this file, so they never ask
+which task they run.  Below it stands what the tasks themselves share.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
+from minift import hub
+from minift.data.batch import progress, sorted_batches
+from minift.errors import InputError
 from minift.models.base import PretrainedModel
+from minift.models.registry import model_class
+from minift.text.tokenizer import Tokenizer
 
 
 def option(default: Any, sentence: str) -> Any:
@@ -42,9 +48,11 @@ class TaskOptions:
     max_length: int | None = option(
         None, "Longest input in tokens; if not given, the model's limit."
     )
+    dropout: float | None = option(None, "Dropout of the whole model instead of the checkpoint's.")
 
     def __post_init__(self) -> None:
         check_range(self, "max_length", 3)
+        check_range(self, "dropout", 0, 0.99)
         if self.train_file is None and (self.dev_file or self.test_file):
             raise ValueError("--dev-file and --test-file need a --train-file that they belong to")
 
@@ -113,8 +121,114 @@ class Task(Protocol):
     def rows(self, predictions: Sequence[Any], records: Sequence[Any]) -> list[dict]:
         """What predictions.*.jsonl says of each record: asked, gold, predicted, score."""
 
-    def lines(self, predictions: Sequence[Any], records: Sequence[Any]) -> list[str]:
-        """A line for a person on each prediction."""
+    def lines(
+        self, predictions: Sequence[Any], records: Sequence[Any], colour: bool = False
+    ) -> list[str]:
+        """A line or more for a person on each prediction; `colour`: they go to a terminal."""
 
     def save(self, model: PretrainedModel, folder: Path) -> None:
         """Write the model and everything that `from_pretrained` needs."""
+
+
+# ---- what tasks share --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Features as an encoder reads them.
+
+    ids, mask, types: (B, T).  labels: (B,) or (B, T), as the task has them; None in prediction.
+    weights: (B,) what the loss of each counts, or None.  vectors: what a frozen encoder made of
+    them, (B, H) or (B, T, H), or None.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    types: Tensor
+    labels: Tensor | None
+    real_tokens: int
+    all_tokens: int
+    weights: Tensor | None = None
+    vectors: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+
+def load_start(
+    options: TaskOptions, task: str, labels: tuple[str, ...], **changes: Any
+) -> tuple[PretrainedModel, Tokenizer, int]:
+    """Model, tokenizer and longest input that a run starts from; `InputError` if they do not fit.
+
+    A checkpoint fine-tuned on the same labels keeps its head, and its order of them; any other gets
+    a new head.  changes: fields of the model's config.
+    """
+    folder = hub.resolve(options.model)
+    family = model_class(folder, task)
+    config = family.config_class.from_pretrained(folder)
+    same = config.labels is not None and set(config.labels) == set(labels)
+    if options.dropout is not None:
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+            changes[name] = options.dropout
+    model = family.from_pretrained(
+        folder, labels=config.labels if same else labels, new_head=not same, **changes
+    )
+    tokenizer = Tokenizer.from_pretrained(folder)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise InputError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
+            f"{config.vocab_size}; use the tokenizer that belongs to the model"
+        )
+    limit = config.max_position_embeddings
+    if options.max_length is not None and options.max_length > limit:
+        raise InputError(
+            f"--max-length is {options.max_length}, but {options.model} reads at most {limit} "
+            "tokens; give a smaller one"
+        )
+    return model, tokenizer, options.max_length or limit
+
+
+def run_batches(
+    task: Task,
+    model: PretrainedModel,
+    forward: Callable[..., Tensor],
+    features: Sequence[Feature],
+    size: int,
+    label: str,
+) -> list[Tensor]:
+    """One output for each feature, on the CPU, computed in batches of similar length.
+
+    forward: (ids, mask, types) -> (B, ...); where a frozen encoder has done its part already, the
+    model's head on its vectors instead.
+    """
+    outputs: dict[int, Tensor] = {}
+    model.eval()
+    batches = sorted_batches([feature.length for feature in features], size)
+    with torch.inference_mode():
+        for indices in progress(batches, label, len(batches)):
+            batch = task.collate([features[i] for i in indices]).to(model.device)
+            if batch.vectors is not None:
+                rows = model.get_submodule(model.head)(batch.vectors)
+            else:
+                rows = forward(batch.ids, batch.mask, batch.types)
+            outputs.update(zip(indices, rows.float().cpu(), strict=True))
+    return [outputs[i] for i in range(len(features))]
+
+
+def save_task(model: PretrainedModel, tokenizer: Tokenizer, folder: Path, **settings: Any) -> None:
+    """Model, tokenizer, and in config.json, under "minift", the settings that prediction needs."""
+    model.config = replace(model.config, extra={**model.config.extra, "minift": settings})
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def load_task(folder: Path, task: str) -> tuple[PretrainedModel, Tokenizer, dict[str, Any]]:
+    """What `save_task` saved."""
+    model = model_class(folder, task).from_pretrained(folder)
+    settings = model.config.extra.get("minift", {})
+    return model, Tokenizer.from_pretrained(folder), settings

@@ -30,13 +30,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minift import hub, metrics
-from minift.data.batch import pad, progress, sorted_batches
+from minift import metrics
+from minift.data.batch import pad
 from minift.data.read import TextRecord, builtin, read_classification, records_of
 from minift.errors import InputError
 from minift.models.base import PretrainedModel
-from minift.models.registry import model_class
-from minift.tasks.base import TaskOptions, check_range, option
+from minift.tasks.base import (
+    TaskOptions,
+    TokenBatch,
+    check_range,
+    load_start,
+    load_task,
+    option,
+    run_batches,
+    save_task,
+)
 from minift.text.tokenizer import Tokenizer
 from minift.text.windows import shares, windows
 
@@ -54,7 +62,6 @@ class ClassificationOptions(TaskOptions):
     pooling: Literal["pooler", "cls", "mean"] | None = option(
         None, "How a text becomes one vector; the pooler if the model does not say otherwise."
     )
-    dropout: float | None = option(None, "Dropout of the whole model instead of the checkpoint's.")
     label_smoothing: float = option(0.0, "Share of the probability spread evenly over the labels.")
     class_weights: Literal["none", "balanced"] = option(
         "none", "balanced: rare labels count for more, so that all labels weigh the same."
@@ -63,7 +70,6 @@ class ClassificationOptions(TaskOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, "label_smoothing", 0, 0.99)
-        check_range(self, "dropout", 0, 0.99)
 
 
 @dataclass(frozen=True)
@@ -86,28 +92,6 @@ class TextFeature:
     @property
     def length(self) -> int:
         return len(self.ids)
-
-
-@dataclass(frozen=True)
-class TextBatch:
-    """ids, mask, types: (B, T); labels, weights: (B,); vectors: (B, H) of a frozen encoder."""
-
-    ids: Tensor
-    mask: Tensor
-    types: Tensor
-    labels: Tensor | None
-    weights: Tensor
-    vectors: Tensor | None
-    real_tokens: int
-    all_tokens: int
-
-    def to(self, device: torch.device | str) -> TextBatch:
-        moved = {
-            name: value.to(device, non_blocking=True)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
-        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -140,40 +124,26 @@ class ClassificationTask:
         if len(labels) < 2:
             where = options.train_file or "the training data"
             raise InputError(f"{where}: every label is {labels[0]!r}; give examples of two or more")
-        folder = hub.resolve(options.model)
-        family = model_class(folder, cls.name)
-        config = family.config_class.from_pretrained(folder)
-        # A checkpoint fine-tuned on the same labels keeps its head, and its order of them.
-        same = config.labels is not None and set(config.labels) == set(labels)
-        labels = config.labels if same else labels
-        model = family.from_pretrained(
-            folder, labels=labels, new_head=not same, **_overrides(options)
-        )
+        changes = {} if options.pooling is None else {"pooling": options.pooling}
+        model, tokenizer, max_length = load_start(options, cls.name, labels, **changes)
+        labels = model.config.labels
         for split, records in splits.items():
             _check_labels(split, records, labels)
-        tokenizer = Tokenizer.from_pretrained(folder)
-        if tokenizer.vocab_size > config.vocab_size:
-            raise InputError(
-                f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
-                f"{config.vocab_size}; use the tokenizer that belongs to the model"
-            )
         task = cls(
             options=options,
             tokenizer=tokenizer,
             labels=labels,
-            max_length=_max_length(options, config.max_position_embeddings),
+            max_length=max_length,
             class_weight=_class_weight(options, labels, splits["train"]),
         )
         return task, model, splits
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> tuple[ClassificationTask, PretrainedModel]:
-        model = model_class(folder, cls.name).from_pretrained(folder)
-        saved = model.config.extra.get("minift", {})
-        options = ClassificationOptions(long_text=saved.get("long_text", "head"))
+        model, tokenizer, saved = load_task(folder, cls.name)
         task = cls(
-            options=options,
-            tokenizer=Tokenizer.from_pretrained(folder),
+            options=ClassificationOptions(long_text=saved.get("long_text", "head")),
+            tokenizer=tokenizer,
             labels=model.config.labels,
             max_length=saved.get("max_length", model.config.max_position_embeddings),
             class_weight=(1.0,) * len(model.config.labels),
@@ -247,16 +217,16 @@ class ClassificationTask:
                 f"{self.options.model}: has no pooler, and a new one cannot learn while the "
                 "encoder is frozen; use --pooling mean or cls"
             )
-        vectors = self._run(model, model.features, features, batch_size, "encode")
+        vectors = run_batches(self, model, model.features, features, batch_size, "encode")
         return [replace(f, vector=vector) for f, vector in zip(features, vectors, strict=True)]
 
-    def collate(self, features: Sequence[TextFeature]) -> TextBatch:
+    def collate(self, features: Sequence[TextFeature]) -> TokenBatch:
         vectors = None
         if features[0].vector is not None:
             vectors = torch.stack([feature.vector for feature in features])
         ids = pad([feature.ids for feature in features], self.tokenizer.pad_token_id)
         labelled = features[0].label is not None
-        return TextBatch(
+        return TokenBatch(
             ids=ids,
             mask=pad([[1] * feature.length for feature in features], 0),
             types=pad([feature.types for feature in features], 0),
@@ -267,7 +237,7 @@ class ClassificationTask:
             all_tokens=ids.numel(),
         )
 
-    def loss(self, model: Any, batch: TextBatch) -> tuple[Tensor, Tensor]:
+    def loss(self, model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Sum of the weighted cross-entropies and the sum of the weights.
 
         A record weighs as much as its label does (`class_weights`), a window its share of that.
@@ -289,7 +259,7 @@ class ClassificationTask:
         self, model: Any, features: Sequence[TextFeature], batch_size: int
     ) -> list[LabelPrediction]:
         """Logits averaged over the windows of a record, then softmax."""
-        outputs = self._run(model, model, features, batch_size, "predict")
+        outputs = run_batches(self, model, model, features, batch_size, "predict")
         sums: dict[int, Tensor] = {}
         for feature, logits in zip(features, outputs, strict=True):
             part = logits * feature.weight
@@ -300,23 +270,6 @@ class ClassificationTask:
             label = self.labels[int(probabilities.argmax())]
             predictions.append(LabelPrediction(label, probabilities.tolist()))
         return predictions
-
-    def _run(
-        self, model: Any, forward: Any, features: Sequence[TextFeature], size: int, label: str
-    ) -> list[Tensor]:
-        """One output for each feature, computed in batches of similar length."""
-        outputs: dict[int, Tensor] = {}
-        model.eval()
-        batches = sorted_batches([feature.length for feature in features], size)
-        with torch.inference_mode():
-            for indices in progress(batches, label, len(batches)):
-                batch = self.collate([features[i] for i in indices]).to(model.device)
-                if batch.vectors is not None:
-                    rows = model.classifier(batch.vectors)
-                else:
-                    rows = forward(batch.ids, batch.mask, batch.types)
-                outputs.update(zip(indices, rows.float().cpu(), strict=True))
-        return [outputs[i] for i in range(len(features))]
 
     def score(
         self, predictions: Sequence[LabelPrediction], records: Sequence[TextRecord]
@@ -384,7 +337,10 @@ class ClassificationTask:
         return rows
 
     def lines(
-        self, predictions: Sequence[LabelPrediction], records: Sequence[TextRecord]
+        self,
+        predictions: Sequence[LabelPrediction],
+        records: Sequence[TextRecord],
+        colour: bool = False,
     ) -> list[str]:
         """label<TAB>probability of each label<TAB>text, for reading and for `cut`."""
         lines = []
@@ -396,10 +352,8 @@ class ClassificationTask:
 
     def save(self, model: PretrainedModel, folder: Path) -> None:
         """Model, tokenizer, and in config.json how long texts were treated."""
-        saved = {"long_text": self.options.long_text, "max_length": self.max_length}
-        model.config = replace(model.config, extra={**model.config.extra, "minift": saved})
-        model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        settings = {"long_text": self.options.long_text, "max_length": self.max_length}
+        save_task(model, self.tokenizer, folder, **settings)
 
 
 def head(ids: list[int], room: int) -> list[int]:
@@ -447,26 +401,6 @@ def read_splits(options: ClassificationOptions) -> dict[str, list[TextRecord]]:
         for name, path in files.items()
         if path is not None
     }
-
-
-def _overrides(options: ClassificationOptions) -> dict[str, Any]:
-    """Fields of the model's config that the options change."""
-    changed: dict[str, Any] = {}
-    if options.pooling is not None:
-        changed["pooling"] = options.pooling
-    if options.dropout is not None:
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-            changed[name] = options.dropout
-    return changed
-
-
-def _max_length(options: ClassificationOptions, limit: int) -> int:
-    if options.max_length is not None and options.max_length > limit:
-        raise InputError(
-            f"--max-length is {options.max_length}, but {options.model} reads at most {limit} "
-            "tokens; give a smaller one"
-        )
-    return options.max_length or limit
 
 
 def _check_labels(split: str, records: Sequence[TextRecord], labels: Sequence[str]) -> None:

@@ -12,8 +12,9 @@ import torch
 from minift.models.registry import task_of
 from minift.tasks.base import Task
 from minift.tasks.classification import ClassificationTask
+from minift.tasks.ner import NerTask
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (ClassificationTask,)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (ClassificationTask, NerTask)}
 
 AT_ONCE = 1024  # inputs that are batched by length together, and lines held back meanwhile
 
@@ -22,11 +23,13 @@ def predict_lines(
     folder: Path,
     lines: Iterable[str] | Path,
     as_json: bool = False,
+    colour: bool = False,
     batch_size: int = 32,
     device: torch.device | str = "cpu",
 ) -> Iterator[str]:
     """One line of text, or of JSON, for each input, in the order of the inputs.
 
+    colour: mark what was found with the colours of a terminal, where the task has some.
     lines: texts, or a file in one of the formats of the task's training data, labels not needed.
     Lines are taken, predicted and given back a thousand at a time.
     """
@@ -38,4 +41,4 @@ def predict_lines(
         if as_json:
             yield from (json.dumps(r, ensure_ascii=False) for r in task.rows(predictions, part))
         else:
-            yield from task.lines(predictions, part)
+            yield from task.lines(predictions, part, colour)

@@ -7,6 +7,8 @@ window   [. . . . . .]
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def windows(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
     """(start, end) of each window over `length` tokens; every token is in at least one.
@@ -40,3 +42,34 @@ def shares(first: int, second: int, room: int) -> tuple[int, int]:
         return first, second
     short = min(first, second, room // 2)
     return (room - short, short) if first > second else (short, room - short)
+
+
+def owners(spans: Sequence[tuple[int, int]], parts: Sequence[tuple[int, int]]) -> list[int]:
+    """For each span of tokens, the number of the window that sees most around it.
+
+    What a window sees around a span is the smaller of the tokens before and after it.  Among equals
+    the earlier window wins.  A span longer than a window goes to one that holds its beginning.
+
+    tokens     0 1 2 3 4 5 6 7 8 9
+    window 0  [. . . . . .]             token 4: 1 after it in window 0, none before it in window 1
+    window 1          [. . . . . .]     token 5: none after it in window 0, 1 before it in window 1
+
+    >>> owners([(0, 1), (4, 5), (5, 6), (9, 10)], [(0, 6), (4, 10)])
+    [0, 0, 1, 1]
+    """
+    found = []
+    window = 0
+    for start, end in spans:
+        # Windows are in order: those that end before this span begins never matter again.
+        while window + 1 < len(parts) and parts[window][1] <= start:
+            window += 1
+        best, most = window, None
+        for i in range(window, len(parts)):
+            first, last = parts[i]
+            if first > start:
+                break
+            context = min(start - first, last - end)
+            if most is None or context > most:
+                best, most = i, context
+        found.append(best)
+    return found

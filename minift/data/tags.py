@@ -1,0 +1,146 @@
+"""Tagging schemes: how columns of tags mark entities, and IOB2, which everything else here uses.
+
+    word      Jordan   met     Ada     Lovelace   Paris
+    iob1      I-PER    O       I-PER   I-PER      B-PER     B- only where two of a type touch
+    iob2      B-PER    O       B-PER   I-PER      B-PER     B- at every beginning
+    bioes     S-PER    O       B-PER   E-PER      S-PER     also the end, and names of one word
+    brackets  (PER)    *       (PER*   *)         (PER)     OntoNotes, CoNLL-2012
+
+iob1: Ramshaw and Marcus 1995; CoNLL-2003 comes in it.  bioes is also called IOBES, and BILOU where
+its letters are L for E and U for S, which are read as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+SCHEMES = ("iob1", "iob2", "bioes", "brackets")
+BRACKETS = re.compile(r"(?:\(([^()*]+))?\*?(\))?")
+BILOU = {"L": "E", "U": "S"}
+
+
+class TagError(ValueError):
+    """A tag that cannot be: at word `index` of sentence `sentence`."""
+
+    def __init__(self, message: str, index: int, sentence: int = 0):
+        super().__init__(message)
+        self.index, self.sentence = index, sentence
+
+
+def recognise(sentences: Iterable[Sequence[str]]) -> str:
+    """The scheme of a whole file, from all its tags.
+
+    Brackets and the letters E and S give themselves away.  Of the other two, an I- with nothing to
+    continue speaks for iob1, a B- with nothing of its type before it for iob2; the more frequent
+    decides, since real files hold stray tags (CoNLL-2003 two such B-).
+
+    >>> recognise([["I-PER", "I-PER", "O"], ["I-LOC"]]), recognise([["B-PER", "I-PER", "O"]])
+    ('iob1', 'iob2')
+
+    Raises `TagError` for what is in no scheme.
+    """
+    prefixes: set[str] = set()
+    lonely = {"B": 0, "I": 0}
+    for number, tags in enumerate(sentences):
+        before = ""
+        for i, tag in enumerate(tags):
+            if tag[:1] in ("(", "*"):
+                return "brackets"
+            try:
+                prefix, kind = parse(tag)
+            except ValueError as error:
+                raise TagError(str(error), i, number) from None
+            prefixes.add(prefix)
+            if prefix in lonely and kind != before:
+                lonely[prefix] += 1
+            before = kind
+    if prefixes & {"E", "S"}:
+        return "bioes"
+    return "iob1" if lonely["I"] > lonely["B"] else "iob2"
+
+
+def parse(tag: str) -> tuple[str, str]:
+    """Prefix and type of a tag, ("O", "") for O.
+
+    >>> parse("B-PER"), parse("U-PER"), parse("O")
+    (('B', 'PER'), ('S', 'PER'), ('O', ''))
+    """
+    if tag == "O":
+        return "O", ""
+    prefix, dash, kind = tag.partition("-")
+    prefix = BILOU.get(prefix, prefix)
+    if prefix not in ("B", "I", "E", "S") or not dash or not kind:
+        raise ValueError(
+            f"{tag!r} is in no scheme that minift knows ({', '.join(SCHEMES)}); write O, or B-, "
+            "I-, E- or S- and a type"
+        )
+    return prefix, kind
+
+
+def to_iob2(tags: Sequence[str], scheme: str) -> list[str]:
+    """One sentence's tags in IOB2; `TagError` for a tag that cannot stand where it stands.
+
+    >>> to_iob2(["I-PER", "O", "I-PER", "I-PER", "B-PER"], "iob1")
+    ['B-PER', 'O', 'B-PER', 'I-PER', 'B-PER']
+    >>> to_iob2(["(PER)", "*", "(PER*", "*)", "(PER)"], "brackets")
+    ['B-PER', 'O', 'B-PER', 'I-PER', 'B-PER']
+    """
+    out: list[str] = []
+    open_type = ""  # the entity that the next word may, or in bioes and brackets must, continue
+    for i, tag in enumerate(tags):
+        try:
+            if scheme == "brackets":
+                kind, begins, ends = _bracket(tag, open_type)
+            else:
+                kind, begins, ends = _letter(tag, open_type, scheme)
+        except ValueError as error:
+            raise TagError(str(error), i) from None
+        out.append(f"{'B' if begins else 'I'}-{kind}" if kind else "O")
+        open_type = "" if ends else kind
+    if open_type and scheme in ("bioes", "brackets"):
+        raise TagError(
+            f"the sentence ends inside {open_type} ({tags[-1]!r}); end it with "
+            f"{'a closing bracket' if scheme == 'brackets' else f'E-{open_type}'}",
+            len(tags) - 1,
+        )
+    return out
+
+
+def _letter(tag: str, open_type: str, scheme: str) -> tuple[str, bool, bool]:
+    """(type, begins here, ends here) of a tag with letters."""
+    prefix, kind = parse(tag)
+    goes_on = prefix in "IE" and bool(kind) and kind == open_type
+    if scheme != "bioes" and prefix in "ES":
+        raise ValueError(f"{tag!r} is not in {scheme}; give --scheme bioes if the file is in it")
+    if scheme == "bioes" and (bool(open_type) or prefix in "IE") and not goes_on:
+        must = f"I-{open_type} or E-{open_type}" if open_type else "B- or S- at the beginning"
+        raise ValueError(f"{tag!r} cannot stand here in bioes; the word needs {must}")
+    if scheme == "iob2" and prefix == "I" and not goes_on:
+        raise ValueError(
+            f"{tag!r} continues nothing, which iob2 does not allow; write {f'B-{kind}'!r}, or give "
+            "--scheme iob1 if the whole file is in that"
+        )
+    ends = scheme == "bioes" and prefix in "ESO"
+    return kind, prefix in "BS" or (prefix == "I" and not goes_on), ends
+
+
+def _bracket(tag: str, open_type: str) -> tuple[str, bool, bool]:
+    match = BRACKETS.fullmatch(tag)
+    if match is None or not tag:
+        raise ValueError(f"{tag!r} is not a tag in brackets; write (TYPE), (TYPE*, * or *)")
+    begins, closes = match[1], match[2] is not None
+    if begins and open_type:
+        raise ValueError(f"{tag!r} begins inside {open_type}; entities cannot be nested")
+    if closes and not begins and not open_type:
+        raise ValueError(f"{tag!r} closes what nothing opened; remove the bracket")
+    return begins or open_type, bool(begins), closes
+
+
+def tag_names(types: Iterable[str]) -> tuple[str, ...]:
+    """The tags of IOB2 for some types, in the order of the logits: O first.
+
+    >>> tag_names({"PER", "LOC"})
+    ('O', 'B-LOC', 'I-LOC', 'B-PER', 'I-PER')
+    """
+    return ("O", *(f"{prefix}-{kind}" for kind in sorted(types) for prefix in "BI"))
