@@ -1,11 +1,11 @@
-"""minift beside `transformers`, on the same data, batches, rates and seeds.
+"""minift beside `transformers`, on the same data, rates and seeds.
 
-    benchmark.py quality FLAGS    train both with every seed: dev scores, mean and spread
-    benchmark.py speed FLAGS      steps of both in turn: the median ratio of their speeds
-    benchmark.py head FLAGS       a head-only run beside one evaluation pass over the same data
+    benchmark.py quality TASK FLAGS    train both with every seed: dev scores, mean and spread
+    benchmark.py speed TASK FLAGS      training steps of both in turn: the ratio of their speeds
+    benchmark.py head TASK FLAGS       a head-only run beside one evaluation pass over its data
 
-FLAGS are those of train_classification.py, and --seeds.  The only script that needs the `parity`
-extra, since it runs the reference itself.
+TASK is classification or ner; FLAGS are those of its training script, and --seeds.  The only script
+that needs the `parity` extra, since it runs the reference itself.
 """
 
 import statistics
@@ -18,13 +18,40 @@ from pathlib import Path
 import torch
 import transformers
 
-from minift.data.batch import sorted_batches, training_batches
+from minift import hub
+from minift.data.batch import training_batches
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
+from minift.tasks.ner import NerOptions, NerTask
 from minift.train.compare import CompareOptions
 from minift.train.loop import pick_device, run
 from minift.train.optim import adamw, linear_schedule, normalise_gradients, set_rate
 from minift.train.options import TrainOptions, command_line, run_script
 from minift.train.report import markdown_table, mean_and_spread
+
+TASKS = {
+    "classification": (
+        ClassificationTask,
+        ClassificationOptions,
+        transformers.AutoModelForSequenceClassification,
+        ("accuracy", "matthews_correlation"),
+    ),
+    "ner": (NerTask, NerOptions, transformers.AutoModelForTokenClassification, ("f1",)),
+}
+
+
+class Reference(torch.nn.Module):
+    """The reference's model behind our calls, so that a task can score what it says."""
+
+    def __init__(self, auto_class, source, count):
+        super().__init__()
+        self.model = auto_class.from_pretrained(source, num_labels=count)
+
+    @property
+    def device(self):
+        return self.model.device
+
+    def forward(self, ids, mask, types):
+        return self.model(ids, mask, types).logits
 
 
 class Ours:
@@ -50,98 +77,65 @@ class Theirs:
     fused: torch's fused AdamW, the faster of the two that people use.
     """
 
-    def __init__(self, task, options, fused=True, device="cpu"):
-        self.task, self.options = task, options
-        folder = run_folder(task)
-        self.model = transformers.AutoModelForSequenceClassification.from_pretrained(
-            folder, num_labels=len(task.labels)
-        ).to(device)
+    def __init__(self, task, model, options, fused=True):
+        self.task, self.model, self.options = task, model, options
         groups = [
             {"params": [], "weight_decay": options.weight_decay},
             {"params": [], "weight_decay": 0.0},
         ]
-        for parameter in self.model.parameters():
+        for parameter in model.parameters():
             groups[parameter.dim() <= 1]["params"].append(parameter)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, fused=fused)
-
-    def logits(self, features):
-        batch = self.task.collate(features).to(self.model.device)
-        return self.model(batch.ids, batch.mask, batch.types).logits, batch.labels
 
     def step(self, features, rate):
         self.model.train()
         set_rate(self.optimizer, rate)
-        logits, labels = self.logits(features)
-        torch.nn.functional.cross_entropy(logits, labels).backward()
+        loss, count = self.task.loss(self.model, self.task.collate(features).to(self.model.device))
+        (loss / count).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def predict(self, features):
-        """Indices of the most probable labels, in the order of the features."""
-        self.model.eval()
-        found = [0] * len(features)
-        with torch.inference_mode():
-            batches = sorted_batches([f.length for f in features], self.options.batch_size)
-            for indices in batches:
-                logits, _ = self.logits([features[i] for i in indices])
-                for i, label in zip(indices, logits.argmax(-1).tolist(), strict=True):
-                    found[i] = label
-        return found
+
+def reference_of(task, auto_class):
+    return Reference(auto_class, hub.resolve(task.options.model), len(task.labels))
 
 
-def run_folder(task):
-    from minift import hub
-
-    return hub.resolve(task.options.model)
-
-
-def train_theirs(task_options, options):
-    """The reference trained as `minift.train.loop.run` trains: best dev score of all epochs."""
+def train_theirs(task_class, auto_class, task_options, options):
+    """The reference in its ordinary loop, batches at random: its best dev score of all epochs."""
     torch.manual_seed(options.seed)
-    task, _, splits = ClassificationTask.start(task_options)
+    task, _, splits = task_class.start(task_options)
     train, dev = (task.featurize(splits[name]) for name in ("train", "dev"))
-    theirs = Theirs(task, options, device=pick_device(options.device))
+    theirs = Theirs(task, reference_of(task, auto_class).to(pick_device(options.device)), options)
     lengths = [feature.length for feature in train]
     epochs = [
-        training_batches(
-            lengths, options.batch_size, options.seed, epoch, options.batching == "length"
-        )
+        training_batches(lengths, options.batch_size, options.seed, epoch, by_length=False)
         for epoch in range(options.epochs)
     ]
     total = sum(map(len, epochs))
     step, scores = 0, []
     for batches in epochs:
         for indices in batches:
-            rate = options.rate * linear_schedule(step, total, round(total * options.warmup_ratio))
-            theirs.step([train[i] for i in indices], rate)
+            warmup = round(total * options.warmup_ratio)
+            theirs.step(
+                [train[i] for i in indices], options.rate * linear_schedule(step, total, warmup)
+            )
             step += 1
-        found = theirs.predict(dev)
-        scores.append(score(task, found, splits["dev"]))
-        print(f"reference, seed {options.seed}: {scores[-1]}", flush=True)
-    name = options.best_metric or task.metric
-    return max(scores, key=lambda s: s[name])
+        predictions = task.predict(theirs.model, dev, options.batch_size)
+        scores.append(task.score(predictions, splits["dev"]))
+        print(f"reference, seed {options.seed}: {task.metric} {scores[-1][task.metric]:.4f}")
+    return max(scores, key=lambda s: s[options.best_metric or task.metric])
 
 
-def score(task, found, records):
-    from minift import metrics
-
-    predicted, gold = [task.labels[i] for i in found], [record.label for record in records]
-    return {
-        "accuracy": metrics.accuracy(predicted, gold),
-        "matthews_correlation": metrics.matthews_correlation(predicted, gold),
-    }
-
-
-def quality(task_options, options, seeds):
+def quality(task_class, auto_class, columns, task_options, options, seeds):
     rows = {"minift": [], "transformers": []}
     for seed in range(options.seed, options.seed + seeds):
         seeded = replace(options, seed=seed)
         with tempfile.TemporaryDirectory() as folder:
-            ours = run(ClassificationTask, task_options, replace(seeded, output_dir=Path(folder)))
+            ours = run(task_class, task_options, replace(seeded, output_dir=Path(folder)))
         rows["minift"].append(ours["dev"])
-        rows["transformers"].append(train_theirs(task_options, seeded))
-    columns = ("accuracy", "matthews_correlation")
+        rows["transformers"].append(train_theirs(task_class, auto_class, task_options, seeded))
+        print({name: [run[columns[0]] for run in runs] for name, runs in rows.items()}, flush=True)
     table = [
         {"library": name, **{c: mean_and_spread([run[c] for run in runs]) for c in columns}}
         for name, runs in rows.items()
@@ -149,26 +143,29 @@ def quality(task_options, options, seeds):
     print("\n" + markdown_table(table))
 
 
-def speed(task_options, options, seeds, rounds=15, steps=4):
+def speed(task_class, auto_class, columns, task_options, options, seeds, rounds=15, steps=4):
     """Alternating rounds of a few steps; the same batches for ours and the reference's best."""
     device = pick_device(options.device)
-    task, model, splits = ClassificationTask.start(task_options)
+    task, model, splits = task_class.start(task_options)
     features = task.featurize(splits["train"])
     lengths = [feature.length for feature in features]
     grouped = training_batches(lengths, options.batch_size, options.seed, 0)
     random = training_batches(lengths, options.batch_size, options.seed, 0, by_length=False)
     ours = Ours(task, model.to(device), options)
-    best = Theirs(task, options, fused=True, device=device)
-    default = Theirs(task, options, fused=False, device=device)
+    best = Theirs(task, reference_of(task, auto_class).to(device), options, fused=True)
+    default = Theirs(task, reference_of(task, auto_class).to(device), options, fused=False)
 
-    best.model.load_state_dict({n: t.to(device) for n, t in exported(model).items()}, strict=True)
-    first = [features[i] for i in grouped[1]]
-    batch = task.collate(first).to(device)
+    # Same weights, same outputs: ours go to disk and are read by the reference.
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        theirs = Reference(auto_class, folder, len(task.labels)).to(device).eval()
+    batch = task.collate([features[i] for i in grouped[1]]).to(device)
     with torch.inference_mode():
-        model.eval()
-        best.model.eval()
-        gap = (model(batch.ids, batch.mask, batch.types) - best.logits(first)[0]).abs().max()
-    print(f"logits differ by at most {gap.item():.2g}")
+        gap = model.eval()(batch.ids, batch.mask, batch.types) - theirs(
+            batch.ids, batch.mask, batch.types
+        )
+    real = gap if gap.dim() == 2 else gap[batch.mask.bool()]
+    print(f"logits differ by at most {real.abs().max().item():.2g}")
 
     sides = {
         "minift": (ours, grouped),
@@ -192,7 +189,7 @@ def speed(task_options, options, seeds, rounds=15, steps=4):
         {
             "training step": name,
             "real tokens per second": round(1 / statistics.median(times)),
-            "minift is faster by": "1.00"
+            "seconds, relative": "1.00"
             if times is base
             else f"{statistics.median(t / b for t, b in zip(times, base, strict=True)):.2f}",
         }
@@ -201,24 +198,18 @@ def speed(task_options, options, seeds, rounds=15, steps=4):
     print("\n" + markdown_table(table))
 
 
-def exported(model):
-    from minift.weights import export
-
-    return export(model, model.table)
-
-
-def head(task_options, options, seeds, rounds=3):
+def head(task_class, auto_class, columns, task_options, options, seeds, rounds=3):
     """Head-only runs and evaluation passes over the training set in turn, as whole jobs."""
     ratios = []
     for i in range(rounds):
         began = time.perf_counter()
-        task, model, splits = ClassificationTask.start(task_options)
+        task, model, splits = task_class.start(task_options)
         task.predict(model, task.featurize(splits["train"]), options.batch_size)
         passed = time.perf_counter() - began
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             frozen = replace(options, freeze_encoder=True, output_dir=Path(folder))
-            run(ClassificationTask, task_options, frozen)
+            run(task_class, task_options, frozen)
             ran = time.perf_counter() - began
         ratios.append(ran / passed)
         print(f"\nround {i + 1}: evaluation pass {passed:.1f} s, head-only run {ran:.1f} s\n")
@@ -227,13 +218,16 @@ def head(task_options, options, seeds, rounds=3):
 
 def main():
     modes = {"quality": quality, "speed": speed, "head": head}
-    if len(sys.argv) < 2 or sys.argv[1] not in modes:
-        sys.exit(f"usage: benchmark.py {{{','.join(modes)}}} FLAGS\n{__doc__}")
+    if len(sys.argv) < 3 or sys.argv[1] not in modes or sys.argv[2] not in TASKS:
+        usage = f"{{{','.join(modes)}}} {{{','.join(TASKS)}}} FLAGS"
+        print(f"error: give {usage}, not {' '.join(sys.argv[1:3])!r}", file=sys.stderr)
+        sys.exit(2)
     transformers.logging.set_verbosity_error()
+    task_class, options_class, auto_class, columns = TASKS[sys.argv[2]]
     task_options, options, compare = command_line(
-        ClassificationOptions, TrainOptions, CompareOptions, argv=sys.argv[2:]
+        options_class, TrainOptions, CompareOptions, argv=sys.argv[3:]
     )
-    modes[sys.argv[1]](task_options, options, compare.seeds)
+    modes[sys.argv[1]](task_class, auto_class, columns, task_options, options, compare.seeds)
 
 
 if __name__ == "__main__":

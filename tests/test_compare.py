@@ -49,3 +49,19 @@ def test_plots_are_png(tmp_path):
     path = tmp_path / "plot.png"
     assert scatter_plot(path, {"a": [(1, 2), (3, 4)], "b": [(2, 2)]}, "x", "y", "title", True)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_label_strategies_are_compared_by_each_way_back(tiny_bert, tmp_path):
+    folder = tmp_path / "compared"
+    train = tmp_path / "train.conll"
+    train.write_text("so O\nbo B-PER\nabba I-PER\n\nthe O\nxyz B-LOC\n\n" * 10)
+    flags = ["--model", tiny_bert, "--train-file", train, "--dev-file", train, "--seeds", 1]
+    flags += ["--output-dir", folder, "--epochs", 20, "--learning-rate", "5e-3", "--device", "cpu"]
+    run_script("compare_label_strategies", *flags)
+    rows = json.loads((folder / "results.json").read_text())["rows"]
+    assert [row["setting"] for row in rows] == ["first", "all", "last"]
+    for row in rows:
+        own = {"first": "by first", "last": "by last", "all": "by mean"}[row["setting"]]
+        assert row["f1"] == row[own] == "1.000 ± 0.000"
+        assert {"by first", "by last", "by majority", "by mean", "own, argmax"} <= row.keys()

@@ -54,6 +54,7 @@ from minift.tasks.base import (
 )
 from minift.text.align import (
     IGNORE,
+    WAYS_BACK,
     best_path,
     label_pieces,
     label_words,
@@ -294,7 +295,14 @@ class NerTask:
     def predict(
         self, model: Any, features: Sequence[TagFeature], batch_size: int
     ) -> list[TagPrediction]:
-        outputs = run_batches(self, model, model, features, batch_size, "predict")
+        return self.decode(
+            features, run_batches(self, model, model, features, batch_size, "predict")
+        )
+
+    def decode(
+        self, features: Sequence[TagFeature], outputs: Sequence[Tensor]
+    ) -> list[TagPrediction]:
+        """Logits of the features, (T, C) each -> a tag for every word of every record."""
         inside = self.inside
         words: dict[int, list[tuple[int, np.ndarray]]] = {}
         for feature, logits in zip(features, outputs, strict=True):
@@ -430,6 +438,25 @@ def found_entities(prediction: TagPrediction, record: TagRecord) -> list[dict[st
             }
         )
     return found
+
+
+def score_ways_back(folder: Path, options: NerOptions, batch_size: int = 32) -> dict[str, float]:
+    """Dev F1 of a finished run for each way back, and for its own way without legal decoding.
+
+    options: those of the run, which say where the dev data is.
+    """
+    task, model = NerTask.from_pretrained(folder)
+    records = read_splits(options)[0]["dev"]
+    features = task.featurize(records)
+    outputs = run_batches(task, model, model, features, batch_size, "predict")
+
+    def f1(**changes: Any) -> float:
+        changed = replace(task, options=replace(task.options, **changes))
+        predictions = changed.decode(features, outputs)
+        return metrics.entity_f1([p.tags for p in predictions], [r.tags for r in records])["f1"]
+
+    ways = {f"by {way}": f1(way_back=way) for way in WAYS_BACK}
+    return {**ways, "own, argmax": f1(decoding="argmax")}
 
 
 def legal_steps(labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

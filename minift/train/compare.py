@@ -6,7 +6,7 @@ done again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,17 @@ def compare(
     folder: Path,
     columns: Sequence[str],
     title: str,
+    more: Callable[[Path, Any], Mapping[str, float]] | None = None,
 ) -> list[dict[str, Any]]:
     """Run every variant (name -> task options, options) with every seed; one table row for each.
 
     columns: the dev metrics to show; the first is the one that the plot sets against time.
+    more: further numbers of a finished run, from its folder and its task options; each becomes a
+        column.
     Leaves results.json, table.md and, where matplotlib is installed, plot.png in `folder`.
     """
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
+    further: dict[str, list[Mapping[str, float]]] = {name: [] for name in variants}
     # Seed by seed, so that the first complete row of every variant is there early.
     for i in range(seeds):
         for name, (task_options, options) in variants.items():
@@ -54,12 +58,15 @@ def compare(
                 changed = replace(options, seed=seed, output_dir=target, overwrite=target.exists())
                 metrics = run(task_class, task_options, changed)
             results[name].append(metrics)
+            further[name].append(more(target, task_options) if more is not None else {})
 
     rows = []
     for name, runs in results.items():
         row = {"setting": name}
         for column in columns:
             row[column] = mean_and_spread([metrics["dev"][column] for metrics in runs])
+        for column in further[name][0]:
+            row[column] = mean_and_spread([numbers[column] for numbers in further[name]])
         row["seconds"] = f"{sum(metrics['seconds'] for metrics in runs) / len(runs):.0f}"
         rows.append(row)
     points = {
