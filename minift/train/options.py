@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
@@ -70,12 +70,16 @@ class TrainOptions:
 
 
 def command_line(
-    *classes: type, description: str | None = None, argv: Sequence[str] | None = None
+    *classes: type,
+    description: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    argv: Sequence[str] | None = None,
 ) -> tuple[Any, ...]:
     """One instance of each options dataclass, filled from the command line.
 
     A flag is a field's name with dashes, its help the field's sentence.  Unknown flags, values of
     the wrong type and combinations that a dataclass refuses end the script with status 2.
+    defaults: values that suit this script better than those of the dataclasses.
     """
     parser = _Parser(
         description=description,
@@ -87,6 +91,7 @@ def command_line(
         hints = get_type_hints(cls)
         for field in dataclasses.fields(cls):
             _add_flag(group, field, hints[field.name])
+    parser.set_defaults(**(defaults or {}))
     values = vars(parser.parse_args(argv))
     instances = []
     for cls in classes:
