@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from minift.data.columns import TagRecord
-from minift.data.tags import tag_names, to_iob2
-from minift.tasks.ner import NerOptions, NerTask, legal_steps
+from minift.data.tags import legal_steps, tag_names, to_iob2
+from minift.tasks.ner import NerOptions, NerTask
 from minift.text.align import (
     IGNORE,
     STRATEGIES,

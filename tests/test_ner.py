@@ -12,7 +12,8 @@ from running import last_line_of_refusal, read_lines, read_metrics, run_script
 from minift.data.columns import TagRecord
 from minift.data.tags import to_iob2
 from minift.metrics import entity_f1
-from minift.tasks.ner import NerOptions, NerTask, TagPrediction, found_entities
+from minift.tasks.entities import found_entities
+from minift.tasks.ner import NerOptions, NerTask, TagPrediction
 from minift.train.loop import run
 from minift.train.options import TrainOptions
 
@@ -103,8 +104,8 @@ def test_lines_in_colour(tiny_bert, tagged):
 
 def test_entities_have_offsets_and_scores():
     record = TagRecord("0", ("Ada", "King", "met", "Bo"), None)
-    prediction = TagPrediction(("B-PER", "I-PER", "O", "B-PER"), (0.9, 0.7, 1.0, 0.5))
-    first, second = found_entities(prediction, record)
+    tags, scores = ("B-PER", "I-PER", "O", "B-PER"), (0.9, 0.7, 1.0, 0.5)
+    first, second = found_entities(tags, scores, record)
     assert first == {"type": "PER", "text": "Ada King", "start": 0, "end": 8, "score": 0.8}
     assert (second["start"], second["end"], second["score"]) == (13, 15, 0.5)
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 SCHEMES = ("iob1", "iob2", "bioes", "brackets")
 BRACKETS = re.compile(r"(?:\(([^()*]+))?\*?(\))?")
 BILOU = {"L": "E", "U": "S"}
@@ -144,3 +146,18 @@ def tag_names(types: Iterable[str]) -> tuple[str, ...]:
     ('O', 'B-LOC', 'I-LOC', 'B-PER', 'I-PER')
     """
     return ("O", *(f"{prefix}-{kind}" for kind in sorted(types) for prefix in "BI"))
+
+
+def legal_steps(labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Which tags may come first (C,), and which may follow which (C, C), in IOB2.
+
+    >>> start, step = legal_steps(["O", "B-PER", "I-PER"])
+    >>> start.tolist(), step.tolist()[0]
+    ([True, True, False], [True, True, False])
+    """
+    start = np.array([not label.startswith("I-") for label in labels])
+    step = np.array(
+        [[ok or (a != "O" and a[2:] == b[2:]) for b, ok in zip(labels, start, strict=True)]
+         for a in labels]
+    )  # fmt: skip
+    return start, step

@@ -39,7 +39,7 @@ from minift import metrics
 from minift.data.batch import pad
 from minift.data.columns import TagRecord, read_tagged, untagged
 from minift.data.read import builtin, read_lines
-from minift.data.tags import tag_names
+from minift.data.tags import legal_steps, tag_names
 from minift.errors import InputError
 from minift.models.base import PretrainedModel
 from minift.tasks.base import (
@@ -52,6 +52,7 @@ from minift.tasks.base import (
     run_batches,
     save_task,
 )
+from minift.tasks.entities import found_entities, listed, marked_text
 from minift.text.align import (
     IGNORE,
     WAYS_BACK,
@@ -63,8 +64,6 @@ from minift.text.align import (
 )
 from minift.text.tokenizer import Tokenizer
 from minift.text.windows import owners, windows
-
-COLOURS = (31, 32, 34, 35, 36, 33)  # of a terminal: red, green, blue, magenta, cyan, yellow
 
 
 @dataclass(frozen=True)
@@ -317,16 +316,11 @@ class NerTask:
             found = dict(words[record])
             scores = np.array([found[i] for i in range(len(found))])  # (W, C)
             scores = scores.reshape(len(found), len(self.labels))
-            if self.options.decoding == "viterbi":
-                path = best_path(scores, start, step)
-            else:
-                path = scores.argmax(-1)
-            predictions.append(
-                TagPrediction(
-                    tuple(self.labels[i] for i in path),
-                    tuple(np.exp(scores[np.arange(len(path)), path]).tolist()),
-                )
-            )
+            viterbi = self.options.decoding == "viterbi"
+            path = best_path(scores, start, step) if viterbi else scores.argmax(-1)
+            certain = np.exp(scores[np.arange(len(path)), path])
+            tags = tuple(self.labels[i] for i in path)
+            predictions.append(TagPrediction(tags, tuple(certain.tolist())))
         return predictions
 
     def score(
@@ -364,8 +358,8 @@ class NerTask:
             if prediction.tags != record.tags and shown < 3:
                 shown += 1
                 lines.append(f"  {record.text:.200}")
-                lines.append(f"    true       {_listed(record.words, record.tags)}")
-                lines.append(f"    predicted  {_listed(record.words, prediction.tags)}")
+                lines.append(f"    true       {listed(record.words, record.tags)}")
+                lines.append(f"    predicted  {listed(record.words, prediction.tags)}")
         return "\n".join(lines)
 
     def rows(
@@ -379,7 +373,7 @@ class NerTask:
                 "gold": record.tags,
                 "predicted": prediction.tags,
                 "score": min(prediction.scores, default=1.0),
-                "entities": found_entities(prediction, record),
+                "entities": found_entities(prediction.tags, prediction.scores, record),
             }
             for prediction, record in zip(predictions, records, strict=True)
         ]
@@ -391,21 +385,11 @@ class NerTask:
         colour: bool = False,
     ) -> list[str]:
         """The text with its entities in brackets, or in colours, and a line below for each."""
-        kinds = sorted({label[2:] for label in self.labels if label != "O"})
-        paint = {kind: COLOURS[i % len(COLOURS)] for i, kind in enumerate(kinds)}
-        lines = []
-        for prediction, record in zip(predictions, records, strict=True):
-            found = found_entities(prediction, record)
-            marked, position = "", 0
-            for entity in found:
-                name = f"[{entity['text']}]{entity['type']}"
-                if colour:
-                    name = f"\x1b[1;{paint[entity['type']]}m{entity['text']}\x1b[0m"
-                marked += record.text[position : entity["start"]] + name
-                position = entity["end"]
-            marked += record.text[position:]
-            lines.append("\n".join([" ".join(marked.split()), *(_entity_line(e) for e in found)]))
-        return lines
+        types = sorted({label[2:] for label in self.labels if label != "O"})
+        return [
+            marked_text(record.text, found_entities(p.tags, p.scores, record), types, colour)
+            for p, record in zip(predictions, records, strict=True)
+        ]
 
     def save(self, model: PretrainedModel, folder: Path) -> None:
         """Model, tokenizer, and in config.json how pieces and words were matched."""
@@ -417,27 +401,6 @@ class NerTask:
             "max_length": self.max_length,
         }
         save_task(model, self.tokenizer, folder, **settings)
-
-
-def found_entities(prediction: TagPrediction, record: TagRecord) -> list[dict[str, Any]]:
-    """type, text, start, end (characters of the record's text) and score of each entity.
-
-    The score is the mean probability of its words' tags.
-    """
-    found = []
-    for entity in metrics.entities(prediction.tags):
-        start, end = record.offsets[entity.start][0], record.offsets[entity.end - 1][1]
-        scores = prediction.scores[entity.start : entity.end]
-        found.append(
-            {
-                "type": entity.type,
-                "text": record.text[start:end],
-                "start": start,
-                "end": end,
-                "score": sum(scores) / len(scores),
-            }
-        )
-    return found
 
 
 def score_ways_back(folder: Path, options: NerOptions, batch_size: int = 32) -> dict[str, float]:
@@ -457,21 +420,6 @@ def score_ways_back(folder: Path, options: NerOptions, batch_size: int = 32) -> 
 
     ways = {f"by {way}": f1(way_back=way) for way in WAYS_BACK}
     return {**ways, "own, argmax": f1(decoding="argmax")}
-
-
-def legal_steps(labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Which tags may come first (C,), and which may follow which (C, C), in IOB2.
-
-    >>> start, step = legal_steps(["O", "B-PER", "I-PER"])
-    >>> start.tolist(), step.tolist()[0]
-    ([True, True, False], [True, True, False])
-    """
-    start = np.array([not label.startswith("I-") for label in labels])
-    step = np.array(
-        [[ok or (a != "O" and a[2:] == b[2:]) for b, ok in zip(labels, start, strict=True)]
-         for a in labels]
-    )  # fmt: skip
-    return start, step
 
 
 def read_splits(options: NerOptions) -> tuple[dict[str, list[TagRecord]], dict[str, str]]:
@@ -500,14 +448,3 @@ def _check_types(records: Sequence[TagRecord], types: set[str]) -> None:
                     f"occur in the training data ({', '.join(sorted(types))}); correct it or add "
                     "examples of it"
                 )
-
-
-def _listed(words: Sequence[str], tags: Sequence[str]) -> str:
-    """PER Ada Lovelace, LOC Paris"""
-    names = [f"{e.type} {' '.join(words[e.start : e.end])}" for e in metrics.entities(tags)]
-    return ", ".join(names) or "-"
-
-
-def _entity_line(entity: dict[str, Any]) -> str:
-    place = f"{entity['start']}-{entity['end']}"
-    return f"  {entity['type']:8} {entity['score']:.2f}  {place:>9}  {entity['text']}"
