@@ -102,18 +102,19 @@ def reference_of(task, auto_class):
 
 
 def train_theirs(task_class, auto_class, task_options, options):
-    """The reference in its ordinary loop, batches at random: its best dev score of all epochs."""
+    """The reference in an ordinary loop, on our batches: its best dev score of all epochs."""
     torch.manual_seed(options.seed)
     task, _, splits = task_class.start(task_options)
     train, dev = (task.featurize(splits[name]) for name in ("train", "dev"))
     theirs = Theirs(task, reference_of(task, auto_class).to(pick_device(options.device)), options)
     lengths = [feature.length for feature in train]
+    by_length = options.batching == "length"
     epochs = [
-        training_batches(lengths, options.batch_size, options.seed, epoch, by_length=False)
+        training_batches(lengths, options.batch_size, options.seed, epoch, by_length)
         for epoch in range(options.epochs)
     ]
     total = sum(map(len, epochs))
-    step, scores = 0, []
+    step, scores, name = 0, [], options.best_metric or task.metric
     for batches in epochs:
         for indices in batches:
             warmup = round(total * options.warmup_ratio)
@@ -123,8 +124,8 @@ def train_theirs(task_class, auto_class, task_options, options):
             step += 1
         predictions = task.predict(theirs.model, dev, options.batch_size)
         scores.append(task.score(predictions, splits["dev"]))
-        print(f"reference, seed {options.seed}: {task.metric} {scores[-1][task.metric]:.4f}")
-    return max(scores, key=lambda s: s[options.best_metric or task.metric])
+        print(f"reference, seed {options.seed}: {name} {scores[-1][name]:.4f}", flush=True)
+    return max(scores, key=lambda s: s[name])
 
 
 def quality(task_class, auto_class, columns, task_options, options, seeds):
