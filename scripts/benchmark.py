@@ -8,6 +8,7 @@ TASK is classification or ner; FLAGS are those of its training script, and --see
 that needs the `parity` extra, since it runs the reference itself.
 """
 
+import importlib.util
 import statistics
 import sys
 import tempfile
@@ -16,10 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import transformers
 
 from minift import hub
 from minift.data.batch import training_batches
+from minift.errors import InputError
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.tasks.ner import NerOptions, NerTask
 from minift.train.compare import CompareOptions
@@ -32,10 +33,10 @@ TASKS = {
     "classification": (
         ClassificationTask,
         ClassificationOptions,
-        transformers.AutoModelForSequenceClassification,
+        "AutoModelForSequenceClassification",
         ("accuracy", "matthews_correlation"),
     ),
-    "ner": (NerTask, NerOptions, transformers.AutoModelForTokenClassification, ("f1",)),
+    "ner": (NerTask, NerOptions, "AutoModelForTokenClassification", ("f1",)),
 }
 
 
@@ -44,7 +45,10 @@ class Reference(torch.nn.Module):
 
     def __init__(self, auto_class, source, count):
         super().__init__()
-        self.model = auto_class.from_pretrained(source, num_labels=count)
+        import transformers  # here, so that --help works without the reference
+
+        transformers.logging.set_verbosity_error()
+        self.model = getattr(transformers, auto_class).from_pretrained(source, num_labels=count)
 
     @property
     def device(self):
@@ -219,16 +223,20 @@ def head(task_class, auto_class, columns, task_options, options, seeds, rounds=3
 
 def main():
     modes = {"quality": quality, "speed": speed, "head": head}
-    if len(sys.argv) < 3 or sys.argv[1] not in modes or sys.argv[2] not in TASKS:
+    mode, task, *flags = [*sys.argv[1:3], "", ""][:2] + sys.argv[3:]
+    if "--help" in sys.argv:
+        print(__doc__)
+        task, flags = task if task in TASKS else "classification", ["--help"]
+    elif mode not in modes or task not in TASKS:
         usage = f"{{{','.join(modes)}}} {{{','.join(TASKS)}}} FLAGS"
-        print(f"error: give {usage}, not {' '.join(sys.argv[1:3])!r}", file=sys.stderr)
-        sys.exit(2)
-    transformers.logging.set_verbosity_error()
-    task_class, options_class, auto_class, columns = TASKS[sys.argv[2]]
+        raise InputError(f"benchmark.py: give it {usage}, not {f'{mode} {task}'.strip()!r}")
+    task_class, options_class, auto_class, columns = TASKS[task]
     task_options, options, compare = command_line(
-        options_class, TrainOptions, CompareOptions, argv=sys.argv[3:]
+        options_class, TrainOptions, CompareOptions, argv=flags
     )
-    modes[sys.argv[1]](task_class, auto_class, columns, task_options, options, compare.seeds)
+    if importlib.util.find_spec("transformers") is None:
+        raise InputError("transformers is not installed; pip install -e '.[parity]'")
+    modes[mode](task_class, auto_class, columns, task_options, options, compare.seeds)
 
 
 if __name__ == "__main__":
