@@ -123,7 +123,8 @@ def train_theirs(task_class, auto_class, task_options, options):
         for indices in batches:
             warmup = round(total * options.warmup_ratio)
             theirs.step(
-                [train[i] for i in indices], options.rate * linear_schedule(step, total, warmup)
+                [train[i] for i in indices],
+                options.learning_rate * linear_schedule(step, total, warmup),
             )
             step += 1
         predictions = task.predict(theirs.model, dev, options.batch_size)
@@ -234,6 +235,7 @@ def main():
     task_options, options, compare = command_line(
         options_class, TrainOptions, CompareOptions, argv=flags
     )
+    options = options.with_rate(task_options.usual_rate)
     if importlib.util.find_spec("transformers") is None:
         raise InputError("transformers is not installed; pip install -e '.[parity]'")
     modes[mode](task_class, auto_class, columns, task_options, options, compare.seeds)

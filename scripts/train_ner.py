@@ -7,7 +7,7 @@ from minift.train.options import TrainOptions, command_line, run_script
 
 def main() -> None:
     # Names need more passes over the few sentences of the built-in set than reviews do.
-    defaults = {"epochs": 8}
+    defaults = {"epochs": 5}
     task_options, options = command_line(
         NerOptions, TrainOptions, description=__doc__, defaults=defaults
     )

@@ -229,3 +229,12 @@ def test_the_reference_loads_a_run_and_predicts_the_same(tiny_bert, reviews, tmp
             logits = model.eval()(**tokenizer(line["text"], return_tensors="pt")).logits[0]
         probabilities = dict(zip(model.config.id2label.values(), logits.softmax(-1), strict=True))
         assert probabilities == pytest.approx(line["probabilities"], abs=1e-5)
+
+
+def test_the_usual_rate_is_the_tasks_unless_one_is_given():
+    def rate(**flags):
+        return TrainOptions(**flags).with_rate(1e-4).learning_rate
+
+    assert rate() == 1e-4
+    assert rate(freeze_encoder=True) == 1e-2
+    assert rate(learning_rate=3e-5, freeze_encoder=True) == 3e-5

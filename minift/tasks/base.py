@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ def check_range(options: object, name: str, low: float, high: float = float("inf
 @dataclass(frozen=True)
 class TaskOptions:
     """Where a task's model and data come from."""
+
+    usual_rate: ClassVar[float] = 5e-5  # learning rate of the whole model
 
     model: str = option("all-MiniLM-L6-v2", "Folder, name under weights/ or hub id to start from.")
     train_file: Path | None = option(None, "Training data; without it the built-in set is used.")

@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -69,6 +69,9 @@ from minift.text.windows import owners, windows
 @dataclass(frozen=True)
 class NerOptions(TaskOptions):
     """What is particular to named entities."""
+
+    # Tags of words are further from what a sentence encoder knows than labels of texts are.
+    usual_rate: ClassVar[float] = 1e-4
 
     token_column: int = option(0, "Column of the word, from 0; negative ones count from the right.")
     tag_column: int = option(-1, "Column of the tag; -1: the last.")

@@ -53,12 +53,13 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     """
     started = time.perf_counter()
     folder = output_folder(options, task_class.name)
+    options = options.with_rate(task_options.usual_rate)
     device = pick_device(options.device)
     torch.manual_seed(options.seed)
     task, model, splits = task_class.start(task_options)
     model.to(device)
     resolved = as_dict(task_options, options)
-    resolved.update(output_dir=str(folder), learning_rate=options.rate)
+    resolved.update(output_dir=str(folder))
     if options.resume:
         check_same_options(folder, resolved)
 
@@ -114,7 +115,10 @@ def train(
     options: TrainOptions,
     folder: Path,
 ) -> Work:
-    """Train `model` in place; the best model by the dev score, or the last one, is in `folder`."""
+    """Train `model` in place; the best model by the dev score, or the last one, is in `folder`.
+
+    The options must say the learning rate.
+    """
     train_features = features["train"]
     lengths = [feature.length for feature in train_features]
 
@@ -142,7 +146,7 @@ def train(
                 break
             clock = time.perf_counter()
             model.train()
-            rate = options.rate * linear_schedule(at.step, total, warmup)
+            rate = options.learning_rate * linear_schedule(at.step, total, warmup)
             set_rate(optimizer, rate)
             count = 0.0
             for indices in steps[i]:
@@ -168,7 +172,7 @@ def train(
                 if not math.isfinite(mean):
                     raise InputError(
                         f"step {at.step}: the loss is {mean}; lower --learning-rate "
-                        f"(it was {options.rate:g})"
+                        f"(it was {options.learning_rate:g})"
                     )
                 log.write({**row, "loss": mean, "learning_rate": rate, "grad_norm": norm.item()})
                 totals.zero_()

@@ -26,7 +26,7 @@ class TrainOptions:
     batch_size: int = option(16, "Features in one forward pass.")
     accumulation: int = option(1, "Forward passes that make one step of the optimiser.")
     learning_rate: float | None = option(
-        None, "Highest rate; 5e-5, or 1e-2 with --freeze-encoder, if not given."
+        None, "Highest rate; if not given, the task's usual one, or 1e-2 with --freeze-encoder."
     )
     warmup_ratio: float = option(0.1, "Share of the steps in which the rate rises from zero.")
     weight_decay: float = option(0.01, "AdamW's decay; norms and biases have none.")
@@ -61,12 +61,14 @@ class TrainOptions:
         if kind not in ("auto", "cpu", "cuda") or (number and not number.isdecimal()):
             raise ValueError(f"--device is {self.device!r}; it must be auto, cpu, cuda or cuda:N")
 
-    @property
-    def rate(self) -> float:
-        """The learning rate; a new head on frozen features bears, and needs, a far higher one."""
+    def with_rate(self, usual: float) -> TrainOptions:
+        """The same with a learning rate: the one given, or else what is usual.
+
+        A new head on frozen features bears, and needs, a far higher one.
+        """
         if self.learning_rate is not None:
-            return self.learning_rate
-        return 1e-2 if self.freeze_encoder else 5e-5
+            return self
+        return dataclasses.replace(self, learning_rate=1e-2 if self.freeze_encoder else usual)
 
 
 def command_line(
