@@ -70,8 +70,7 @@ from minift.text.windows import owners, windows
 class NerOptions(TaskOptions):
     """What is particular to named entities."""
 
-    # Tags of words are further from what a sentence encoder knows than labels of texts are.
-    usual_rate: ClassVar[float] = 1e-4
+    usual_rate: ClassVar[float] = 1e-4  # tags of words are further from what the encoder knows
 
     token_column: int = option(0, "Column of the word, from 0; negative ones count from the right.")
     tag_column: int = option(-1, "Column of the tag; -1: the last.")
@@ -97,9 +96,7 @@ class NerOptions(TaskOptions):
 
     @property
     def way(self) -> str:
-        if self.way_back is not None:
-            return self.way_back
-        return "mean" if self.label_strategy == "all" else self.label_strategy
+        return self.way_back or ("mean" if self.label_strategy == "all" else self.label_strategy)
 
 
 @dataclass(frozen=True)
