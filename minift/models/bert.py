@@ -247,8 +247,8 @@ class BertModel(BertPretrained):
         return torch.tanh(self.pooler(first)) if pooling == "pooler" else first
 
 
-class BertForSequenceClassification(BertPretrained):
-    """One label for each text: (B, T) ids -> logits (B, C)."""
+class BertClassifier(BertPretrained):
+    """The encoder and a linear head on top: what the models of labels share."""
 
     head = "classifier"
 
@@ -258,6 +258,10 @@ class BertForSequenceClassification(BertPretrained):
         count = len(config.labels or ("LABEL_0", "LABEL_1"))
         self.classifier = Head(config.hidden_size, count, config.head_dropout)
         self.classifier.apply(self.init_weights)
+
+
+class BertForSequenceClassification(BertClassifier):
+    """One label for each text: (B, T) ids -> logits (B, C)."""
 
     def adapt(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
         if "pooler.dense.weight" in checkpoint:
@@ -287,19 +291,12 @@ class BertForSequenceClassification(BertPretrained):
         return self.bert.pool(x, packing, self.config.pooling)
 
 
-class BertForTokenClassification(BertPretrained):
+class BertForTokenClassification(BertClassifier):
     """One label for each token: (B, T) ids -> logits (B, T, C), unspecified at padding."""
-
-    head = "classifier"
 
     def __init__(self, config: BertConfig):
         super().__init__(config)
-        self.bert = BertModel(config)
         self.bert.pooler = None
-        self.classifier = Head(
-            config.hidden_size, len(config.labels or (0, 1)), config.head_dropout
-        )
-        self.classifier.apply(self.init_weights)
 
     def adapt(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
         checkpoint.leave_aside(r"pooler\..*", "the pooler: labels of tokens do not need it")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from minift import hub
-from minift.data.batch import progress, sorted_batches
+from minift.data.batch import pad, progress, sorted_batches
 from minift.errors import InputError
 from minift.models.base import PretrainedModel
 from minift.models.registry import model_class
@@ -136,6 +136,19 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
+class TokenFeature:
+    """A text, or one window of it, as an encoder reads it; tasks add what is theirs."""
+
+    record: int
+    ids: list[int]
+    types: list[int]
+
+    @property
+    def length(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
 class TokenBatch:
     """Features as an encoder reads them.
 
@@ -160,6 +173,19 @@ class TokenBatch:
             if isinstance(value, Tensor)
         }
         return replace(self, **moved)
+
+
+def token_batch(features: Sequence[TokenFeature], pad_id: int, **more: Any) -> TokenBatch:
+    """Features side by side, padded at the right; `more`: the labels and what else a task has."""
+    ids = pad([feature.ids for feature in features], pad_id)
+    return TokenBatch(
+        ids=ids,
+        mask=pad([[1] * feature.length for feature in features], 0),
+        types=pad([feature.types for feature in features], 0),
+        real_tokens=sum(feature.length for feature in features),
+        all_tokens=ids.numel(),
+        **more,
+    )
 
 
 def load_start(

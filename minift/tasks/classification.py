@@ -31,19 +31,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minift import metrics
-from minift.data.batch import pad
 from minift.data.read import TextRecord, builtin, read_classification, records_of
 from minift.errors import InputError
 from minift.models.base import PretrainedModel
 from minift.tasks.base import (
     TaskOptions,
     TokenBatch,
+    TokenFeature,
     check_range,
     load_start,
     load_task,
     option,
     run_batches,
     save_task,
+    token_batch,
 )
 from minift.text.tokenizer import Tokenizer
 from minift.text.windows import shares, windows
@@ -73,7 +74,7 @@ class ClassificationOptions(TaskOptions):
 
 
 @dataclass(frozen=True)
-class TextFeature:
+class TextFeature(TokenFeature):
     """A text, or one window of it, as the model sees it.
 
     cut: the text did not fit whole.
@@ -81,17 +82,10 @@ class TextFeature:
     vector: (H,) what a frozen encoder made of it, or None.
     """
 
-    record: int
-    ids: list[int]
-    types: list[int]
     label: int | None
     cut: bool = False
     weight: float = 1.0
     vector: Tensor | None = None
-
-    @property
-    def length(self) -> int:
-        return len(self.ids)
 
 
 @dataclass(frozen=True)
@@ -224,17 +218,13 @@ class ClassificationTask:
         vectors = None
         if features[0].vector is not None:
             vectors = torch.stack([feature.vector for feature in features])
-        ids = pad([feature.ids for feature in features], self.tokenizer.pad_token_id)
         labelled = features[0].label is not None
-        return TokenBatch(
-            ids=ids,
-            mask=pad([[1] * feature.length for feature in features], 0),
-            types=pad([feature.types for feature in features], 0),
+        return token_batch(
+            features,
+            self.tokenizer.pad_token_id,
             labels=torch.tensor([feature.label for feature in features]) if labelled else None,
             weights=torch.tensor([feature.weight for feature in features]),
             vectors=vectors,
-            real_tokens=sum(feature.length for feature in features),
-            all_tokens=ids.numel(),
         )
 
     def loss(self, model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:

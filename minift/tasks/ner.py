@@ -45,12 +45,14 @@ from minift.models.base import PretrainedModel
 from minift.tasks.base import (
     TaskOptions,
     TokenBatch,
+    TokenFeature,
     check_range,
     load_start,
     load_task,
     option,
     run_batches,
     save_task,
+    token_batch,
 )
 from minift.tasks.entities import found_entities, listed, marked_text
 from minift.text.align import (
@@ -100,7 +102,7 @@ class NerOptions(TaskOptions):
 
 
 @dataclass(frozen=True)
-class TagFeature:
+class TagFeature(TokenFeature):
     """A text, or one window of it, as the model sees it.
 
     words, spans: the words that this window answers for, and the (start, end) of each in `ids`.
@@ -108,17 +110,10 @@ class TagFeature:
     vectors: (T, H) what a frozen encoder made of it, or None.
     """
 
-    record: int
-    ids: list[int]
-    types: list[int]
     words: tuple[int, ...]
     spans: tuple[tuple[int, int], ...]
     labels: list[int] | None
     vectors: Tensor | None = None
-
-    @property
-    def length(self) -> int:
-        return len(self.ids)
 
 
 @dataclass(frozen=True)
@@ -226,7 +221,7 @@ class NerTask:
 
     def featurize(self, records: Sequence[TagRecord]) -> list[TagFeature]:
         """Pieces between [CLS] and [SEP]; one feature a text, or one a window."""
-        number = {label: i for i, label in enumerate(self.labels)}
+        number, inside = {label: i for i, label in enumerate(self.labels)}, self.inside
         texts = [list(record.words) for record in records]
         overlap = self.room // 4 if self.options.overlap is None else self.options.overlap
         shift = self.tokenizer.build([-1])[0].index(-1)  # special tokens before the text
@@ -249,7 +244,7 @@ class NerTask:
                 if record.tags is not None:
                     tags = [number[record.tags[w]] for w in words]
                     strategy = self.options.label_strategy
-                    labels = label_pieces(inner, tags, self.inside, strategy, len(ids))
+                    labels = label_pieces(inner, tags, inside, strategy, len(ids))
                 features.append(TagFeature(i, ids, types, tuple(words), inner, labels))
         return features
 
@@ -262,22 +257,14 @@ class NerTask:
         return [replace(f, vectors=vectors[: f.length].clone()) for f, vectors in pairs]
 
     def collate(self, features: Sequence[TagFeature]) -> TokenBatch:
-        ids = pad([feature.ids for feature in features], self.tokenizer.pad_token_id)
         vectors = None
         if features[0].vectors is not None:
             vectors = torch.nn.utils.rnn.pad_sequence(
                 [feature.vectors for feature in features], batch_first=True
             )
         labelled = features[0].labels is not None
-        return TokenBatch(
-            ids=ids,
-            mask=pad([[1] * feature.length for feature in features], 0),
-            types=pad([feature.types for feature in features], 0),
-            labels=pad([feature.labels for feature in features], IGNORE) if labelled else None,
-            real_tokens=sum(feature.length for feature in features),
-            all_tokens=ids.numel(),
-            vectors=vectors,
-        )
+        labels = pad([feature.labels for feature in features], IGNORE) if labelled else None
+        return token_batch(features, self.tokenizer.pad_token_id, labels=labels, vectors=vectors)
 
     def loss(self, model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Sum of the labelled pieces' cross-entropies and their number."""
