@@ -3,6 +3,7 @@
 from minift import metrics
 from minift.models.bert import (
     BertConfig,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
@@ -11,6 +12,7 @@ from minift.text.tokenizer import Tokenizer
 
 __all__ = [
     "BertConfig",
+    "BertForQuestionAnswering",
     "BertForSequenceClassification",
     "BertForTokenClassification",
     "BertModel",

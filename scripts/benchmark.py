@@ -4,8 +4,8 @@
     benchmark.py speed TASK FLAGS      training steps of both in turn: the ratio of their speeds
     benchmark.py head TASK FLAGS       a head-only run beside one evaluation pass over its data
 
-TASK is classification or ner; FLAGS are those of its training script, and --seeds.  The only script
-that needs the `parity` extra, since it runs the reference itself.
+TASK is classification, ner or qa; FLAGS are those of its training script, and --seeds.  The only
+script that needs the `parity` extra, since it runs the reference itself.
 """
 
 import importlib.util
@@ -23,6 +23,7 @@ from minift.data.batch import training_batches
 from minift.errors import InputError
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.tasks.ner import NerOptions, NerTask
+from minift.tasks.qa import QaOptions, QaTask
 from minift.train.compare import CompareOptions
 from minift.train.loop import pick_device, run
 from minift.train.optim import adamw, linear_schedule, normalise_gradients, set_rate
@@ -37,6 +38,12 @@ TASKS = {
         ("accuracy", "matthews_correlation"),
     ),
     "ner": (NerTask, NerOptions, "AutoModelForTokenClassification", ("f1",)),
+    "qa": (
+        QaTask,
+        QaOptions,
+        "AutoModelForQuestionAnswering",
+        ("f1", "exact", "f1_at_zero", "exact_at_zero", "answerable_f1", "answerable_exact"),
+    ),
 }
 
 
@@ -55,7 +62,10 @@ class Reference(torch.nn.Module):
         return self.model.device
 
     def forward(self, ids, mask, types):
-        return self.model(ids, mask, types).logits
+        outputs = self.model(ids, mask, types)
+        if "start_logits" in outputs:
+            return outputs.start_logits, outputs.end_logits
+        return outputs.logits
 
 
 class Ours:
@@ -101,15 +111,19 @@ class Theirs:
         self.optimizer.zero_grad()
 
 
+def rows_of_head(task):
+    return len(getattr(task, "labels", ("start", "end")))
+
+
 def reference_of(task, auto_class):
-    return Reference(auto_class, hub.resolve(task.options.model), len(task.labels))
+    return Reference(auto_class, hub.resolve(task.options.model), rows_of_head(task))
 
 
 def train_theirs(task_class, auto_class, task_options, options):
     """The reference in an ordinary loop, on our batches: its best dev score of all epochs."""
     torch.manual_seed(options.seed)
     task, _, splits = task_class.start(task_options)
-    train, dev = (task.featurize(splits[name]) for name in ("train", "dev"))
+    train, dev = (task.featurize(splits[name], name == "train") for name in ("train", "dev"))
     theirs = Theirs(task, reference_of(task, auto_class).to(pick_device(options.device)), options)
     lengths = [feature.length for feature in train]
     by_length = options.batching == "length"
@@ -153,7 +167,7 @@ def speed(task_class, auto_class, columns, task_options, options, seeds, rounds=
     """Alternating rounds of a few steps; the same batches for ours and the reference's best."""
     device = pick_device(options.device)
     task, model, splits = task_class.start(task_options)
-    features = task.featurize(splits["train"])
+    features = task.featurize(splits["train"], training=True)
     lengths = [feature.length for feature in features]
     grouped = training_batches(lengths, options.batch_size, options.seed, 0)
     random = training_batches(lengths, options.batch_size, options.seed, 0, by_length=False)
@@ -164,13 +178,15 @@ def speed(task_class, auto_class, columns, task_options, options, seeds, rounds=
     # Same weights, same outputs: ours go to disk and are read by the reference.
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        theirs = Reference(auto_class, folder, len(task.labels)).to(device).eval()
+        theirs = Reference(auto_class, folder, rows_of_head(task)).to(device).eval()
     batch = task.collate([features[i] for i in grouped[1]]).to(device)
     with torch.inference_mode():
-        gap = model.eval()(batch.ids, batch.mask, batch.types) - theirs(
-            batch.ids, batch.mask, batch.types
-        )
-    real = gap if gap.dim() == 2 else gap[batch.mask.bool()]
+        pairs = [
+            side if isinstance(side, tuple) else (side,)
+            for side in (m(batch.ids, batch.mask, batch.types) for m in (model.eval(), theirs))
+        ]
+    gap = torch.stack([a - b for a, b in zip(*pairs, strict=True)], -1)
+    real = gap[batch.mask.bool()] if gap.shape[:2] == batch.mask.shape else gap
     print(f"logits differ by at most {real.abs().max().item():.2g}")
 
     sides = {

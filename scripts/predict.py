@@ -15,15 +15,27 @@ def main() -> None:
     parser.add_argument("model_dir", type=Path, help="output directory of a training script")
     parser.add_argument("texts", nargs="*", help="texts; without any, a line of stdin is a text")
     parser.add_argument("--file", type=Path, help="a file in a format of the training data")
+    parser.add_argument(
+        "--question",
+        action="append",
+        default=[],
+        help="asked of each text, or of a whole --file of text (question answering; repeatable)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     inputs = options.file or options.texts or sys.stdin
     device = pick_device(options.device)
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for line in predict_lines(
-        options.model_dir, inputs, options.json, colour, options.batch_size, device
+        options.model_dir,
+        inputs,
+        options.question,
+        options.json,
+        colour,
+        options.batch_size,
+        device,
     ):
         print(line, flush=True)
 

@@ -12,7 +12,12 @@ from parity import (
     random_batch,
 )
 
-from minift import BertForSequenceClassification, BertForTokenClassification, BertModel
+from minift import (
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
 
 transformers = pytest.importorskip("transformers", reason="compares with transformers, not here")
 
@@ -112,6 +117,44 @@ def test_token_classifier_and_its_gradients_equal_the_reference(tmp_path, change
     ours.save_pretrained(tmp_path / "ours")
     again = assert_loads_in_reference(model_class, tmp_path / "ours")
     assert again.config.id2label == names["id2label"]
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("changes", [c for c in CONFIGS.values() if "num_labels" not in c])
+def test_question_answering_and_its_gradients_equal_the_reference(tmp_path, changes, attention):
+    model_class = transformers.BertForQuestionAnswering
+    theirs = reference(model_class, tmp_path / "theirs", **changes)
+    ours = BertForQuestionAnswering.from_pretrained(
+        tmp_path / "theirs", attn_implementation=attention
+    )
+    assert ours.report.new == ()
+    ids, mask, types = random_batch(ours.config, seed=5)
+    first, last = torch.tensor([[0, 3, 1, 0], [0, 5, 2, 7]])
+    expected = theirs(ids, mask, types)
+    real = mask.bool()
+    pairs = list(
+        zip(ours(ids, mask, types), (expected.start_logits, expected.end_logits), strict=True)
+    )
+    losses = [[], []]
+    for name, (found, wanted), place in zip(("start", "end"), pairs, (first, last), strict=True):
+        assert_close(f"{name} logits", found[real], wanted[real])
+        for side, logits in enumerate((found, wanted)):
+            losses[side].append(
+                torch.nn.functional.cross_entropy(logits.masked_fill(~real, -1e9), place)
+            )
+    for part in losses:
+        (sum(part) / 2).backward()
+    assert_same_gradients(ours, theirs)
+    # Where nothing is padded, the loss is the reference's own.
+    loss = theirs(ids, None, types, start_positions=first, end_positions=last).loss
+    sides = zip(ours(ids, None, types), (first, last), strict=True)
+    own = sum(torch.nn.functional.cross_entropy(logits, place) for logits, place in sides) / 2
+    assert_close("loss", own, loss)
+
+    ours.save_pretrained(tmp_path / "ours")
+    again = assert_loads_in_reference(model_class, tmp_path / "ours")
     for name, tensor in theirs.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
 

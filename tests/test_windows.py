@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from minift.text.windows import shares, windows
+from minift.text.windows import own_ranges, owners, shares, windows
 
 
 def test_every_token_is_in_a_window_and_neighbours_overlap():
@@ -42,3 +42,20 @@ def test_shares_take_from_the_longer_text_first():
         for second in range(14):
             for room in range(20):
                 assert shares(first, second, room) == one_by_one(first, second, room)
+
+
+def test_each_token_belongs_to_the_window_that_sees_most_around_it():
+    for length in range(1, 40):
+        for size in range(1, 12):
+            for overlap in range(size):
+                parts = windows(length, size, overlap)
+                ranges = own_ranges(parts)
+                expected = owners([(i, i + 1) for i in range(length)], parts)
+                found = [n for n, (start, end) in enumerate(ranges) for _ in range(start, end)]
+                assert found == expected, (length, size, overlap)
+                for (start, end), (first, last) in zip(parts, ranges, strict=True):
+                    assert start <= first <= last <= end
+
+
+def test_an_empty_text_has_one_empty_window():
+    assert own_ranges(windows(0, 5, 2)) == [(0, 0)]

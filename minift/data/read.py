@@ -19,14 +19,16 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from minift.errors import InputError, at
 
 LONGEST_LINE = 10_000_000  # bytes; a longer line is a damaged file, not a text
 BOM = b"\xef\xbb\xbf"
+
+RecordType = TypeVar("RecordType")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class TextRecord:
 def builtin(name: str) -> Path:
     """The path of a file among the sets that come with minift."""
     return Path(__file__).parent / "builtin" / name
+
+
+def numbered(records: Iterable[RecordType]) -> list[RecordType]:
+    """Records of several files as those of one: their ids count on."""
+    return [replace(record, id=str(i)) for i, record in enumerate(records)]
 
 
 # ---- rows -> records ---------------------------------------------------------------------------
@@ -114,7 +121,7 @@ def _text(row: Row, name: str, column: str, where: str) -> str:
         raise InputError(_missing(row, column, where))
     value = row.fields[name]
     if not isinstance(value, str):
-        raise InputError(f"{where}: {column!r} is {_shown(value)}; it must be a string")
+        raise InputError(f"{where}: {column!r} is {shown(value)}; it must be a string")
     if not value.strip():
         raise InputError(f"{where}: {column!r} is empty; fill it in or remove the record")
     return checked(value, column, where)
@@ -128,7 +135,7 @@ def _label(row: Row, column: str, where: str, required: bool) -> str | None:
         raise InputError(_missing(row, column, where))
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise InputError(
-            f"{where}: {column!r} is {_shown(value)}; it must be a string or an integer"
+            f"{where}: {column!r} is {shown(value)}; it must be a string or an integer"
         )
     label = str(value).strip()
     if not label:
@@ -142,10 +149,10 @@ def _missing(row: Row, column: str, where: str) -> str:
     return f"{where}: has no {column!r}, only {found!r}; add it, or name the column that is meant"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as JSON writes it, not too long.
 
-    >>> _shown(None), _shown([1, 2])
+    >>> shown(None), shown([1, 2])
     ('null', '[1, 2]')
     """
     return json.dumps(value)[:60]
@@ -310,18 +317,21 @@ def read_jsonl(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
 # ---- files -> lines ----------------------------------------------------------------------------
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number from 1, line without its end) of a text file in UTF-8, plain or gzipped."""
+def read_lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, str]]:
+    """(number from 1, line without its end) of a text file in UTF-8, plain or gzipped.
+
+    longest: bytes of a line; a longer one is refused.
+    """
     number = 0
     try:
         with _open(path) as file:
-            while data := file.readline(LONGEST_LINE + 1):
+            while data := file.readline(longest + 1):
                 number += 1
                 if not data.endswith(b"\n"):
                     file.read(1)  # nothing is left, or else a damaged gzip says so now
-                if len(data) > LONGEST_LINE:
+                if len(data) > longest:
                     raise InputError(
-                        f"{at(path, number)}: has more than {LONGEST_LINE:,} bytes; give a text "
+                        f"{at(path, number)}: has more than {longest:,} bytes; give a text "
                         "file, or split the line"
                     )
                 if b"\0" in data:

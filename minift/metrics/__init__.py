@@ -8,9 +8,12 @@ from minift.metrics.classification import (
     precision_recall,
 )
 from minift.metrics.entities import entities, entity_errors, entity_f1, token_accuracy
+from minift.metrics.squad import answer_gains, best_threshold, squad, word_f1
 
 __all__ = [
     "accuracy",
+    "answer_gains",
+    "best_threshold",
     "confusion_matrix",
     "entities",
     "entity_errors",
@@ -18,5 +21,7 @@ __all__ = [
     "f1",
     "matthews_correlation",
     "precision_recall",
+    "squad",
     "token_accuracy",
+    "word_f1",
 ]

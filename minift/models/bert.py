@@ -166,6 +166,11 @@ class BertPretrained(PretrainedModel):
     config_class = BertConfig
     config: BertConfig
 
+    def new_head(self, dropout: float) -> Head:
+        """A linear head as it starts, with a row for each label (two if nobody named any)."""
+        count = len(self.config.labels or ("LABEL_0", "LABEL_1"))
+        return Head(self.config.hidden_size, count, dropout).apply(self.init_weights)
+
     def init_weights(self, module: nn.Module) -> None:
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
@@ -247,21 +252,15 @@ class BertModel(BertPretrained):
         return torch.tanh(self.pooler(first)) if pooling == "pooler" else first
 
 
-class BertClassifier(BertPretrained):
-    """The encoder and a linear head on top: what the models of labels share."""
+class BertForSequenceClassification(BertPretrained):
+    """One label for each text: (B, T) ids -> logits (B, C)."""
 
     head = "classifier"
 
     def __init__(self, config: BertConfig):
         super().__init__(config)
         self.bert = BertModel(config)
-        count = len(config.labels or ("LABEL_0", "LABEL_1"))
-        self.classifier = Head(config.hidden_size, count, config.head_dropout)
-        self.classifier.apply(self.init_weights)
-
-
-class BertForSequenceClassification(BertClassifier):
-    """One label for each text: (B, T) ids -> logits (B, C)."""
+        self.classifier = self.new_head(config.head_dropout)
 
     def adapt(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
         if "pooler.dense.weight" in checkpoint:
@@ -291,25 +290,17 @@ class BertForSequenceClassification(BertClassifier):
         return self.bert.pool(x, packing, self.config.pooling)
 
 
-class BertForTokenClassification(BertClassifier):
-    """One label for each token: (B, T) ids -> logits (B, T, C), unspecified at padding."""
+class BertTokenHead(BertPretrained):
+    """The encoder without its pooler; subclasses put a linear head on every token."""
 
     def __init__(self, config: BertConfig):
         super().__init__(config)
+        self.bert = BertModel(config)
         self.bert.pooler = None
 
     def adapt(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
-        checkpoint.leave_aside(r"pooler\..*", "the pooler: labels of tokens do not need it")
+        checkpoint.leave_aside(r"pooler\..*", "the pooler: a head on every token does not need it")
         return set()
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-    ) -> Tensor:
-        x, packing = self.bert.encode(input_ids, attention_mask, token_type_ids)
-        return packing.pad(self.classifier(x))
 
     def features(
         self,
@@ -320,6 +311,55 @@ class BertForTokenClassification(BertClassifier):
         """What the head sees of each token: (B, T, H)."""
         x, packing = self.bert.encode(input_ids, attention_mask, token_type_ids)
         return packing.pad(x)
+
+    def logits(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> Tensor:
+        """What the head says of each token: (B, T, C), unspecified at padding."""
+        x, packing = self.bert.encode(input_ids, attention_mask, token_type_ids)
+        return packing.pad(self.get_submodule(self.head)(x))
+
+
+class BertForTokenClassification(BertTokenHead):
+    """One label for each token: (B, T) ids -> logits (B, T, C), unspecified at padding."""
+
+    head = "classifier"
+
+    def __init__(self, config: BertConfig):
+        super().__init__(config)
+        self.classifier = self.new_head(config.head_dropout)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> Tensor:
+        return self.logits(input_ids, attention_mask, token_type_ids)
+
+
+class BertForQuestionAnswering(BertTokenHead):
+    """Where an answer begins and ends: (B, T) ids -> start logits, end logits, (B, T) each.
+
+    Unspecified at padding.  The two rows of the head are its two "labels".
+    """
+
+    head = "qa_outputs"
+
+    def __init__(self, config: BertConfig):
+        super().__init__(config)
+        self.qa_outputs = self.new_head(dropout=0.0)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        return self.logits(input_ids, attention_mask, token_type_ids).unbind(-1)
 
 
 LAYER = "encoder.layer.{i}"
@@ -358,6 +398,8 @@ BertPretrained.table = NameTable(
         "pooler.bias": "pooler.dense.bias",
         "classifier.weight": "classifier.weight",
         "classifier.bias": "classifier.bias",
+        "qa_outputs.weight": "qa_outputs.weight",
+        "qa_outputs.bias": "qa_outputs.bias",
     },
     ignored={
         r"embeddings\.position_ids": "a buffer that counts 0, 1, 2, ...",

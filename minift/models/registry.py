@@ -7,12 +7,17 @@ from pathlib import Path
 from minift.errors import InputError
 from minift.files import read_json
 from minift.models.base import CONFIG, PretrainedModel
-from minift.models.bert import BertForSequenceClassification, BertForTokenClassification
+from minift.models.bert import (
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
 
 # task -> model_type -> model class
 FAMILIES: dict[str, dict[str, type[PretrainedModel]]] = {
     "classification": {"bert": BertForSequenceClassification},
     "ner": {"bert": BertForTokenClassification},
+    "qa": {"bert": BertForQuestionAnswering},
 }
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from minift import hub
 from minift.data.batch import pad, progress, sorted_batches
+from minift.data.read import builtin
 from minift.errors import InputError
 from minift.models.base import PretrainedModel
 from minift.models.registry import model_class
@@ -44,7 +45,9 @@ class TaskOptions:
     usual_rate: ClassVar[float] = 5e-5  # learning rate of the whole model
 
     model: str = option("all-MiniLM-L6-v2", "Folder, name under weights/ or hub id to start from.")
-    train_file: Path | None = option(None, "Training data; without it the built-in set is used.")
+    train_file: tuple[Path, ...] = option(
+        (), "Training data, a file or several; without any the built-in set is used."
+    )
     dev_file: Path | None = option(None, "Data that the best model is chosen on.")
     test_file: Path | None = option(None, "Data that the best model is tested on at the end.")
     max_length: int | None = option(
@@ -55,8 +58,25 @@ class TaskOptions:
     def __post_init__(self) -> None:
         check_range(self, "max_length", 3)
         check_range(self, "dropout", 0, 0.99)
-        if self.train_file is None and (self.dev_file or self.test_file):
+        if isinstance(self.train_file, str | Path):  # one file, as people write it in Python
+            object.__setattr__(self, "train_file", (Path(self.train_file),))
+        if not self.train_file and (self.dev_file or self.test_file):
             raise ValueError("--dev-file and --test-file need a --train-file that they belong to")
+
+    @property
+    def training_data(self) -> str:
+        """What errors call it."""
+        return ", ".join(map(str, self.train_file)) or "the built-in set"
+
+    def files(self, built_in: str) -> dict[str, tuple[Path, ...]]:
+        """Split name -> its files: those given, or else of the set that comes with minift.
+
+        built_in: their name with `{}` for the split, as "reviews.{}.tsv".
+        """
+        if not self.train_file:
+            return {s: (builtin(built_in.format(s)),) for s in ("train", "dev", "test")}
+        later = {"dev": self.dev_file, "test": self.test_file}
+        return {"train": self.train_file, **{s: (path,) for s, path in later.items() if path}}
 
 
 class Feature(Protocol):
@@ -79,7 +99,10 @@ class Batch(Protocol):
 
 
 class Task(Protocol):
-    """The whole story of a task.  Frozen: what training changes lives in the model."""
+    """The whole story of a task.  Frozen: what training changes lives in the model.
+
+    The methods with a body suit most tasks as they are.
+    """
 
     name: str
     metric: str  # the metric that the best model is chosen by; more is better
@@ -92,14 +115,19 @@ class Task(Protocol):
     def from_pretrained(cls, folder: Path) -> tuple[Task, PretrainedModel]:
         """The task and the model that a run saved, for prediction."""
 
-    def read_inputs(self, inputs: Iterable[str] | Path) -> Iterable[Any]:
-        """Records without gold answers, from raw lines or from a data file."""
+    def read_inputs(
+        self, inputs: Iterable[str] | Path, questions: Sequence[str] = ()
+    ) -> Iterable[Any]:
+        """Records without gold answers, from raw lines or from a data file.
+
+        questions: to be asked of every input, where the task is about questions.
+        """
 
     def describe(self, records: Sequence[Any], features: Sequence[Any]) -> str:
         """The first record as text, tokens and labels, and the counts: shown before training."""
 
-    def featurize(self, records: Sequence[Any]) -> list[Feature]:
-        """One feature or more for each record."""
+    def featurize(self, records: Sequence[Any], training: bool = False) -> list[Feature]:
+        """One feature or more for each record; in training a task may leave some out."""
 
     def freeze(self, model: Any, features: Sequence[Feature], batch_size: int) -> list[Feature]:
         """The same features with what the frozen encoder makes of them, computed once."""
@@ -127,6 +155,14 @@ class Task(Protocol):
         self, predictions: Sequence[Any], records: Sequence[Any], colour: bool = False
     ) -> list[str]:
         """A line or more for a person on each prediction; `colour`: they go to a terminal."""
+
+    def exports(self, predictions: Sequence[Any], records: Sequence[Any]) -> dict[str, Any]:
+        """Predictions in formats of the field: name of a JSON file -> what it holds."""
+        return {}
+
+    def tuned(self, score: dict[str, Any]) -> Task:
+        """The task with what the dev score decides beside the weights, such as a threshold."""
+        return self
 
     def save(self, model: PretrainedModel, folder: Path) -> None:
         """Write the model and everything that `from_pretrained` needs."""
@@ -189,23 +225,27 @@ def token_batch(features: Sequence[TokenFeature], pad_id: int, **more: Any) -> T
 
 
 def load_start(
-    options: TaskOptions, task: str, labels: tuple[str, ...], **changes: Any
+    options: TaskOptions, task: str, labels: tuple[str, ...] | int, **changes: Any
 ) -> tuple[PretrainedModel, Tokenizer, int]:
     """Model, tokenizer and longest input that a run starts from; `InputError` if they do not fit.
 
     A checkpoint fine-tuned on the same labels keeps its head, and its order of them; any other gets
-    a new head.  changes: fields of the model's config.
+    a new head.  Where all heads of a task mean the same, `labels` is how many rows they have, and a
+    checkpoint fine-tuned for the task keeps its head.  changes: fields of the model's config.
     """
     folder = hub.resolve(options.model)
     family = model_class(folder, task)
     config = family.config_class.from_pretrained(folder)
-    same = config.labels is not None and set(config.labels) == set(labels)
     if options.dropout is not None:
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
             changes[name] = options.dropout
-    model = family.from_pretrained(
-        folder, labels=config.labels if same else labels, new_head=not same, **changes
-    )
+    if isinstance(labels, int):
+        model = family.from_pretrained(folder, num_labels=labels, **changes)
+    else:
+        same = config.labels is not None and set(config.labels) == set(labels)
+        model = family.from_pretrained(
+            folder, labels=config.labels if same else labels, new_head=not same, **changes
+        )
     tokenizer = Tokenizer.from_pretrained(folder)
     if tokenizer.vocab_size > config.vocab_size:
         raise InputError(
@@ -219,6 +259,14 @@ def load_start(
             "tokens; give a smaller one"
         )
     return model, tokenizer, options.max_length or limit
+
+
+def refuse_questions(questions: Sequence[str], task: str) -> None:
+    if questions:
+        raise InputError(
+            f"--question is {questions[0]!r:.60}, but the model was trained for {task}, which "
+            "answers no questions; leave it out"
+        )
 
 
 def run_batches(

@@ -31,10 +31,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minift import metrics
-from minift.data.read import TextRecord, builtin, read_classification, records_of
+from minift.data.read import TextRecord, numbered, read_classification, records_of
 from minift.errors import InputError
 from minift.models.base import PretrainedModel
 from minift.tasks.base import (
+    Task,
     TaskOptions,
     TokenBatch,
     TokenFeature,
@@ -42,6 +43,7 @@ from minift.tasks.base import (
     load_start,
     load_task,
     option,
+    refuse_questions,
     run_batches,
     save_task,
     token_batch,
@@ -50,6 +52,7 @@ from minift.text.tokenizer import Tokenizer
 from minift.text.windows import shares, windows
 
 LongText = Literal["head", "head+tail", "windows"]
+COLUMNS = ("text_column", "pair_column", "label_column")
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class LabelPrediction:
 
 
 @dataclass(frozen=True)
-class ClassificationTask:
+class ClassificationTask(Task):
     """See the module's docstring; the methods stand in the order of the story."""
 
     options: ClassificationOptions
@@ -116,7 +119,7 @@ class ClassificationTask:
         splits = read_splits(options)
         labels = sort_labels({record.label for record in splits["train"]})
         if len(labels) < 2:
-            where = options.train_file or "the training data"
+            where = options.training_data
             raise InputError(f"{where}: every label is {labels[0]!r}; give examples of two or more")
         changes = {} if options.pooling is None else {"pooling": options.pooling}
         model, tokenizer, max_length = load_start(options, cls.name, labels, **changes)
@@ -144,7 +147,10 @@ class ClassificationTask:
         )
         return task, model
 
-    def read_inputs(self, inputs: Iterable[str] | Path) -> Iterable[TextRecord]:
+    def read_inputs(
+        self, inputs: Iterable[str] | Path, questions: Sequence[str] = ()
+    ) -> Iterable[TextRecord]:
+        refuse_questions(questions, self.name)
         if isinstance(inputs, Path):
             return read_classification(inputs, require_label=False)
         return records_of(inputs)
@@ -166,7 +172,7 @@ class ClassificationTask:
         ]
         return "\n".join(lines)
 
-    def featurize(self, records: Sequence[TextRecord]) -> list[TextFeature]:
+    def featurize(self, records: Sequence[TextRecord], training: bool = False) -> list[TextFeature]:
         """Tokens with [CLS] and [SEP], cut as `long_text` says; one feature, or one a window."""
         firsts = self.tokenizer.ids([record.text for record in records])
         pairs = [record.text_pair for record in records]
@@ -377,19 +383,12 @@ def sort_labels(labels: set[str]) -> tuple[str, ...]:
 
 def read_splits(options: ClassificationOptions) -> dict[str, list[TextRecord]]:
     """Split name -> records, from the files given or else from the built-in reviews."""
-    if options.train_file is None:
-        names = ("train", "dev", "test")
-        return {name: read_classification(builtin(f"reviews.{name}.tsv")) for name in names}
-    files = {"train": options.train_file, "dev": options.dev_file, "test": options.test_file}
+    columns = {}
+    if options.train_file:
+        columns = {name: getattr(options, name) for name in COLUMNS}
     return {
-        name: read_classification(
-            path,
-            text_column=options.text_column,
-            pair_column=options.pair_column,
-            label_column=options.label_column,
-        )
-        for name, path in files.items()
-        if path is not None
+        name: numbered(record for path in paths for record in read_classification(path, **columns))
+        for name, paths in options.files("reviews.{}.tsv").items()
     }
 
 

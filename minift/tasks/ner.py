@@ -38,11 +38,12 @@ from torch import Tensor
 from minift import metrics
 from minift.data.batch import pad
 from minift.data.columns import TagRecord, read_tagged, untagged
-from minift.data.read import builtin, read_lines
+from minift.data.read import numbered, read_lines
 from minift.data.tags import legal_steps, tag_names
 from minift.errors import InputError
 from minift.models.base import PretrainedModel
 from minift.tasks.base import (
+    Task,
     TaskOptions,
     TokenBatch,
     TokenFeature,
@@ -50,6 +51,7 @@ from minift.tasks.base import (
     load_start,
     load_task,
     option,
+    refuse_questions,
     run_batches,
     save_task,
     token_batch,
@@ -125,7 +127,7 @@ class TagPrediction:
 
 
 @dataclass(frozen=True)
-class NerTask:
+class NerTask(Task):
     """See the module's docstring; the methods stand in the order of the story."""
 
     options: NerOptions
@@ -144,7 +146,7 @@ class NerTask:
         splits, schemes = read_splits(options)
         types = {tag[2:] for record in splits["train"] for tag in record.tags if tag != "O"}
         if not types:
-            where = options.train_file or "the training data"
+            where = options.training_data
             raise InputError(f"{where}: every tag is O; give sentences with entities")
         for records in splits.values():
             _check_types(records, types)
@@ -173,8 +175,11 @@ class NerTask:
         limit = model.config.max_position_embeddings
         return cls(options, tokenizer, labels, saved.get("max_length", limit)), model
 
-    def read_inputs(self, inputs: Iterable[str] | Path) -> Iterable[TagRecord]:
+    def read_inputs(
+        self, inputs: Iterable[str] | Path, questions: Sequence[str] = ()
+    ) -> Iterable[TagRecord]:
         """Raw text, a line each (also of a .txt file), or sentences of words."""
+        refuse_questions(questions, self.name)
         if isinstance(inputs, Path):
             if inputs.name.lower().removesuffix(".gz").endswith(".txt"):
                 inputs = (line for _, line in read_lines(inputs))
@@ -219,7 +224,7 @@ class NerTask:
         ]
         return "\n".join(lines)
 
-    def featurize(self, records: Sequence[TagRecord]) -> list[TagFeature]:
+    def featurize(self, records: Sequence[TagRecord], training: bool = False) -> list[TagFeature]:
         """Pieces between [CLS] and [SEP]; one feature a text, or one a window."""
         number, inside = {label: i for i, label in enumerate(self.labels)}, self.inside
         texts = [list(record.words) for record in records]
@@ -411,18 +416,19 @@ def score_ways_back(folder: Path, options: NerOptions, batch_size: int = 32) -> 
 
 def read_splits(options: NerOptions) -> tuple[dict[str, list[TagRecord]], dict[str, str]]:
     """Split name -> records, and -> scheme, from the files given or the built-in sentences."""
-    files = {"train": options.train_file, "dev": options.dev_file, "test": options.test_file}
-    if options.train_file is None:
-        files = {name: builtin(f"ner.{name}.conll") for name in files}
     splits, schemes = {}, {}
-    for name, path in files.items():
-        if path is not None:
-            splits[name], schemes[name] = read_tagged(
+    for name, paths in options.files("ner.{}.conll").items():
+        parts = [
+            read_tagged(
                 path,
                 token_column=options.token_column,
                 tag_column=options.tag_column,
                 scheme=options.scheme,
             )
+            for path in paths
+        ]
+        splits[name] = numbered(record for records, _ in parts for record in records)
+        schemes[name] = ", ".join(dict.fromkeys(scheme for _, scheme in parts))
     return splits, schemes
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from minift.models.registry import task_of
 from minift.tasks.base import Task
 from minift.tasks.classification import ClassificationTask
 from minift.tasks.ner import NerTask
+from minift.tasks.qa import QaTask
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (ClassificationTask, NerTask)}
+TASKS: dict[str, type[Task]] = {t.name: t for t in (ClassificationTask, NerTask, QaTask)}
 
 AT_ONCE = 1024  # inputs that are batched by length together, and lines held back meanwhile
 
@@ -22,6 +23,7 @@ AT_ONCE = 1024  # inputs that are batched by length together, and lines held bac
 def predict_lines(
     folder: Path,
     lines: Iterable[str] | Path,
+    questions: Sequence[str] = (),
     as_json: bool = False,
     colour: bool = False,
     batch_size: int = 32,
@@ -31,11 +33,12 @@ def predict_lines(
 
     colour: mark what was found with the colours of a terminal, where the task has some.
     lines: texts, or a file in one of the formats of the task's training data, labels not needed.
+    questions: to be asked of each text, where the task is about questions.
     Lines are taken, predicted and given back a thousand at a time.
     """
     task, model = TASKS[task_of(folder)].from_pretrained(folder)
     model.to(device)
-    records = iter(task.read_inputs(lines))
+    records = iter(task.read_inputs(lines, questions))
     while part := list(islice(records, AT_ONCE)):
         predictions = task.predict(model, task.featurize(part), batch_size)
         if as_json:

@@ -8,6 +8,7 @@ window   [. . . . . .]
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 
 def windows(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
@@ -73,3 +74,16 @@ def owners(spans: Sequence[tuple[int, int]], parts: Sequence[tuple[int, int]]) -
                 best, most = i, context
         found.append(best)
     return found
+
+
+def own_ranges(parts: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(start, end) of the tokens that each window sees most around: `owners` of all tokens at once.
+
+    Windows of one size see most around what is nearest to their middle, so each owns one run of
+    tokens, and the runs lie end to end.
+
+    >>> own_ranges([(0, 6), (4, 10)])
+    [(0, 5), (5, 10)]
+    """
+    cuts = [(end + start + 1) // 2 for (_, end), (start, _) in pairwise(parts)]
+    return list(zip([parts[0][0], *cuts], [*cuts, parts[-1][1]], strict=True))

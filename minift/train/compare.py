@@ -28,6 +28,36 @@ class CompareOptions:
         check_range(self, "seeds", 1)
 
 
+def finished_run(
+    task_class: type[Task], task_options: Any, options: TrainOptions, name: str = "train"
+) -> dict[str, Any]:
+    """The metrics of the run in `output_dir`, which is done now if it is not finished there."""
+    folder = options.output_dir
+    if (folder / METRICS).exists():
+        return read_json(folder / METRICS)
+    print(f"\n--- {name}, seed {options.seed}", flush=True)
+    return run(task_class, task_options, replace(options, overwrite=folder.exists()))
+
+
+def table_of_means(
+    path: Path, runs: Sequence[Sequence[Mapping[str, Any]]], keys: Sequence[str]
+) -> str:
+    """Rows measured once a seed -> one table: `keys` as they are, the mean and spread of all else.
+
+    The table is written to `path` as well.
+    """
+    rows = []
+    for same in zip(*runs, strict=True):
+        row = {key: same[0][key] for key in keys}
+        for column in same[0]:
+            if column not in keys:
+                row[column] = mean_and_spread([one[column] for one in same], digits=2)
+        rows.append(row)
+    table = markdown_table(rows) if rows else "nothing to compare"
+    write_text(path, table + "\n")
+    return table
+
+
 def compare(
     task_class: type[Task],
     variants: Mapping[str, tuple[Any, TrainOptions]],
@@ -51,13 +81,8 @@ def compare(
         for name, (task_options, options) in variants.items():
             seed = options.seed + i
             target = folder / f"{name.replace(' ', '-')}-seed{seed}"
-            if (target / METRICS).exists():
-                metrics = read_json(target / METRICS)
-            else:
-                print(f"\n--- {name}, seed {seed}", flush=True)
-                changed = replace(options, seed=seed, output_dir=target, overwrite=target.exists())
-                metrics = run(task_class, task_options, changed)
-            results[name].append(metrics)
+            changed = replace(options, seed=seed, output_dir=target)
+            results[name].append(finished_run(task_class, task_options, changed, name))
             further[name].append(more(target, task_options) if more is not None else {})
 
     rows = []

@@ -63,7 +63,7 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     if options.resume:
         check_same_options(folder, resolved)
 
-    features = {split: task.featurize(records) for split, records in splits.items()}
+    features = {s: task.featurize(records, s == "train") for s, records in splits.items()}
     print("options   " + ", ".join(f"{k}={v}" for k, v in resolved.items()))
     print("records   " + ", ".join(f"{split} {len(r)}" for split, r in splits.items()))
     print(task.describe(splits["train"], features["train"]))
@@ -89,7 +89,11 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
             with autocast(device, options.precision):
                 predictions = task.predict(best, features[split], options.batch_size)
             metrics[split] = task.score(predictions, records)
+            if split == "dev":
+                task = task.tuned(metrics[split])
             write_jsonl(folder / f"predictions.{split}.jsonl", task.rows(predictions, records))
+            for name, value in task.exports(predictions, records).items():
+                write_json(folder / f"{name}.{split}.json", value)
             print(f"\n{split}  {one_line(metrics[split])}")
             print(task.explain(predictions, records, metrics[split]))
     metrics.update(
@@ -208,7 +212,7 @@ def keep_best(
     value = -score[name] if name == "loss" else score[name]
     if at.best_score is None or value > at.best_score:
         at.best_score, at.best_step, at.evaluations_since_best = value, at.step, 0
-        task.save(model, folder)
+        task.tuned(score).save(model, folder)
         return
     at.evaluations_since_best += 1
     if options.early_stopping and at.evaluations_since_best >= options.early_stopping:

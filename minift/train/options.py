@@ -98,6 +98,7 @@ def command_line(
     instances = []
     for cls in classes:
         own = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+        own = {name: tuple(v) if isinstance(v, list) else v for name, v in own.items()}
         try:
             instances.append(cls(**own))
         except ValueError as error:
@@ -119,7 +120,11 @@ def _add_flag(group: Any, field: dataclasses.Field, hint: Any) -> None:
         return
     if get_origin(hint) in (Union, types.UnionType):  # X | None
         (hint,) = (choice for choice in get_args(hint) if choice is not type(None))
-    if get_origin(hint) is Literal:
+    if get_origin(hint) is tuple:  # tuple[X, ...]: one value or several
+        group.add_argument(
+            flag, type=get_args(hint)[0], nargs="+", default=field.default, help=sentence
+        )
+    elif get_origin(hint) is Literal:
         group.add_argument(flag, choices=get_args(hint), default=field.default, help=sentence)
     else:
         group.add_argument(flag, type=hint, default=field.default, help=sentence)
@@ -130,7 +135,12 @@ def as_dict(*options: Any) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for instance in options:
         merged.update(dataclasses.asdict(instance))
-    return {name: str(v) if isinstance(v, Path) else v for name, v in merged.items()}
+    for name, value in merged.items():
+        if isinstance(value, Path):
+            merged[name] = str(value)
+        elif isinstance(value, tuple):
+            merged[name] = [str(part) for part in value]
+    return merged
 
 
 def run_script(main: Callable[[], object]) -> NoReturn:

@@ -87,7 +87,7 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def mean_and_spread(values: Sequence[float]) -> str:
+def mean_and_spread(values: Sequence[float], digits: int = 3) -> str:
     """Mean and sample standard deviation, as tables show them.
 
     >>> mean_and_spread([0.87, 0.88, 0.89])
@@ -95,7 +95,7 @@ def mean_and_spread(values: Sequence[float]) -> str:
     """
     tensor = torch.tensor(values, dtype=torch.float64)
     spread = tensor.std().item() if len(values) > 1 else 0.0
-    return f"{tensor.mean().item():.3f} ± {spread:.3f}"
+    return f"{tensor.mean().item():.{digits}f} ± {spread:.{digits}f}"
 
 
 def scatter_plot(

@@ -1,0 +1,14 @@
+"""Fine-tune a pretrained model to answer questions about a text with words of the text."""
+
+from minift.tasks.qa import QaOptions, QaTask
+from minift.train.loop import run
+from minift.train.options import TrainOptions, command_line, run_script
+
+
+def main() -> None:
+    task_options, options = command_line(QaOptions, TrainOptions, description=__doc__)
+    run(QaTask, task_options, options)
+
+
+if __name__ == "__main__":
+    run_script(main)
