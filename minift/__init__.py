@@ -8,6 +8,7 @@ from minift.models.bert import (
     BertForTokenClassification,
     BertModel,
 )
+from minift.models.t5 import T5Config, T5ForConditionalGeneration
 from minift.text.tokenizer import Tokenizer
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "BertForSequenceClassification",
     "BertForTokenClassification",
     "BertModel",
+    "T5Config",
+    "T5ForConditionalGeneration",
     "Tokenizer",
     "metrics",
 ]

@@ -102,6 +102,10 @@ class Checkpoint:
             del self.files[name]
             self.aside[name] = reason
 
+    def rename(self, name: str, new: str) -> None:
+        """Let a tensor go by another name: one that stands for it in today's layout."""
+        self.files[new] = self.files.pop(name)
+
     def shape(self, name: str) -> tuple[int, ...]:
         path, key = self.files[name]
         with opened(path) as file:

@@ -20,8 +20,11 @@ ALLOWED = {
     "metrics": {"metrics"},
     "text": {*BASE, "hub", "text"},
     "data": {*BASE, "data"},
-    "models": {*BASE, "nn", "weights", "hub", "models"},
-    "tasks": {*BASE, "nn", "weights", "hub", "text", "data", "metrics", "models", "tasks"},
+    "generate": {"generate"},
+    "models": {*BASE, "nn", "weights", "hub", "generate", "models"},
+    "tasks": {
+        *(*BASE, "nn", "weights", "hub", "text", "data", "metrics", "generate", "models", "tasks")
+    },
     "train": {*BASE, "weights", "data", "models", "tasks.base", "train"},
 }
 

@@ -27,9 +27,9 @@ Reference: Vaswani et al. 2017, "Attention is all you need" (scaled dot-product 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from itertools import groupby
+from functools import cached_property
+from itertools import accumulate, groupby
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +55,14 @@ class Packing:
     def runs(self) -> list[tuple[int, int]]:
         """(n, L) for each run of equally long sequences; their n * L sum to S."""
         return [(len(list(same)), length) for length, same in groupby(self.lengths) if length]
+
+    @cached_property
+    def has_holes(self) -> bool:
+        """Whether the tokens of some row do not stand side by side in the batch."""
+        steps = self.index.diff()
+        ends = list(accumulate(length for length in self.lengths if length))[:-1]
+        steps[[end - 1 for end in ends]] = 1  # from one row to the next
+        return bool((steps != 1).any())
 
     @property
     def columns(self) -> Tensor:
@@ -109,31 +117,69 @@ def pack(mask: Tensor) -> Packing:
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, packing: Packing, *, dropout: float = 0.0, fused: bool = True
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    packing: Packing,
+    *,
+    dropout: float = 0.0,
+    fused: bool = True,
+    scale: float | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Each token looks at every token of its own sequence.
 
     q, k, v: (S, N, D) packed.  Returns (S, N, D).  `dropout` falls on the attention weights.
     `fused` leaves the arithmetic to torch's kernels; without it the formula stands in plain sight
     and the result is the same up to rounding.
+    scale: what scores are multiplied by; None: 1 / sqrt(D).
+    bias: (N, T, T), added to the scores; it depends on nothing but the distance of two tokens, so
+        that of a sequence of length L is its corner (N, L, L).
     """
+    if bias is not None and (q.is_cuda or packing.has_holes):
+        # No variable-length kernel takes a bias, and across a hole distances are not those of the
+        # packed tokens.
+        batch = (packing.pad(x).transpose(1, 2) for x in (q, k, v))  # (B, N, T, D) each
+        real = packing.pad(torch.ones_like(packing.index, dtype=q.dtype)) > 0  # (B, T)
+        barred = bias.masked_fill(~real[:, None, None], torch.finfo(bias.dtype).min)
+        mixed = attend_padded(*batch, barred, dropout=dropout, fused=fused, scale=scale)
+        return packing.take(mixed.transpose(1, 2))
     if fused and q.is_cuda:
         return attend_jagged(q, k, v, packing, dropout=dropout)
-    kernel = F.scaled_dot_product_attention if fused else plain_attention
     parts = zip(packing.split(q), packing.split(k), packing.split(v), strict=True)
     outputs = []
     for run in parts:
         heads = (x.transpose(1, 2) for x in run)  # (n, N, L, D) each
-        mixed = kernel(*heads, dropout_p=dropout)  # (n, N, L, D)
+        length = run[0].shape[1]
+        own = None if bias is None else bias[:, :length, :length]
+        mixed = attend_padded(*heads, own, dropout=dropout, fused=fused, scale=scale)
         outputs.append(mixed.transpose(1, 2).flatten(0, 1))  # (n * L, N, D)
     return torch.cat(outputs) if outputs else v
 
 
-def plain_attention(q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
-    """softmax(q k' / sqrt(D)) v for (n, N, L, D) tensors."""
-    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (n, N, L, L)
-    weights = F.dropout(scores.softmax(-1), dropout_p)
-    return weights @ v  # (n, N, L, D)
+def attend_padded(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None = None,
+    *,
+    dropout: float = 0.0,
+    fused: bool = True,
+    scale: float | None = None,
+) -> Tensor:
+    """softmax(q k' * scale + bias) v: (n, N, Q, D), (n, N, K, D), (n, N, K, D) -> (n, N, Q, D).
+
+    bias: anything that broadcasts to (n, N, Q, K).  scale: None: 1 / sqrt(D).
+    """
+    if bias is not None:
+        bias = bias.to(q.dtype)
+    if fused:
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale
+        )
+    scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = scores if bias is None else scores + bias  # (n, N, Q, K)
+    return F.dropout(scores.softmax(-1), dropout) @ v  # (n, N, Q, D)
 
 
 def attend_jagged(

@@ -1,0 +1,512 @@
+"""T5: a source text goes in, a target text comes out, a token at a time.
+
+Papers: Raffel et al. 2020, "Exploring the limits of transfer learning with a unified text-to-text
+Transformer"; v1.1 and Flan-T5 use the gated feed-forward layer of Shazeer 2020.
+
+Dimensions: B batch, T width of the padded sources, S real source tokens in the batch, U width of
+the targets, H d_model, N heads, D d_kv (N * D need not be H), I d_ff, V vocabulary.
+
+One layer, pre-norm (the norm stands before each part, beside the main path), the decoder's with
+attention to the source between the two:
+
+    x ──┬──────────────────────────────────────(+)──┬─────────────────────────────────────(+)── ...
+        └─> norm ──> q, k, v ──> attend ──> output ──┘└─> norm ──> feed-forward ──> dropout ──┘
+
+    encoder   attends to all tokens of the source            bias by distance, both directions
+    decoder   attends to the target so far                   bias by distance, backwards
+              attends to the encoder's output                no bias
+
+Positions are known only by the bias: a number for each head and bucket of distances, added to the
+scores (`bucket`).  Scores are not divided by sqrt(D): the weights start smaller instead.
+
+The encoder works on the real tokens alone, (S, H), see nn/attention.py; the decoder, whose targets
+are short, on (B, U, H).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from minift.errors import InputError
+from minift.generate.rules import Generation
+from minift.generate.search import Ends, search
+from minift.models.base import PretrainedConfig, PretrainedModel, require, require_number
+from minift.models.t5_decoder import Source, T5Decoder
+from minift.nn.attention import Packing, attend, attend_padded, pack
+from minift.nn.layers import ACTIVATIONS, RMSNorm
+from minift.weights import Checkpoint, NameTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class T5Config(PretrainedConfig):
+    """config.json of a T5 checkpoint; the defaults are those of t5-small."""
+
+    model_type = "t5"
+    fixed: ClassVar[Mapping[str, Sequence[Any]]] = {"is_decoder": (False, None)}
+
+    vocab_size: int = 32128  # V
+    d_model: int = 512  # H
+    d_kv: int = 64  # D
+    d_ff: int = 2048  # I
+    num_layers: int = 6  # of the encoder
+    num_decoder_layers: int | None = None  # None: as many
+    num_heads: int = 8  # N
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128  # all that is further is one bucket
+    dropout_rate: float = 0.1
+    layer_norm_epsilon: float = 1e-6
+    initializer_factor: float = 1.0
+    feed_forward_proj: str = "relu"  # or "gated-gelu", "gated-silu", ...
+    # Original T5 ties the output to the embeddings and scales what goes into it by 1 / sqrt(H);
+    # v1.1 and Flan-T5 do neither.  Where a config does not say whether to scale, tying says it.
+    tie_word_embeddings: bool = True
+    scale_decoder_outputs: bool | None = None
+    pad_token_id: int = 0
+    eos_token_id: int = 1
+    decoder_start_token_id: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_decoder_layers is None:
+            object.__setattr__(self, "num_decoder_layers", self.num_layers)
+        if self.scale_decoder_outputs is None:
+            object.__setattr__(self, "scale_decoder_outputs", self.tie_word_embeddings)
+        # Bounds far above any T5: a damaged config is refused instead of filling the memory.
+        for name, high in {
+            "vocab_size": 10**8,
+            "d_model": 10**5,
+            "d_kv": 10**4,
+            "d_ff": 10**6,
+            "num_layers": 10**3,
+            "num_decoder_layers": 10**3,
+            "num_heads": 10**4,
+            "relative_attention_max_distance": 10**6,
+        }.items():
+            require_number(self, name, 1, high)
+        require_number(self, "relative_attention_num_buckets", 4, 10**4)
+        for name in ("dropout_rate", "layer_norm_epsilon"):
+            require_number(self, name, 0, 1, float)
+        require_number(self, "initializer_factor", 0, 100, float)
+        for name in ("tie_word_embeddings", "scale_decoder_outputs"):
+            require(self, name, (True, False))
+        for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
+            require_number(self, name, 0, self.vocab_size - 1)
+        names = [f"{gate}{name}" for gate in ("", "gated-") for name in ACTIVATIONS]
+        require(self, "feed_forward_proj", names)
+        buckets = self.relative_attention_num_buckets
+        if self.relative_attention_max_distance <= buckets // 2:
+            raise ValueError(
+                f"relative_attention_max_distance is {self.relative_attention_max_distance}; it "
+                f"must be above half of relative_attention_num_buckets ({buckets})"
+            )
+
+    @property
+    def gated(self) -> bool:
+        return self.feed_forward_proj.startswith("gated-")
+
+    @property
+    def activation(self) -> str:
+        """The reference reads gated-gelu as the GELU by tanh, which v1.1 was trained with."""
+        name = self.feed_forward_proj.removeprefix("gated-")
+        return "gelu_new" if self.feed_forward_proj == "gated-gelu" else name
+
+
+def bucket(distance: Tensor, both_ways: bool, buckets: int, longest: int) -> Tensor:
+    """The bucket of each distance (place of the key - of the query): far ones share buckets.
+
+    Half of the buckets are for single distances, the other half for ranges that grow by a constant
+    factor up to `longest`; all further ones share the last.  In both directions, each has half of
+    the buckets, keys that come later in the upper half; else later keys count as distance 0.
+
+    With 8 buckets, longest 16, backwards: 0 1 2 3 | 4 5 | 6 7 | 8 ... 11 | 12 and more
+
+    >>> bucket(-torch.arange(14), False, 8, 16).tolist()
+    [0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 6, 7, 7]
+    >>> bucket(torch.tensor([-2, -1, 0, 1, 2]), True, 8, 16).tolist()
+    [2, 1, 0, 5, 6]
+    """
+    offset = torch.zeros_like(distance)
+    if both_ways:
+        buckets //= 2
+        offset = (distance > 0).long() * buckets
+        distance = distance.abs()
+    else:
+        distance = (-distance).clamp_min(0)
+    near = buckets // 2
+    # In float32, as T5 was trained: where a range begins depends on the rounding.
+    far = torch.log(distance.clamp_min(1).float() / near) / math.log(longest / near)
+    far = (near + (far * (buckets - near)).long()).clamp_max(buckets - 1)
+    return offset + torch.where(distance < near, distance, far)
+
+
+class T5PositionBias(nn.Module):
+    """What is added to the scores of each head for each distance."""
+
+    def __init__(self, config: T5Config, both_ways: bool):
+        super().__init__()
+        self.both_ways = both_ways
+        self.longest = config.relative_attention_max_distance
+        self.table = nn.Embedding(config.relative_attention_num_buckets, config.num_heads)
+
+    def forward(self, queries: int, keys: int, first: int = 0) -> Tensor:
+        """(N, queries, keys); the first query stands at place `first`."""
+        device = self.table.weight.device
+        places = torch.arange(first, first + queries, device=device)
+        distance = torch.arange(keys, device=device) - places[:, None]  # (queries, keys)
+        found = bucket(distance, self.both_ways, self.table.num_embeddings, self.longest)
+        return self.table(found).permute(2, 0, 1)  # (N, queries, keys)
+
+
+class T5SelfAttention(nn.Module):
+    """Attention to the own sequence, with norm and residual."""
+
+    def __init__(self, config: T5Config):
+        super().__init__()
+        self.heads = config.num_heads
+        self.fused = config.attn_implementation == "sdpa"
+        inner = config.num_heads * config.d_kv
+        self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.qkv = nn.Linear(config.d_model, 3 * inner, bias=False)
+        self.output = nn.Linear(inner, config.d_model, bias=False)
+        self.dropout = nn.Dropout(config.dropout_rate)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(..., H) -> query, key, value, (..., N, D) each."""
+        return self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+
+    @property
+    def weight_dropout(self) -> float:
+        return self.dropout.p if self.training else 0.0
+
+    def forward(self, x: Tensor, packing: Packing, bias: Tensor) -> Tensor:
+        """The encoder's: x (S, H), bias (N, T, T)."""
+        q, k, v = self.project(x)  # (S, N, D) each
+        mixed = attend(
+            q, k, v, packing, dropout=self.weight_dropout, fused=self.fused, scale=1.0, bias=bias
+        )
+        return x + self.dropout(self.output(mixed.flatten(1)))  # (S, H)
+
+    def causal(self, x: Tensor, bias: Tensor) -> Tensor:
+        """The decoder's in training: x (B, U, H), bias (N, U, U) with -inf for what is ahead."""
+        q, k, v = (part.transpose(1, 2) for part in self.project(x))  # (B, N, U, D) each
+        mixed = attend_padded(
+            q, k, v, bias, dropout=self.weight_dropout, fused=self.fused, scale=1.0
+        )
+        return x + self.dropout(self.output(mixed.transpose(1, 2).flatten(2)))  # (B, U, H)
+
+    def step(self, x: Tensor, keys: Tensor, values: Tensor, place: int, bias: Tensor) -> Tensor:
+        """The decoder's in generation: x (R, H) of R rows, whose keys and values join the cache.
+
+        keys, values: (R, N, longest, D), filled up to `place`.  bias: (N, 1, place + 1).
+        """
+        q, k, v = self.project(x)  # (R, N, D) each
+        keys[:, :, place], values[:, :, place] = k, v
+        known = slice(0, place + 1)
+        mixed = attend_padded(
+            q[:, :, None], keys[:, :, known], values[:, :, known], bias, fused=self.fused, scale=1.0
+        )  # (R, N, 1, D)
+        return x + self.output(mixed.flatten(1))  # (R, H)
+
+
+class T5CrossAttention(nn.Module):
+    """Attention of the target to the encoder's output, with norm and residual."""
+
+    def __init__(self, config: T5Config):
+        super().__init__()
+        self.heads = config.num_heads
+        self.fused = config.attn_implementation == "sdpa"
+        inner = config.num_heads * config.d_kv
+        self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.query = nn.Linear(config.d_model, inner, bias=False)
+        self.kv = nn.Linear(config.d_model, 2 * inner, bias=False)
+        self.output = nn.Linear(inner, config.d_model, bias=False)
+        self.dropout = nn.Dropout(config.dropout_rate)
+
+    def source(self, encoded: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
+        """The source's keys and values, which no target changes: (S, H) -> (B, N, T, D) each."""
+        kv = packing.pad(self.kv(encoded)).unflatten(-1, (2, self.heads, -1))  # (B, T, 2, N, D)
+        return kv.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """x (B, U, H); keys, values (B, N, T, D); mask (B, 1, 1, T), lowest at padding."""
+        q = self.query(self.norm(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        dropout = self.dropout.p if self.training else 0.0
+        mixed = attend_padded(q, keys, values, mask, dropout=dropout, fused=self.fused, scale=1.0)
+        return x + self.dropout(self.output(mixed.transpose(1, 2).flatten(2)))  # (B, U, H)
+
+
+class T5FeedForward(nn.Module):
+    """One hidden layer, with norm and residual: (..., H) -> (..., H).
+
+    Plain: down(relu(up x)).  Gated: down(gelu(gate x) * up x), both in one matrix.
+    """
+
+    def __init__(self, config: T5Config):
+        super().__init__()
+        self.activation = ACTIVATIONS[config.activation]
+        self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.gate_up = self.up = None
+        if config.gated:
+            self.gate_up = nn.Linear(config.d_model, 2 * config.d_ff, bias=False)
+        else:
+            self.up = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
+        self.dropout = nn.Dropout(config.dropout_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate_up is not None:
+            gate, up = self.gate_up(self.norm(x)).chunk(2, -1)  # (..., I) each
+            wide = self.activation(gate) * up
+        else:
+            wide = self.activation(self.up(self.norm(x)))  # (..., I)
+        return x + self.dropout(self.down(self.dropout(wide)))
+
+
+class T5EncoderLayer(nn.Module):
+    def __init__(self, config: T5Config):
+        super().__init__()
+        self.attention = T5SelfAttention(config)
+        self.feed_forward = T5FeedForward(config)
+
+    def forward(self, x: Tensor, packing: Packing, bias: Tensor) -> Tensor:
+        return self.feed_forward(self.attention(x, packing, bias))
+
+
+class T5DecoderLayer(nn.Module):
+    def __init__(self, config: T5Config):
+        super().__init__()
+        self.attention = T5SelfAttention(config)
+        self.cross = T5CrossAttention(config)
+        self.feed_forward = T5FeedForward(config)
+
+    def forward(
+        self, x: Tensor, bias: Tensor, keys: Tensor, values: Tensor, mask: Tensor
+    ) -> Tensor:
+        return self.feed_forward(self.cross(self.attention.causal(x, bias), keys, values, mask))
+
+
+class T5Stack(nn.Module):
+    """What encoder and decoder share: layers, the bias of the first, the norm after the last."""
+
+    def __init__(self, config: T5Config, layers: Sequence[nn.Module], both_ways: bool):
+        super().__init__()
+        self.position = T5PositionBias(config, both_ways)
+        self.layers = nn.ModuleList(layers)
+        self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.dropout = nn.Dropout(config.dropout_rate)
+
+    def finish(self, x: Tensor) -> Tensor:
+        return self.dropout(self.norm(x))
+
+
+class T5ForConditionalGeneration(PretrainedModel):
+    """Encoder, decoder and the scores of the next token.
+
+    model(input_ids (B, T), attention_mask=None (B, T), decoder_input_ids=(B, U))
+        -> logits (B, U, V)
+
+    `decoder_input_ids` are the targets moved right by one (`shift_right`); logits at their padding
+    are unspecified.
+    """
+
+    config_class = T5Config
+    config: T5Config
+
+    def __init__(self, config: T5Config):
+        super().__init__(config)
+        self.shared = nn.Embedding(config.vocab_size, config.d_model)
+        self.encoder = T5Stack(
+            config, [T5EncoderLayer(config) for _ in range(config.num_layers)], both_ways=True
+        )
+        self.decoder = T5Stack(
+            config,
+            [T5DecoderLayer(config) for _ in range(config.num_decoder_layers)],
+            both_ways=False,
+        )
+        self.lm_head: nn.Linear | None = None  # None: the output is the embeddings, transposed
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.apply(self.init_weights)
+
+    def init_weights(self, module: nn.Module) -> None:
+        """As T5 starts: no scaling of scores, so queries start smaller by sqrt(D)."""
+        config, factor = self.config, self.config.initializer_factor
+
+        def normal(weight: Tensor, variance: float) -> None:
+            nn.init.normal_(weight, std=factor * variance**0.5)
+
+        inner = config.num_heads * config.d_kv
+        if isinstance(module, T5SelfAttention):
+            query, rest = module.qkv.weight.split((inner, 2 * inner))
+            normal(query, 1 / (config.d_model * config.d_kv))
+            normal(rest, 1 / config.d_model)
+            normal(module.output.weight, 1 / inner)
+        elif isinstance(module, T5CrossAttention):
+            normal(module.query.weight, 1 / (config.d_model * config.d_kv))
+            normal(module.kv.weight, 1 / config.d_model)
+            normal(module.output.weight, 1 / inner)
+        elif isinstance(module, T5FeedForward):
+            normal((module.gate_up or module.up).weight, 1 / config.d_model)
+            normal(module.down.weight, 1 / config.d_ff)
+        elif isinstance(module, T5PositionBias):
+            normal(module.table.weight, 1 / config.d_model)
+        elif isinstance(module, RMSNorm):
+            nn.init.constant_(module.weight, factor)
+        elif isinstance(module, T5ForConditionalGeneration):
+            normal(module.shared.weight, 1.0)
+            if module.lm_head is not None:
+                normal(module.lm_head.weight, 1.0)
+
+    def adapt(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
+        """The one embedding of T5 may be stored under several names, or under another one."""
+        copies = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
+        there = [name for name in [*copies, "lm_head.weight"] if name in checkpoint]
+        if "shared.weight" not in checkpoint and there:
+            checkpoint.rename(there.pop(0), "shared.weight")
+        untied = False
+        for name in there:
+            if torch.equal(checkpoint.tensor(name), checkpoint.tensor("shared.weight")):
+                checkpoint.leave_aside(re.escape(name), "a copy of shared.weight")
+            elif name == "lm_head.weight":
+                untied = True
+            else:
+                raise InputError(
+                    f"{checkpoint.folder}: the tensor {name!r} differs from 'shared.weight', but "
+                    "T5 has one embedding; use a checkpoint of this family"
+                )
+        # Whether the output is the embeddings or another matrix, the weights say, not the config.
+        self.config = replace(self.config, tie_word_embeddings=not untied)
+        self.lm_head = None
+        if untied:
+            size = self.shared.weight.shape
+            self.lm_head = nn.Linear(*reversed(size), bias=False, device="meta")
+        return set()
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, decoder_input_ids: Tensor
+    ) -> Tensor:
+        source = self.source(*self.encode(input_ids, attention_mask))
+        return self.logits(self.decode(decoder_input_ids, source))
+
+    def encode(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, Packing]:
+        """The encoder's output, still packed: (S, H) and where its tokens belong."""
+        packing = pack(torch.ones_like(input_ids) if attention_mask is None else attention_mask)
+        x = self.encoder.dropout(self.shared(packing.take(input_ids)))  # (S, H)
+        longest = packing.width
+        bias = self.encoder.position(longest, longest)  # (N, T, T)
+        for layer in self.encoder.layers:
+            x = layer(x, packing, bias)  # (S, H)
+        return self.encoder.finish(x), packing
+
+    def source(self, encoded: Tensor, packing: Packing) -> Source:
+        """Keys and values of the sources for each layer of the decoder, computed once."""
+        pairs = [layer.cross.source(encoded, packing) for layer in self.decoder.layers]
+        keys, values = zip(*pairs, strict=True)
+        real = packing.pad(encoded.new_ones(len(encoded)))  # (B, T)
+        barred = torch.finfo(encoded.dtype).min  # not -inf: a source may be empty
+        return Source(keys, values, ((1 - real) * barred)[:, None, None])
+
+    def decode(self, decoder_input_ids: Tensor, source: Source) -> Tensor:
+        """The decoder's output for whole targets: (B, U) -> (B, U, H)."""
+        width = decoder_input_ids.shape[1]
+        x = self.decoder.dropout(self.shared(decoder_input_ids))  # (B, U, H)
+        ahead = torch.ones(width, width, dtype=torch.bool, device=x.device).triu(1)
+        bias = self.decoder.position(width, width).masked_fill(ahead, -math.inf)  # (N, U, U)
+        for layer, keys, values in zip(
+            self.decoder.layers, source.keys, source.values, strict=True
+        ):
+            x = layer(x, bias, keys, values, source.mask)  # (B, U, H)
+        return self.decoder.finish(x)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(..., H) -> (..., V)"""
+        if self.config.scale_decoder_outputs:
+            x = x * self.config.d_model**-0.5
+        output = self.shared if self.lm_head is None else self.lm_head
+        return nn.functional.linear(x, output.weight)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        **settings: Any,
+    ) -> Tensor:
+        """Targets for the sources: (B, T) -> (B * num_return_sequences, up to 1 + max_new_tokens).
+
+        They begin with the start token and are filled up with padding.  settings: the fields of
+        `generate.rules.Generation`; max_new_tokens must be among them.  generator: makes drawing
+        reproducible.
+        """
+        config, generation = self.config, Generation(**settings)
+        source = self.source(*self.encode(input_ids, attention_mask))
+        decoder = T5Decoder(self, source, generation.width, generation.max_new_tokens)
+        ends = Ends(config.decoder_start_token_id, config.eos_token_id, config.pad_token_id)
+        return search(decoder, len(input_ids), ends, generation, generator, input_ids.device)
+
+
+def shift_right(labels: Tensor, config: T5Config, ignore: int = -100) -> Tensor:
+    """What the decoder reads to predict `labels`: the start token, then all but the last label.
+
+    >>> shift_right(torch.tensor([[7, 8, 1, -100]]), T5Config()).tolist()
+    [[0, 7, 8, 1]]
+    """
+    moved = labels.roll(1, 1)
+    moved[:, 0] = config.decoder_start_token_id
+    return moved.masked_fill(moved == ignore, config.pad_token_id)
+
+
+def _layer(theirs: str, ours: str, last: int) -> dict[str, str | tuple[str, ...]]:
+    """Names of a layer's self-attention and, as its part number `last`, its feed-forward."""
+    attention, feed = f"{theirs}.0.SelfAttention", f"{theirs}.{last}.DenseReluDense"
+    return {
+        f"{ours}.attention.norm.weight": f"{theirs}.0.layer_norm.weight",
+        f"{ours}.attention.qkv.weight": tuple(f"{attention}.{part}.weight" for part in "qkv"),
+        f"{ours}.attention.output.weight": f"{attention}.o.weight",
+        f"{ours}.feed_forward.norm.weight": f"{theirs}.{last}.layer_norm.weight",
+        f"{ours}.feed_forward.up.weight": f"{feed}.wi.weight",
+        f"{ours}.feed_forward.gate_up.weight": (f"{feed}.wi_0.weight", f"{feed}.wi_1.weight"),
+        f"{ours}.feed_forward.down.weight": f"{feed}.wo.weight",
+    }
+
+
+CROSS = "decoder.block.{i}.layer.1"
+BIAS = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+
+# Our name -> theirs.  Several of theirs, stacked by rows, make one of ours.
+T5ForConditionalGeneration.table = NameTable(
+    prefix="",
+    names={
+        "shared.weight": "shared.weight",
+        "lm_head.weight": "lm_head.weight",
+        "encoder.position.table.weight": f"encoder.{BIAS}",
+        "decoder.position.table.weight": f"decoder.{BIAS}",
+        "encoder.norm.weight": "encoder.final_layer_norm.weight",
+        "decoder.norm.weight": "decoder.final_layer_norm.weight",
+        **_layer("encoder.block.{i}.layer", "encoder.layers.{i}", last=1),
+        **_layer("decoder.block.{i}.layer", "decoder.layers.{i}", last=2),
+        "decoder.layers.{i}.cross.norm.weight": f"{CROSS}.layer_norm.weight",
+        "decoder.layers.{i}.cross.query.weight": f"{CROSS}.EncDecAttention.q.weight",
+        "decoder.layers.{i}.cross.kv.weight": (
+            f"{CROSS}.EncDecAttention.k.weight",
+            f"{CROSS}.EncDecAttention.v.weight",
+        ),
+        "decoder.layers.{i}.cross.output.weight": f"{CROSS}.EncDecAttention.o.weight",
+    },
+    ignored={
+        r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight": (
+            "an unused bias that the first T5 checkpoints carry"
+        ),
+    },
+)
