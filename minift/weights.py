@@ -209,9 +209,11 @@ def export(model: nn.Module, table: NameTable) -> dict[str, Tensor]:
     return tensors
 
 
-def save(model: nn.Module, table: NameTable, folder: Path) -> None:
+def save(
+    model: nn.Module, table: NameTable, folder: Path, dtype: torch.dtype = torch.float32
+) -> None:
     """Write `model.safetensors`; whoever reads meanwhile sees the old file or the new one."""
-    tensors = export(model, table)
+    tensors = {name: tensor.to(dtype) for name, tensor in export(model, table).items()}
     # Readers of the format look here for the framework whose memory layout was stored.
     write_atomically(
         folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"})

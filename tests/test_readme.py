@@ -40,7 +40,7 @@ def test_scripts_and_flags_exist():
 
 def test_the_tree_names_what_is_there():
     tree = next(b for b in re.findall(r"^```text\n(.*?)^```", README, re.M | re.S) if "nn/" in b)
-    names = re.findall(r"\b([a-z_]+\.py)\b", tree)
+    names = re.findall(r"\b([a-z0-9_]+\.py)\b", tree)
     there = {
         path.name for folder in ("minift", "scripts") for path in (ROOT / folder).rglob("*.py")
     }

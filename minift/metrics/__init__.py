@@ -8,6 +8,7 @@ from minift.metrics.classification import (
     precision_recall,
 )
 from minift.metrics.entities import entities, entity_errors, entity_f1, token_accuracy
+from minift.metrics.rouge import rouge, rouge_pair
 from minift.metrics.squad import answer_gains, best_threshold, squad, word_f1
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "f1",
     "matthews_correlation",
     "precision_recall",
+    "rouge",
+    "rouge_pair",
     "squad",
     "token_accuracy",
     "word_f1",

@@ -190,12 +190,16 @@ class PretrainedModel(nn.Module):
         """Give one module its values at the beginning of training."""
         raise NotImplementedError
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors, which `transformers` loads as they are."""
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write config.json and model.safetensors, which `transformers` loads as they are.
+
+        dtype: that of the tensors on disk; whoever reads them computes in float32 all the same.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / CONFIG, self.config.to_dict())
-        weights.save(self, self.table, folder)
+        config = dataclasses.replace(self.config, architectures=(type(self).__name__,))
+        write_json(folder / CONFIG, config.to_dict())
+        weights.save(self, self.table, folder, dtype)
 
 
 def _head_config(

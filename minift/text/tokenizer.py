@@ -253,6 +253,10 @@ class Tokenizer:
     def eos_token_id(self) -> int | None:
         return self._special_id("eos_token")
 
+    def id_of(self, token: str) -> int | None:
+        """The id of a token; None if there is no such token."""
+        return self._backend.token_to_id(token)
+
     def _special_id(self, name: str) -> int | None:
         token = self._config.get(name)
         return None if token is None else self._backend.token_to_id(content(token))

@@ -57,9 +57,7 @@ class TrainOptions:
             raise ValueError("--resume and --overwrite exclude each other; give one of them")
         if self.resume and self.output_dir is None:
             raise ValueError("--resume needs the --output-dir of the run to go on with")
-        kind, _, number = self.device.partition(":")
-        if kind not in ("auto", "cpu", "cuda") or (number and not number.isdecimal()):
-            raise ValueError(f"--device is {self.device!r}; it must be auto, cpu, cuda or cuda:N")
+        check_device(self.device)
 
     def with_rate(self, usual: float) -> TrainOptions:
         """The same with a learning rate: the one given, or else what is usual.
@@ -69,6 +67,13 @@ class TrainOptions:
         if self.learning_rate is not None:
             return self
         return dataclasses.replace(self, learning_rate=1e-2 if self.freeze_encoder else usual)
+
+
+def check_device(name: str) -> None:
+    """`ValueError` if this is no name of a device."""
+    kind, _, number = name.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (number and not number.isdecimal()):
+        raise ValueError(f"--device is {name!r}; it must be auto, cpu, cuda or cuda:N")
 
 
 def command_line(

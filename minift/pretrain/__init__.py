@@ -1,0 +1,1 @@
+"""A T5 and its tokenizer from nothing but text."""
