@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import runpy
@@ -42,6 +43,16 @@ def last_line_of_refusal(script: str, flags: dict[str, object], monkeypatch, cap
     last = stderr.strip().splitlines()[-1]
     assert last.startswith("error: ")
     return last
+
+
+def recorder(name: str):
+    """The program tests/references/NAME.py as a module."""
+    path = ROOT / "tests" / "references" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def read_metrics(folder: Path) -> dict:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 
 import pytest
+import running
 from conftest import ROOT
 
 from minift.metrics import entities, entity_errors, entity_f1, token_accuracy
@@ -17,12 +16,7 @@ RECORDED = json.loads((REFERENCES / "entities.json").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def recorder():
-    path = REFERENCES / "record_entities.py"
-    spec = importlib.util.spec_from_file_location("record_entities", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["record_entities"] = module
-    spec.loader.exec_module(module)
-    return module
+    return running.recorder("record_entities")
 
 
 def assert_same_scores(ours: dict, theirs: dict) -> None:

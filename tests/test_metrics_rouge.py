@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import lzma
 import random
 import re
-import sys
 
 import pytest
+import running
 from conftest import ROOT
 
 from minift.metrics.rouge import KINDS, common_subsequence, rouge, rouge_pair, stem, words
@@ -21,12 +20,7 @@ RECORDED = json.loads((REFERENCES / "rouge.json").read_text(encoding="utf-8"))
 
 @pytest.fixture(scope="module")
 def recorder():
-    path = REFERENCES / "record_rouge.py"
-    spec = importlib.util.spec_from_file_location("record_rouge", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["record_rouge"] = module
-    spec.loader.exec_module(module)
-    return module
+    return running.recorder("record_rouge")
 
 
 def exactly(value):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
-import sys
 
 import pytest
+import running
 from conftest import ROOT
 
 from minift.metrics import best_threshold, squad
@@ -19,12 +18,7 @@ RECORDED = json.loads((REFERENCES / "squad.json").read_text(encoding="utf-8"))
 
 @pytest.fixture(scope="module")
 def recorder():
-    path = REFERENCES / "record_squad.py"
-    spec = importlib.util.spec_from_file_location("record_squad", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["record_squad"] = module
-    spec.loader.exec_module(module)
-    return module
+    return running.recorder("record_squad")
 
 
 def data_of(*questions: tuple[str, list[str]], second: bool = True) -> list[dict]:

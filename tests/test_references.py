@@ -3,11 +3,10 @@ reference is installed, that it still says so."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 
 import pytest
+import running
 import torch
 from conftest import ROOT
 from parity import assert_close, gradients_as_on_disk
@@ -20,11 +19,7 @@ RECORDED = json.loads((REFERENCES / "bert.json").read_text(encoding="utf-8"))
 
 @pytest.fixture(scope="module")
 def recorder():
-    spec = importlib.util.spec_from_file_location("record_bert", REFERENCES / "record_bert.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["record_bert"] = module
-    spec.loader.exec_module(module)
-    return module
+    return running.recorder("record_bert")
 
 
 def test_tiny_model_in_every_number(recorder):

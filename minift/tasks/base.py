@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -173,11 +173,15 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class TokenFeature:
-    """A text, or one window of it, as an encoder reads it; tasks add what is theirs."""
+    """A text, or one window of it, as an encoder reads it; tasks add what is theirs.
+
+    vectors: what a frozen encoder made of it, or None: (H,) of the text or (T, H) of its tokens.
+    """
 
     record: int
     ids: list[int]
     types: list[int]
+    vectors: Tensor | None = field(default=None, kw_only=True)
 
     @property
     def length(self) -> int:
@@ -214,6 +218,9 @@ class TokenBatch:
 def token_batch(features: Sequence[TokenFeature], pad_id: int, **more: Any) -> TokenBatch:
     """Features side by side, padded at the right; `more`: the labels and what else a task has."""
     ids = pad([feature.ids for feature in features], pad_id)
+    if features[0].vectors is not None:
+        vectors = [feature.vectors for feature in features]  # (H,) are all of one length
+        more["vectors"] = torch.nn.utils.rnn.pad_sequence(vectors, batch_first=True)
     return TokenBatch(
         ids=ids,
         mask=pad([[1] * feature.length for feature in features], 0),
@@ -294,6 +301,21 @@ def run_batches(
                 rows = forward(batch.ids, batch.mask, batch.types)
             outputs.update(zip(indices, rows.float().cpu(), strict=True))
     return [outputs[i] for i in range(len(features))]
+
+
+def freeze_features(
+    task: Task, model: Any, features: Sequence[TokenFeature], batch_size: int
+) -> list[Any]:
+    """The features with what the frozen encoder makes of them.
+
+    Without dropout it says the same of a text each time, so it is asked once.
+    """
+    rows = run_batches(task, model, model.features, features, batch_size, "encode")
+    frozen = []
+    for feature, row in zip(features, rows, strict=True):
+        own = row if row.dim() == 1 else row[: feature.length].clone()  # without padding
+        frozen.append(replace(feature, vectors=own))
+    return frozen
 
 
 def save_task(model: PretrainedModel, tokenizer: Tokenizer, folder: Path, **settings: Any) -> None:

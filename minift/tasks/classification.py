@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +40,7 @@ from minift.tasks.base import (
     TokenBatch,
     TokenFeature,
     check_range,
+    freeze_features,
     load_start,
     load_task,
     option,
@@ -82,13 +83,11 @@ class TextFeature(TokenFeature):
 
     cut: the text did not fit whole.
     weight: what its loss counts; the windows of one record share a weight of one.
-    vector: (H,) what a frozen encoder made of it, or None.
     """
 
     label: int | None
     cut: bool = False
     weight: float = 1.0
-    vector: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -211,26 +210,20 @@ class ClassificationTask(Task):
     def freeze(
         self, model: Any, features: Sequence[TextFeature], batch_size: int
     ) -> list[TextFeature]:
-        """Without dropout a frozen encoder says the same of a text each time: ask it once."""
         if any("pooler" in name for name in model.report.new):
             raise InputError(
                 f"{self.options.model}: has no pooler, and a new one cannot learn while the "
                 "encoder is frozen; use --pooling mean or cls"
             )
-        vectors = run_batches(self, model, model.features, features, batch_size, "encode")
-        return [replace(f, vector=vector) for f, vector in zip(features, vectors, strict=True)]
+        return freeze_features(self, model, features, batch_size)
 
     def collate(self, features: Sequence[TextFeature]) -> TokenBatch:
-        vectors = None
-        if features[0].vector is not None:
-            vectors = torch.stack([feature.vector for feature in features])
         labelled = features[0].label is not None
         return token_batch(
             features,
             self.tokenizer.pad_token_id,
             labels=torch.tensor([feature.label for feature in features]) if labelled else None,
             weights=torch.tensor([feature.weight for feature in features]),
-            vectors=vectors,
         )
 
     def loss(self, model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -48,6 +47,7 @@ from minift.tasks.base import (
     TokenBatch,
     TokenFeature,
     check_range,
+    freeze_features,
     load_start,
     load_task,
     option,
@@ -109,13 +109,11 @@ class TagFeature(TokenFeature):
 
     words, spans: the words that this window answers for, and the (start, end) of each in `ids`.
     labels: of each token, `IGNORE` where it has none; None in prediction.
-    vectors: (T, H) what a frozen encoder made of it, or None.
     """
 
     words: tuple[int, ...]
     spans: tuple[tuple[int, int], ...]
     labels: list[int] | None
-    vectors: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -256,20 +254,12 @@ class NerTask(Task):
     def freeze(
         self, model: Any, features: Sequence[TagFeature], batch_size: int
     ) -> list[TagFeature]:
-        """Without dropout a frozen encoder says the same of a text each time: ask it once."""
-        rows = run_batches(self, model, model.features, features, batch_size, "encode")
-        pairs = zip(features, rows, strict=True)
-        return [replace(f, vectors=vectors[: f.length].clone()) for f, vectors in pairs]
+        return freeze_features(self, model, features, batch_size)
 
     def collate(self, features: Sequence[TagFeature]) -> TokenBatch:
-        vectors = None
-        if features[0].vectors is not None:
-            vectors = torch.nn.utils.rnn.pad_sequence(
-                [feature.vectors for feature in features], batch_first=True
-            )
         labelled = features[0].labels is not None
         labels = pad([feature.labels for feature in features], IGNORE) if labelled else None
-        return token_batch(features, self.tokenizer.pad_token_id, labels=labels, vectors=vectors)
+        return token_batch(features, self.tokenizer.pad_token_id, labels=labels)
 
     def loss(self, model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Sum of the labelled pieces' cross-entropies and their number."""

@@ -60,6 +60,7 @@ from minift.tasks.base import (
     TokenBatch,
     TokenFeature,
     check_range,
+    freeze_features,
     load_start,
     load_task,
     option,
@@ -106,7 +107,6 @@ class WindowFeature(TokenFeature):
     shift: where the first of these tokens stands in `ids`.
     begin: (from, to) the tokens of the window, counted from 0, at which an answer may begin.
     answer: first and last token of the answer, places in `ids`; None in prediction.
-    vectors: (T, H) what a frozen encoder made of it, or None.
     """
 
     context: str
@@ -114,7 +114,6 @@ class WindowFeature(TokenFeature):
     shift: int
     begin: tuple[int, int]
     answer: tuple[int, int] | None = None
-    vectors: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -277,20 +276,12 @@ class QaTask(Task):
     def freeze(
         self, model: Any, features: Sequence[WindowFeature], batch_size: int
     ) -> list[WindowFeature]:
-        """Without dropout a frozen encoder says the same of a text each time: ask it once."""
-        rows = run_batches(self, model, model.features, features, batch_size, "encode")
-        pairs = zip(features, rows, strict=True)
-        return [replace(f, vectors=vectors[: f.length].clone()) for f, vectors in pairs]
+        return freeze_features(self, model, features, batch_size)
 
     def collate(self, features: Sequence[WindowFeature]) -> TokenBatch:
-        vectors = None
-        if features[0].vectors is not None:
-            vectors = torch.nn.utils.rnn.pad_sequence(
-                [feature.vectors for feature in features], batch_first=True
-            )
         labelled = features[0].answer is not None
         labels = torch.tensor([feature.answer for feature in features]) if labelled else None
-        return token_batch(features, self.tokenizer.pad_token_id, labels=labels, vectors=vectors)
+        return token_batch(features, self.tokenizer.pad_token_id, labels=labels)
 
     def loss(self, model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Sum over the windows of the mean of both cross-entropies, and the number of windows.
