@@ -46,6 +46,19 @@ class TextRecord:
     where: str = ""
 
 
+@dataclass(frozen=True)
+class SummaryRecord:
+    """A document and its summaries, the first of which is learned; none where it is to be found.
+
+    id, where: as those of a TextRecord.
+    """
+
+    id: str
+    document: str
+    summaries: tuple[str, ...]
+    where: str = ""
+
+
 def builtin(name: str) -> Path:
     """The path of a file among the sets that come with minift."""
     return Path(__file__).parent / "builtin" / name
@@ -101,6 +114,35 @@ def read_classification(
             where=where,
         )
         records.append(record)
+    if not records:
+        raise InputError(f"{path}: holds no record; give a file with at least one")
+    return records
+
+
+def read_summaries(path: str | os.PathLike, *, require_summary: bool = True) -> list[SummaryRecord]:
+    """The records of a JSONL file: {"document": ..., "summary": ..., "summaries": [...]}.
+
+    "summaries" may be left out; where it is there, "summary" may be, and is else put first.
+    """
+    path = Path(path)
+    columns = {name: name for name in ("document", "summary", "summaries")}
+    if reader_of(path) is not read_jsonl:
+        raise InputError(f"{path}: summaries are read from .jsonl; give such a file")
+    records: list[SummaryRecord] = []
+    for row in read_jsonl(path, columns):
+        where = at(path, row.line)
+        document = _text(row, "document", "document", where)
+        several = row.fields.get("summaries") or []
+        if not isinstance(several, list):
+            raise InputError(f"{where}: 'summaries' is {shown(several)}; it must be a list")
+        texts = [row.fields[name] for name in ("summary",) if name in row.fields] + several
+        if require_summary and not texts:
+            raise InputError(_missing(row, "summary", where))
+        for text in texts:
+            part = row._replace(fields={"summary": text})
+            _text(part, "summary", "summary", where)
+        summaries = tuple(dict.fromkeys(texts))
+        records.append(SummaryRecord(str(len(records)), document, summaries, where))
     if not records:
         raise InputError(f"{path}: holds no record; give a file with at least one")
     return records

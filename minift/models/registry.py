@@ -12,12 +12,14 @@ from minift.models.bert import (
     BertForSequenceClassification,
     BertForTokenClassification,
 )
+from minift.models.t5 import T5ForConditionalGeneration
 
 # task -> model_type -> model class
 FAMILIES: dict[str, dict[str, type[PretrainedModel]]] = {
     "classification": {"bert": BertForSequenceClassification},
     "ner": {"bert": BertForTokenClassification},
     "qa": {"bert": BertForQuestionAnswering},
+    "summarization": {"t5": T5ForConditionalGeneration},
 }
 
 

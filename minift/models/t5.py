@@ -49,6 +49,8 @@ class T5Config(PretrainedConfig):
     """config.json of a T5 checkpoint; the defaults are those of t5-small."""
 
     model_type = "t5"
+    dropouts = ("dropout_rate",)
+    hard_limit = False  # distances know no end
     fixed: ClassVar[Mapping[str, Sequence[Any]]] = {"is_decoder": (False, None)}
 
     vocab_size: int = 32128  # V
@@ -106,6 +108,11 @@ class T5Config(PretrainedConfig):
                 f"relative_attention_max_distance is {self.relative_attention_max_distance}; it "
                 f"must be above half of relative_attention_num_buckets ({buckets})"
             )
+
+    @property
+    def max_position_embeddings(self) -> int:
+        """How long sources usually are: what the checkpoint says, or what T5 was trained with."""
+        return int(self.extra.get("n_positions", 512))
 
     @property
     def gated(self) -> bool:

@@ -232,21 +232,23 @@ def token_batch(features: Sequence[TokenFeature], pad_id: int, **more: Any) -> T
 
 
 def load_start(
-    options: TaskOptions, task: str, labels: tuple[str, ...] | int, **changes: Any
+    options: TaskOptions, task: str, labels: tuple[str, ...] | int | None, **changes: Any
 ) -> tuple[PretrainedModel, Tokenizer, int]:
     """Model, tokenizer and longest input that a run starts from; `InputError` if they do not fit.
 
     A checkpoint fine-tuned on the same labels keeps its head, and its order of them; any other gets
     a new head.  Where all heads of a task mean the same, `labels` is how many rows they have, and a
-    checkpoint fine-tuned for the task keeps its head.  changes: fields of the model's config.
+    checkpoint fine-tuned for the task keeps its head; None: the task needs no head.
+    changes: fields of the model's config.
     """
     folder = hub.resolve(options.model)
     family = model_class(folder, task)
     config = family.config_class.from_pretrained(folder)
     if options.dropout is not None:
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-            changes[name] = options.dropout
-    if isinstance(labels, int):
+        changes.update(dict.fromkeys(config.dropouts, options.dropout))
+    if labels is None:
+        model = family.from_pretrained(folder, **changes)
+    elif isinstance(labels, int):
         model = family.from_pretrained(folder, num_labels=labels, **changes)
     else:
         same = config.labels is not None and set(config.labels) == set(labels)
@@ -260,7 +262,7 @@ def load_start(
             f"{config.vocab_size}; use the tokenizer that belongs to the model"
         )
     limit = config.max_position_embeddings
-    if options.max_length is not None and options.max_length > limit:
+    if options.max_length is not None and config.hard_limit and options.max_length > limit:
         raise InputError(
             f"--max-length is {options.max_length}, but {options.model} reads at most {limit} "
             "tokens; give a smaller one"

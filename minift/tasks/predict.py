@@ -14,8 +14,11 @@ from minift.tasks.base import Task
 from minift.tasks.classification import ClassificationTask
 from minift.tasks.ner import NerTask
 from minift.tasks.qa import QaTask
+from minift.tasks.summarization import SummarizationTask
 
-TASKS: dict[str, type[Task]] = {t.name: t for t in (ClassificationTask, NerTask, QaTask)}
+TASKS: dict[str, type[Task]] = {
+    t.name: t for t in (ClassificationTask, NerTask, QaTask, SummarizationTask)
+}
 
 AT_ONCE = 1024  # inputs that are batched by length together, and lines held back meanwhile
 

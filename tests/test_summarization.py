@@ -1,0 +1,229 @@
+"""Summaries from file to score on a tiny T5."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import torch
+from running import read_lines, run_script
+
+from minift.data.read import SummaryRecord, builtin, read_summaries
+from minift.errors import InputError
+from minift.metrics import rouge
+from minift.models.t5 import T5Config, T5ForConditionalGeneration, shift_right
+from minift.pretrain.unigram import save_unigram, train_unigram
+from minift.tasks.summarization import (
+    IGNORE,
+    SummarizationOptions,
+    SummarizationTask,
+    SummaryPrediction,
+    first_sentence,
+)
+from minift.text.tokenizer import Tokenizer
+from minift.train.loop import run
+from minift.train.options import TrainOptions
+
+NAMES = ["oak", "elm", "fir", "yew"]
+FILLER = ["the", "wind", "blew", "over", "field", "and", "hill", "all", "day", "long", "rain"]
+
+
+def example(draw: random.Random) -> dict:
+    """The summary names the one tree of the document."""
+    words = draw.choices(FILLER, k=draw.randint(4, 12))
+    name = draw.choice(NAMES)
+    words.insert(draw.randrange(len(words)), name)
+    return {"document": " ".join(words) + ".", "summary": f"{name} fell"}
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def trees(tmp_path):
+    draw = random.Random(0)
+    return {
+        name: write(tmp_path / f"{name}.jsonl", [example(draw) for _ in range(count)])
+        for name, count in {"train": 96, "dev": 12, "test": 12}.items()
+    }
+
+
+@pytest.fixture
+def tiny_t5(tmp_path):
+    folder = tmp_path / "tiny-t5"
+    draw = random.Random(1)
+    rows = [example(draw) for _ in range(200)]
+    texts = [f"summarize: {row['document']} {row['summary']}" for row in rows]
+    save_unigram(train_unigram(texts, 170), folder)
+    torch.manual_seed(0)
+    size = Tokenizer.from_pretrained(folder).vocab_size
+    config = T5Config(
+        vocab_size=size, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, dropout_rate=0.0
+    )
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+def options(tiny_t5, trees, folder, task=None, **changes):
+    names = {"train_file": trees["train"], "dev_file": trees["dev"], "test_file": trees["test"]}
+    settings = {"epochs": 1, "batch_size": 8, "learning_rate": 3e-3, "device": "cpu", **changes}
+    return (
+        SummarizationOptions(model=str(tiny_t5), **{**names, **(task or {})}),
+        TrainOptions(output_dir=folder, **settings),
+    )
+
+
+@pytest.mark.slow
+def test_train_and_predict(tiny_t5, trees, tmp_path, capsys):
+    folder = tmp_path / "out"
+    metrics = run(SummarizationTask, *options(tiny_t5, trees, folder, epochs=40))
+    shown = capsys.readouterr().out
+    assert "0 of 96 have more than 512 tokens" in shown
+    assert metrics["test"]["rougeL"] > 0.9
+    assert metrics["test"]["rougeL"] > metrics["test"]["lead_rougeL"]
+    rows = read_lines(folder / "predictions.test.jsonl")
+    again = rouge([row["predicted"] for row in rows], [row["gold"] for row in rows])
+    assert again["rougeL"] == pytest.approx(metrics["test"]["rougeL"])
+    assert metrics["test"]["at_limit"] == 0
+
+    text = "the wind blew over elm and hill"
+    (line,) = run_script("predict", folder, text).stdout.splitlines()
+    assert line == "elm fell"
+    raw = tmp_path / "raw.txt"
+    raw.write_text(text.replace("over", "over\n\n"))
+    assert run_script("predict", folder, "--file", raw).stdout == "elm fell\n"
+    found = run_script("predict", folder, "--file", trees["test"], "--json").stdout.splitlines()
+    assert [json.loads(r)["predicted"] for r in found] == [row["predicted"] for row in rows]
+
+
+@pytest.fixture
+def task_and_model(tiny_t5, trees):
+    task, model, _ = SummarizationTask.start(options(tiny_t5, trees, None)[0])
+    return task, model
+
+
+def test_loss_is_that_of_the_whole_logits(task_and_model, trees):
+    task, model = task_and_model
+    features = task.featurize(read_summaries(trees["dev"]), training=True)
+    batch = task.collate(features)
+    total, count = task.loss(model, batch)
+    logits = model(batch.ids, batch.mask, decoder_input_ids=shift_right(batch.labels, model.config))
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
+    assert total.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert count == sum(len(feature.labels) for feature in features)
+    # Summed over batches it is the same, so accumulation is exact.
+    parts = [task.loss(model, task.collate([feature]))[0].item() for feature in features]
+    assert total.item() == pytest.approx(sum(parts), rel=1e-5)
+
+
+def test_long_texts_lose_their_end_and_are_counted(tiny_t5, trees, tmp_path):
+    rows = [
+        {"document": "the wind " * 50, "summary": "rain " * 30},
+        {"document": "oak", "summary": "elm"},
+    ]
+    path = write(tmp_path / "long.jsonl", rows)
+    settings = {"train_file": path, "max_length": 20, "max_target_length": 7}
+    task, _, splits = SummarizationTask.start(options(tiny_t5, trees, None, settings)[0])
+    features = task.featurize(splits["train"], training=True)
+    assert len(features[0].ids) == 20
+    assert len(features[0].labels) == 7
+    assert all(f.ids[-1] == f.labels[-1] == 1 for f in features)
+    shown = task.describe(splits["train"], features)
+    assert "1 of 2 have more than 20 tokens" in shown
+    assert "1 have more than 7 tokens" in shown
+
+
+def test_length_is_taken_from_the_training_summaries(task_and_model, trees):
+    task, _ = task_and_model
+    longest = max(len(task.tokenizer(r.summaries[0]).ids) for r in read_summaries(trees["train"]))
+    assert task.max_target_length == longest
+
+
+def test_people_are_told_when_summaries_are_cut(task_and_model):
+    task, _ = task_and_model
+    records = [SummaryRecord(str(i), "a b. c", ("a",)) for i in range(10)]
+    predictions = [SummaryPrediction("a", at_limit=i < 2) for i in range(10)]
+    score = task.score(predictions, records)
+    assert score["at_limit"] == 0.2
+    assert "warning: 20% of the summaries" in task.explain(predictions, records, score)
+
+
+def test_the_best_of_several_summaries_counts(task_and_model):
+    task, _ = task_and_model
+    record = SummaryRecord("0", "a b. c", ("x y", "red kites"))
+    assert task.score([SummaryPrediction("red kites", False)], [record])["rougeL"] == 1
+
+
+def test_first_sentence():
+    assert first_sentence('He said: "No!" Then he left.') == 'He said: "No!"'
+    assert first_sentence("no full stop") == "no full stop"
+
+
+def test_a_frozen_encoder_is_refused(tiny_t5, trees, tmp_path):
+    with pytest.raises(InputError, match="--freeze-encoder"):
+        run(SummarizationTask, *options(tiny_t5, trees, tmp_path / "out", freeze_encoder=True))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_beams": 0}, "--num-beams"),
+        ({"max_target_length": 1}, "--max-target-length"),
+        ({"no_repeat_ngram_size": -1}, "--no-repeat-ngram-size"),
+    ],
+)
+def test_options_that_cannot_be(changes, words):
+    with pytest.raises(ValueError, match=words):
+        SummarizationOptions(**changes)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"document": "a"}', ["line 1", "'summary'"]),
+        ('{"summary": "a"}', ["line 1", "'document'"]),
+        ('{"document": " ", "summary": "a"}', ["line 1", "'document' is empty"]),
+        ('{"document": "a", "summary": ""}', ["line 1", "'summary' is empty"]),
+        ('{"document": "a", "summaries": "b"}', ["line 1", "'summaries'", "list"]),
+        ('{"document": "a", "summaries": [3]}', ["line 1", "string"]),
+        ("", ["no record"]),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path, line, words):
+    path = tmp_path / "x.jsonl"
+    path.write_text(line)
+    with pytest.raises(InputError) as error:
+        read_summaries(path)
+    assert all(word in str(error.value) for word in words), error.value
+    with pytest.raises(InputError, match=r"\.jsonl"):
+        read_summaries(tmp_path / "x.tsv")
+
+
+def test_built_in_reports():
+    splits = {
+        name: read_summaries(builtin(f"reports.{name}.jsonl")) for name in ("train", "dev", "test")
+    }
+    records = [record for part in splits.values() for record in part]
+    assert len(records) >= 160
+    assert len({record.document for record in records}) == len(records)
+    runs: set[tuple[str, ...]] = set()
+    for record in records:
+        words, (summary,) = record.document.split(), record.summaries
+        assert 60 <= len(words) <= 120
+        assert 9 <= len(summary.split()) <= 20
+        assert summary.endswith(".")
+        own = {tuple(words[i : i + 8]) for i in range(len(words) - 7)}
+        assert not own & runs
+        runs |= own
+        copied = summary.split()
+        for i in range(len(copied) - 6):
+            assert " ".join(copied[i : i + 7]) not in " ".join(words)
+    truth = [list(record.summaries) for record in records]
+    lead = rouge([first_sentence(record.document) for record in records], truth)
+    assert lead["rougeL"] < 0.3  # the first sentence alone is a poor summary
