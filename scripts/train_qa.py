@@ -6,7 +6,11 @@ from minift.train.options import TrainOptions, command_line, run_script
 
 
 def main() -> None:
-    task_options, options = command_line(QaOptions, TrainOptions, description=__doc__)
+    # Small batches: many steps from few questions, which a new head needs.
+    defaults = {"epochs": 2, "batch_size": 8}
+    task_options, options = command_line(
+        QaOptions, TrainOptions, description=__doc__, defaults=defaults
+    )
     run(QaTask, task_options, options)
 
 

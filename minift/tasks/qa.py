@@ -79,7 +79,7 @@ NULL = 0  # the token that stands for "no answer": [CLS]
 class QaOptions(TaskOptions):
     """What is particular to question answering."""
 
-    usual_rate: ClassVar[float] = 1e-4  # spans are further from what the encoder knows
+    usual_rate: ClassVar[float] = 2e-4  # spans are far from what the default encoder knows
 
     overlap: int | None = option(
         None, "Tokens that neighbouring windows of a long context share; a third if not given."
@@ -198,10 +198,11 @@ class QaTask(Task):
             f"  tokens    {' '.join(pieces):.400}",
             f"  label     {place}",
             f"questions   {len(records)}, of which {len(records) - len(answerable)} have no answer",
-            f"answers     {sum(r.moved for r in records)} stood elsewhere than the file said and "
-            f"were found nearby; {lost} questions have an answer that no window holds whole",
-            f"windows     {len(features)}, of at most {self.max_length} tokens; {null} say 'not "
-            f"here' or 'no answer'; {long} questions have several windows",
+            f"answers     {sum(r.moved for r in records)} were not where the file says and were "
+            f"found nearby; those of {lost} questions are in no window whole",
+            f"windows     {len(features)}, of at most {self.max_length} tokens; {null} are labelled "
+            f"'no answer' (--other-windows {self.options.other_windows}); {long} questions have "
+            "several",
         ]
         return "\n".join(lines)
 
