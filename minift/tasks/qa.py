@@ -200,9 +200,9 @@ class QaTask(Task):
             f"questions   {len(records)}, of which {len(records) - len(answerable)} have no answer",
             f"answers     {sum(r.moved for r in records)} were not where the file says and were "
             f"found nearby; those of {lost} questions are in no window whole",
-            f"windows     {len(features)}, of at most {self.max_length} tokens; {null} are labelled "
-            f"'no answer' (--other-windows {self.options.other_windows}); {long} questions have "
-            "several",
+            f"windows     {len(features)} of at most {self.max_length} tokens; {null} say 'no "
+            f"answer' (--other-windows {self.options.other_windows})",
+            f"length      {long} questions have several windows, nothing is cut",
         ]
         return "\n".join(lines)
 
