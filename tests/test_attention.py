@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from minift.nn.attention import attend, attend_jagged, pack, plain_attention
+from minift.nn.attention import attend, attend_jagged, attend_padded, pack
 
 MASKS = {
     "right padding": [[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]],
@@ -84,9 +84,36 @@ def test_the_jagged_kernel_of_the_gpu_gives_the_same_with_gradients(rows):
 def test_dropout_falls_on_the_weights_and_keeps_their_expectation():
     q, k = torch.zeros(2, 1, 1, 40, 4)  # equal scores: each weight is 1 / 40
     v = torch.ones(1, 1, 40, 4)
-    dropped = torch.stack([plain_attention(q[None], k[None], v, 0.5) for _ in range(200)])
+    dropped = torch.stack(
+        [attend_padded(q[None], k[None], v, dropout=0.5, fused=False) for _ in range(200)]
+    )
     assert dropped.std() > 0.05
     assert abs(dropped.mean() - 1) < 0.02
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_a_bias_counts_places_in_the_batch(mask, fused):
+    mask = torch.tensor(mask)
+    batch, width = mask.shape
+    q, k, v = torch.randn(3, batch, width, 2, 4)
+    distance = torch.arange(width) - torch.arange(width)[:, None]
+    bias = torch.randn(2, 2 * width)[:, distance + width]  # (N, T, T)
+    packing = pack(mask)
+    parts = (packing.take(x) for x in (q, k, v))
+    found = packing.pad(attend(*parts, packing, fused=fused, scale=1.0, bias=bias))
+    for b in range(batch):
+        real = mask[b].nonzero()[:, 0].tolist()
+        for i in real:
+            scores = torch.stack([(q[b, i] * k[b, j]).sum(-1) + bias[:, i, j] for j in real])
+            weights = scores.softmax(0)  # (real, N)
+            expected = (weights[..., None] * v[b, real]).sum(0)
+            assert torch.allclose(found[b, i], expected, atol=1e-5)
+    assert packing.has_holes == any("101" in row or "1001" in row for row in _rows(mask))
+
+
+def _rows(mask):
+    return ["".join(map(str, row)) for row in mask.tolist()]
 
 
 def test_a_mask_of_another_shape_is_refused():
