@@ -24,17 +24,20 @@ def test_the_first_two_commands_install_and_run():
 
 
 def test_scripts_and_flags_exist():
-    used: dict[str, set[str]] = {}
+    used: dict[tuple[str, ...], set[str]] = {}
     for command in COMMANDS:
         for part in re.split(r"&&|\|", command):
             words = shlex.split(part, comments=True)
             for i, word in enumerate(words):
                 if word.startswith("scripts/"):
                     flags = {w.split("=")[0] for w in words[i + 1 :] if w.startswith("--")}
-                    used.setdefault(word, set()).update(flags)
-    assert "scripts/train_classification.py" in used
-    for script, flags in used.items():
-        shown = run_script(script.removeprefix("scripts/").removesuffix(".py"), "--help").stdout
+                    # benchmark.py takes a mode and a task first, and has the flags of the task.
+                    task = words[i + 1 : i + 3] if "benchmark" in word else []
+                    used.setdefault((word, *task), set()).update(flags)
+    assert ("scripts/train_classification.py",) in used
+    for (script, *task), flags in used.items():
+        name = script.removeprefix("scripts/").removesuffix(".py")
+        shown = run_script(name, *task, "--help").stdout
         assert flags <= set(re.findall(r"--[a-z-]+", shown)), script
 
 

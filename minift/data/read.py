@@ -359,11 +359,12 @@ def read_jsonl(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
 # ---- files -> lines ----------------------------------------------------------------------------
 
 
-def read_lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, longest: int | None = None) -> Iterator[tuple[int, str]]:
     """(number from 1, line without its end) of a text file in UTF-8, plain or gzipped.
 
-    longest: bytes of a line; a longer one is refused.
+    longest: bytes of a line, `LONGEST_LINE` if not given; a longer one is refused.
     """
+    longest = LONGEST_LINE if longest is None else longest
     number = 0
     try:
         with _open(path) as file:
