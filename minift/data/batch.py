@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -58,6 +59,17 @@ def chunks(items: Sequence[T], size: int) -> list[list[T]]:
     [[1, 2], [3]]
     """
     return [list(items[i : i + size]) for i in range(0, len(items), size)]
+
+
+def parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Consecutive parts of at most `size` items of a stream, as they come.
+
+    >>> list(parts(iter([1, 2, 3]), 2))
+    [[1, 2], [3]]
+    """
+    stream = iter(items)
+    while part := list(islice(stream, size)):
+        yield part
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:

@@ -138,10 +138,7 @@ def read_summaries(path: str | os.PathLike, *, require_summary: bool = True) -> 
         texts = [row.fields[name] for name in ("summary",) if name in row.fields] + several
         if require_summary and not texts:
             raise InputError(_missing(row, "summary", where))
-        for text in texts:
-            part = row._replace(fields={"summary": text})
-            _text(part, "summary", "summary", where)
-        summaries = tuple(dict.fromkeys(texts))
+        summaries = tuple(dict.fromkeys(text_of(text, "summary", where) for text in texts))
         records.append(SummaryRecord(str(len(records)), document, summaries, where))
     if not records:
         raise InputError(f"{path}: holds no record; give a file with at least one")
@@ -161,7 +158,11 @@ def records_of(lines: Iterable[str]) -> Iterator[TextRecord]:
 def _text(row: Row, name: str, column: str, where: str) -> str:
     if name not in row.fields:
         raise InputError(_missing(row, column, where))
-    value = row.fields[name]
+    return text_of(row.fields[name], column, where)
+
+
+def text_of(value: Any, column: str, where: str) -> str:
+    """A value that must be a text with something in it."""
     if not isinstance(value, str):
         raise InputError(f"{where}: {column!r} is {shown(value)}; it must be a string")
     if not value.strip():

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minift.data.read import checked, read_lines, shown
+from minift.data.read import checked, read_lines, shown, text_of
 from minift.errors import InputError, at
 
 NEARBY = 64  # characters before and after the given place in which an answer is looked for
@@ -208,10 +208,4 @@ def _list(value: Any, name: str, where: str) -> list[Any]:
 
 
 def _string(value: Any, name: str, where: str) -> str:
-    found: Mapping[str, Any] = value if isinstance(value, dict) else {}
-    text = found.get(name)
-    if not isinstance(text, str):
-        raise InputError(f"{where}: {name!r} is {shown(text)}; it must be a string")
-    if not text.strip():
-        raise InputError(f"{where}: {name!r} is empty; fill it in or remove the entry")
-    return checked(text, name, where)
+    return text_of(value.get(name) if isinstance(value, dict) else None, name, where)

@@ -102,7 +102,7 @@ class Generation:
         """(R, V) whether a token would end a run of n tokens that is there already."""
         n = self.no_repeat_ngram_size
         barred = torch.zeros(len(tokens), vocabulary, dtype=torch.bool, device=tokens.device)
-        if tokens.shape[1] + 1 < n or tokens.shape[1] < n:
+        if tokens.shape[1] < n:
             return barred
         runs = tokens.unfold(1, n, 1)  # (R, L - n + 1, n)
         last = tokens[:, tokens.shape[1] - n + 1 :]  # (R, n - 1)

@@ -162,35 +162,47 @@ class T5PositionBias(nn.Module):
         self.longest = config.relative_attention_max_distance
         self.table = nn.Embedding(config.relative_attention_num_buckets, config.num_heads)
 
-    def forward(self, queries: int, keys: int, first: int = 0) -> Tensor:
-        """(N, queries, keys); the first query stands at place `first`."""
-        device = self.table.weight.device
-        places = torch.arange(first, first + queries, device=device)
-        distance = torch.arange(keys, device=device) - places[:, None]  # (queries, keys)
+    def forward(self, length: int) -> Tensor:
+        """(N, length, length): for each query, each key."""
+        places = torch.arange(length, device=self.table.weight.device)
+        distance = places - places[:, None]  # (length, length)
         found = bucket(distance, self.both_ways, self.table.num_embeddings, self.longest)
-        return self.table(found).permute(2, 0, 1)  # (N, queries, keys)
+        return self.table(found).permute(2, 0, 1)  # (N, length, length)
 
 
-class T5SelfAttention(nn.Module):
-    """Attention to the own sequence, with norm and residual."""
+class T5Attention(nn.Module):
+    """What attention to the own sequence and to the source share."""
 
     def __init__(self, config: T5Config):
         super().__init__()
         self.heads = config.num_heads
         self.fused = config.attn_implementation == "sdpa"
-        inner = config.num_heads * config.d_kv
+        self.inner = config.num_heads * config.d_kv
         self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
-        self.qkv = nn.Linear(config.d_model, 3 * inner, bias=False)
-        self.output = nn.Linear(inner, config.d_model, bias=False)
+        self.output = nn.Linear(self.inner, config.d_model, bias=False)
         self.dropout = nn.Dropout(config.dropout_rate)
-
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(..., H) -> query, key, value, (..., N, D) each."""
-        return self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
 
     @property
     def weight_dropout(self) -> float:
         return self.dropout.p if self.training else 0.0
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """Attention over padded rows, (B, N, U, D) queries -> (B, N, U, D)."""
+        return attend_padded(
+            q, k, v, bias, dropout=self.weight_dropout, fused=self.fused, scale=1.0
+        )
+
+
+class T5SelfAttention(T5Attention):
+    """Attention to the own sequence, with norm and residual."""
+
+    def __init__(self, config: T5Config):
+        super().__init__(config)
+        self.qkv = nn.Linear(config.d_model, 3 * self.inner, bias=False)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(..., H) -> query, key, value, (..., N, D) each."""
+        return self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
 
     def forward(self, x: Tensor, packing: Packing, bias: Tensor) -> Tensor:
         """The encoder's: x (S, H), bias (N, T, T)."""
@@ -203,9 +215,7 @@ class T5SelfAttention(nn.Module):
     def causal(self, x: Tensor, bias: Tensor) -> Tensor:
         """The decoder's in training: x (B, U, H), bias (N, U, U) with -inf for what is ahead."""
         q, k, v = (part.transpose(1, 2) for part in self.project(x))  # (B, N, U, D) each
-        mixed = attend_padded(
-            q, k, v, bias, dropout=self.weight_dropout, fused=self.fused, scale=1.0
-        )
+        mixed = self.mix(q, k, v, bias)  # (B, N, U, D)
         return x + self.dropout(self.output(mixed.transpose(1, 2).flatten(2)))  # (B, U, H)
 
     def step(self, x: Tensor, keys: Tensor, values: Tensor, place: int, bias: Tensor) -> Tensor:
@@ -216,25 +226,19 @@ class T5SelfAttention(nn.Module):
         q, k, v = self.project(x)  # (R, N, D) each
         keys[:, :, place], values[:, :, place] = k, v
         known = slice(0, place + 1)
-        mixed = attend_padded(
-            q[:, :, None], keys[:, :, known], values[:, :, known], bias, fused=self.fused, scale=1.0
+        mixed = self.mix(
+            q[:, :, None], keys[:, :, known], values[:, :, known], bias
         )  # (R, N, 1, D)
         return x + self.output(mixed.flatten(1))  # (R, H)
 
 
-class T5CrossAttention(nn.Module):
+class T5CrossAttention(T5Attention):
     """Attention of the target to the encoder's output, with norm and residual."""
 
     def __init__(self, config: T5Config):
-        super().__init__()
-        self.heads = config.num_heads
-        self.fused = config.attn_implementation == "sdpa"
-        inner = config.num_heads * config.d_kv
-        self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
-        self.query = nn.Linear(config.d_model, inner, bias=False)
-        self.kv = nn.Linear(config.d_model, 2 * inner, bias=False)
-        self.output = nn.Linear(inner, config.d_model, bias=False)
-        self.dropout = nn.Dropout(config.dropout_rate)
+        super().__init__(config)
+        self.query = nn.Linear(config.d_model, self.inner, bias=False)
+        self.kv = nn.Linear(config.d_model, 2 * self.inner, bias=False)
 
     def source(self, encoded: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
         """The source's keys and values, which no target changes: (S, H) -> (B, N, T, D) each."""
@@ -244,8 +248,7 @@ class T5CrossAttention(nn.Module):
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """x (B, U, H); keys, values (B, N, T, D); mask (B, 1, 1, T), lowest at padding."""
         q = self.query(self.norm(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        dropout = self.dropout.p if self.training else 0.0
-        mixed = attend_padded(q, keys, values, mask, dropout=dropout, fused=self.fused, scale=1.0)
+        mixed = self.mix(q, keys, values, mask)  # (B, N, U, D)
         return x + self.dropout(self.output(mixed.transpose(1, 2).flatten(2)))  # (B, U, H)
 
 
@@ -378,8 +381,9 @@ class T5ForConditionalGeneration(PretrainedModel):
         if "shared.weight" not in checkpoint and there:
             checkpoint.rename(there.pop(0), "shared.weight")
         untied = False
+        shared = checkpoint.tensor("shared.weight") if there else None
         for name in there:
-            if torch.equal(checkpoint.tensor(name), checkpoint.tensor("shared.weight")):
+            if torch.equal(checkpoint.tensor(name), shared):
                 checkpoint.leave_aside(re.escape(name), "a copy of shared.weight")
             elif name == "lm_head.weight":
                 untied = True
@@ -408,8 +412,7 @@ class T5ForConditionalGeneration(PretrainedModel):
         """The encoder's output, still packed: (S, H) and where its tokens belong."""
         packing = pack(torch.ones_like(input_ids) if attention_mask is None else attention_mask)
         x = self.encoder.dropout(self.shared(packing.take(input_ids)))  # (S, H)
-        longest = packing.width
-        bias = self.encoder.position(longest, longest)  # (N, T, T)
+        bias = self.encoder.position(packing.width)  # (N, T, T)
         for layer in self.encoder.layers:
             x = layer(x, packing, bias)  # (S, H)
         return self.encoder.finish(x), packing
@@ -427,7 +430,7 @@ class T5ForConditionalGeneration(PretrainedModel):
         width = decoder_input_ids.shape[1]
         x = self.decoder.dropout(self.shared(decoder_input_ids))  # (B, U, H)
         ahead = torch.ones(width, width, dtype=torch.bool, device=x.device).triu(1)
-        bias = self.decoder.position(width, width).masked_fill(ahead, -math.inf)  # (N, U, U)
+        bias = self.decoder.position(width).masked_fill(ahead, -math.inf)  # (N, U, U)
         for layer, keys, values in zip(
             self.decoder.layers, source.keys, source.values, strict=True
         ):

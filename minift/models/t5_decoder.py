@@ -46,7 +46,7 @@ class T5Decoder:
             (source.mask.new_empty(shape), source.mask.new_empty(shape))
             for _ in model.decoder.layers
         ]
-        self.bias = model.decoder.position(longest, longest)  # (N, longest, longest)
+        self.bias = model.decoder.position(longest)  # (N, longest, longest)
         self.place = 0
 
     def step(self, tokens: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import lzma
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -121,13 +122,14 @@ class Chunks:
         """
         count = self.total - self.held_out
         places = range(step * batch_size, (step + 1) * batch_size)
-        orders = {
-            epoch: np.random.default_rng((seed, epoch)).permutation(count)
-            for epoch in {place // count for place in places}
-        }
-        return [int(orders[place // count][place % count]) for place in places]
+        return [int(_order(count, seed, place // count)[place % count]) for place in places]
 
     @property
     def held(self) -> range:
         """The numbers of the held-out chunks."""
         return range(self.total - self.held_out, self.total)
+
+
+@lru_cache(maxsize=2)  # a step may touch two epochs; the next one asks for the same again
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(count)

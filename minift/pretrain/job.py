@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from minift.data.batch import progress
+from minift.data.batch import parts, progress
 from minift.errors import InputError
 from minift.files import write_json
 from minift.models.t5 import T5Config, T5ForConditionalGeneration
@@ -135,21 +135,20 @@ def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str,
     print(f"tokens    {chunks.total} chunks of {options.chunk}", flush=True)
     print(f"model     {type(model).__name__}, {size:,} parameters", flush=True)
 
-    log = train_gaps(model, chunks, sentinel_ids(tokenizer), options, folder)
+    held_out = train_gaps(model, chunks, sentinel_ids(tokenizer), options, folder)
     model.save_pretrained(folder, dtype=torch.float16)
     metrics = {
         "task": "pretraining",
         "options": resolved,
         "parameters": size,
         "chunks": chunks.total,
-        "dev": {"loss": held_out_loss(model, chunks, sentinel_ids(tokenizer), options)},
-        "log_lines": log.lines,
+        "dev": {"loss": held_out},
         "seconds": round(time.perf_counter() - started, 2),
         "environment": environment(device),
     }
     write_json(folder / METRICS, metrics)
     remove_state(folder)
-    print(f"held-out loss {metrics['dev']['loss']:.4f}; the model is in {folder}")
+    print(f"held-out loss {held_out:.4f}; the model is in {folder}")
     return metrics
 
 
@@ -172,15 +171,9 @@ def make_chunks(folder: Path, tokenizer: Tokenizer, options: PretrainOptions) ->
     path, vocabulary = folder / TOKENS, tokenizer.vocab_size
     if not path.exists():
         documents = progress(read_documents(options.text), "tokens")
-        ids = (row for part in _several(documents, 1024) for row in tokenizer.ids(part))
+        ids = (row for part in parts(documents, 1024) for row in tokenizer.ids(part))
         write_tokens(path, ids, tokenizer.eos_token_id, vocabulary)
     return Chunks(path, vocabulary, options.chunk, options.held_out)
-
-
-def _several(items: Any, count: int) -> Any:
-    items = iter(items)
-    while part := list(islice(items, count)):
-        yield part
 
 
 def sentinel_ids(tokenizer: Tokenizer) -> list[int]:
@@ -212,14 +205,18 @@ def train_gaps(
     sentinels: list[int],
     options: PretrainOptions,
     folder: Path,
-) -> Log:
-    """Train in place; log.jsonl has the loss, and the held-out loss, as they fall."""
+) -> float:
+    """Train in place; log.jsonl has the loss, and the held-out loss, as they fall.
+
+    Returns the held-out loss at the end.
+    """
     optimizer = torch.optim.Adafactor(model.parameters(), lr=options.learning_rate)
     at = (load_state(folder, model, optimizer) if options.resume else None) or Progress()
     if options.resume:
         print(f"resuming at step {at.step} of {options.steps}", flush=True)
     log = Log(folder, keep=at.log_lines)
     clock, since = time.perf_counter(), at.step
+    held = None
     for step in progress(range(at.step, options.steps), "pretrain", options.steps, at.step):
         model.train()
         rate = options.learning_rate * cosine_schedule(step, options.steps, options.warmup)
@@ -256,7 +253,8 @@ def train_gaps(
         if options.save_every and at.step % options.save_every == 0:
             at.log_lines = log.lines
             save_state(folder, model, optimizer, at)
-    return log
+    # A run that was killed behind its last step has none left that would have measured it.
+    return held_out_loss(model, chunks, sentinels, options) if held is None else held
 
 
 @torch.no_grad()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 import torch
 
+from minift.data.batch import parts
 from minift.models.registry import task_of
 from minift.tasks.base import Task
 from minift.tasks.classification import ClassificationTask
@@ -41,8 +41,7 @@ def predict_lines(
     """
     task, model = TASKS[task_of(folder)].from_pretrained(folder)
     model.to(device)
-    records = iter(task.read_inputs(lines, questions))
-    while part := list(islice(records, AT_ONCE)):
+    for part in parts(task.read_inputs(lines, questions), AT_ONCE):
         predictions = task.predict(model, task.featurize(part), batch_size)
         if as_json:
             yield from (json.dumps(r, ensure_ascii=False) for r in task.rows(predictions, part))

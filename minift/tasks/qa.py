@@ -218,14 +218,15 @@ class QaTask(Task):
         contexts = {record.context: None for record in records}
         encodings = dict(zip(contexts, self.tokenizer.tokens(list(contexts)), strict=True))
         offsets = {c: np.array(e.offsets).reshape(-1, 2) for c, e in encodings.items()}
+        special = self.tokenizer.build([], [-1])[0].index(-1)  # tokens before the context
         features = []
         for i, (record, question) in enumerate(zip(records, questions, strict=True)):
             encoding, characters = encodings[record.context], offsets[record.context]
             parts = self._windows(record, question, encoding)
             answer = self._answer(record, characters) if training else None
+            shift = special + len(question)
             for (start, end), own in zip(parts, own_ranges(parts), strict=True):
                 ids, types = self.tokenizer.build(question, encoding.ids[start:end])
-                shift = self._shift + len(question)
                 label = None
                 if training:
                     label = (NULL, NULL)
@@ -239,11 +240,6 @@ class QaTask(Task):
                     WindowFeature(i, ids, types, record.context, part, shift, begin, label)
                 )
         return features
-
-    @property
-    def _shift(self) -> int:
-        """Special tokens before the context."""
-        return self.tokenizer.build([], [-1])[0].index(-1)
 
     def _windows(
         self, record: QuestionRecord, question: list[int], encoding: Encoding
