@@ -8,11 +8,13 @@ from minift.models.bert import (
     BertForTokenClassification,
     BertModel,
 )
+from minift.models.bert_masked import BertForMaskedLM
 from minift.models.t5 import T5Config, T5ForConditionalGeneration
 from minift.text.tokenizer import Tokenizer
 
 __all__ = [
     "BertConfig",
+    "BertForMaskedLM",
     "BertForQuestionAnswering",
     "BertForSequenceClassification",
     "BertForTokenClassification",

@@ -1,6 +1,7 @@
-"""Pre-train a T5 and its tokenizer from plain text, by filling gaps."""
+"""Pre-train a T5 or a BERT, and its tokenizer, from plain text."""
 
-from minift.pretrain.job import ModelOptions, PretrainOptions, pretrain
+from minift.pretrain.base import ModelOptions
+from minift.pretrain.job import PretrainOptions, pretrain
 from minift.train.options import command_line, run_script
 
 

@@ -13,11 +13,13 @@ from parity import (
 )
 
 from minift import (
+    BertForMaskedLM,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
 )
+from minift.errors import InputError
 
 transformers = pytest.importorskip("transformers", reason="compares with transformers, not here")
 
@@ -157,6 +159,45 @@ def test_question_answering_and_its_gradients_equal_the_reference(tmp_path, chan
     again = assert_loads_in_reference(model_class, tmp_path / "ours")
     for name, tensor in theirs.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("changes", [c for c in CONFIGS.values() if "num_labels" not in c])
+def test_masked_words_and_their_gradients_equal_the_reference(tmp_path, changes):
+    model_class = transformers.BertForMaskedLM
+    theirs = reference(model_class, tmp_path / "theirs", **changes)
+    ours = BertForMaskedLM.from_pretrained(tmp_path / "theirs")
+    assert ours.report.new == ()
+    ids, mask, types = random_batch(ours.config, seed=5)
+    real = mask.bool()
+    assert_close("logits", ours(ids, mask, types)[real], theirs(ids, mask, types).logits[real])
+    places = torch.rand(ids.shape) < 0.3
+    truth = torch.randint(ours.config.vocab_size, ids.shape)
+    total, count = ours.masked_loss(ids, places, truth[places])
+    loss = theirs(ids, labels=truth.masked_fill(~places, -100)).loss
+    assert count == places.sum()
+    assert_close("loss", total / count, loss)
+    (total / count).backward()
+    loss.backward()
+    assert_same_gradients(ours, theirs)
+
+    ours.save_pretrained(tmp_path / "ours")
+    again = assert_loads_in_reference(model_class, tmp_path / "ours")
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
+def test_a_head_for_masked_words_is_new_only_where_it_was_asked_for(tmp_path):
+    reference(transformers.BertModel, tmp_path)
+    assert not BertForMaskedLM.has_head(tmp_path)
+    with pytest.raises(InputError, match=r"cls\.predictions\..* is missing"):
+        BertForMaskedLM.from_pretrained(tmp_path)
+    ours = BertForMaskedLM.from_pretrained(tmp_path, new_head=True)
+    assert all(name.startswith("predictions.") for name in ours.report.new)
+    assert len(ours.report.new) == 5
+    reference(transformers.BertForPreTraining, tmp_path / "whole")
+    whole = BertForMaskedLM.from_pretrained(tmp_path / "whole")
+    assert whole.report.new == ()
+    assert BertForMaskedLM.has_head(tmp_path / "whole")
 
 
 def test_every_item_of_a_batch_equals_the_item_alone(tmp_path):

@@ -26,7 +26,7 @@ ALLOWED = {
         *(*BASE, "nn", "weights", "hub", "text", "data", "metrics", "generate", "models", "tasks")
     },
     "train": {*BASE, "weights", "data", "models", "tasks.base", "train"},
-    "pretrain": {*BASE, "text", "data", "models", "tasks.base", "train", "pretrain"},
+    "pretrain": {*BASE, "hub", "text", "data", "models", "tasks.base", "train", "pretrain"},
 }
 
 

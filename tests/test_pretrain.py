@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import lzma
 import os
 import signal
@@ -17,12 +18,21 @@ from conftest import ROOT
 from parity import tensors_on_disk
 from running import last_line_of_refusal, read_lines, read_metrics, run_script
 
-from minift import T5ForConditionalGeneration, Tokenizer
+from minift import BertForMaskedLM, T5ForConditionalGeneration, Tokenizer
 from minift.errors import InputError
+from minift.pretrain.base import ModelOptions
 from minift.pretrain.corpus import Chunks, kind_of_token, read_documents, write_tokens
-from minift.pretrain.gaps import span_corruption
+from minift.pretrain.gaps import Gaps, central_sentence, span_corruption
 from minift.pretrain.job import cosine_schedule
-from minift.pretrain.unigram import SENTINELS, save_unigram, sentinel, train_unigram
+from minift.pretrain.masks import Masks, mask_tokens
+from minift.pretrain.vocabulary import (
+    SENTINELS,
+    save_unigram,
+    save_wordpiece,
+    sentinel,
+    train_unigram,
+    train_wordpiece,
+)
 
 TEXT = "red kites returned to the valley after a hundred years of quiet and nobody saw them"
 WORDS = TEXT.split()
@@ -123,6 +133,127 @@ def test_many_gaps_are_as_long_as_told():
     assert np.mean(lengths) == pytest.approx(3, abs=0.1)
 
 
+SENTENCES = [
+    "Left over from before.",
+    "The kites came back.",
+    "Nobody knew why the kites of the valley came back!",
+    "The river of the valley rose.",
+    "And then the",
+]
+
+
+@pytest.fixture
+def prose(tmp_path):
+    """A tokenizer of T5's kind that knows the letters of these sentences."""
+    texts = [f"{' '.join(SENTENCES)} {i} It rained. summarize:" for i in range(40)]
+    save_unigram(train_unigram(texts, 170), tmp_path / "prose")
+    return Tokenizer.from_pretrained(tmp_path / "prose")
+
+
+def test_the_sentence_that_says_most_becomes_the_target(prose):
+    objective = Gaps(prose, ModelOptions(sentences=1.0))
+    chunk = np.array([token for ids in prose.ids(SENTENCES) for token in ids])
+    kept = 0
+    for seed in range(60):
+        source, target = objective.pair(chunk, np.random.default_rng(seed))
+        assert prose.decode(target) == SENTENCES[2]
+        assert source[-1] == target[-1] == prose.eos_token_id
+        shown = prose.decode(source, skip_special_tokens=False).replace(" ", "")
+        parts = [sentence.replace(" ", "") for sentence in SENTENCES]
+        kept += parts[2] in shown
+        parts[2] = parts[2] if parts[2] in shown else sentinel(0)
+        assert shown == f"summarize:{''.join(parts)}</s>"
+    assert 15 < kept < 45
+
+
+def test_central_sentence_equals_the_plain_search():
+    for seed in range(300):
+        random = np.random.default_rng(seed)
+        tokens = random.integers(0, 30, 80)
+        bounds = np.sort(random.choice(np.arange(1, 80), random.integers(0, 9), replace=False))
+        whole = [(a, b) for a, b in itertools.pairwise(bounds) if 6 <= b - a <= 64]
+
+        def f1(place, tokens=tokens):
+            own, others = set(tokens[slice(*place)]), {*tokens[: place[0]], *tokens[place[1] :]}
+            both = len(own & others)
+            precision, recall = both / len(own), both / len(others)
+            return 2 * precision * recall / (precision + recall) if both else 0.0
+
+        found = central_sentence(tokens, bounds)
+        if not whole:
+            assert found is None
+        else:
+            assert found in whole
+            assert f1(found) == pytest.approx(max(map(f1, whole)))
+
+
+def test_text_without_whole_sentences_gets_gaps(prose):
+    objective = Gaps(prose, ModelOptions(sentences=1.0))
+    chunk = np.array(prose.ids(["the kites came back and the river rose and nobody knew why"])[0])
+    source, target = objective.pair(chunk, np.random.default_rng(0))
+    assert target[0] == prose.id_of(sentinel(0))
+    assert target[0] in source
+
+
+def test_the_share_of_sentences_is_as_told(prose):
+    chunk = np.array(prose.ids(["It rained. The kites of the valley came back. It rained."])[0])
+    for share in (0.0, 0.5):
+        objective = Gaps(prose, ModelOptions(sentences=share))
+        random = np.random.default_rng(0)
+        targets = [objective.pair(chunk, random)[1] for _ in range(200)]
+        found = sum(target[0] != prose.id_of(sentinel(0)) for target in targets) / 200
+        assert found == pytest.approx(share, abs=0.1)
+
+
+def test_masks_hide_as_bert_does():
+    random = np.random.default_rng(0)
+    tokens = random.integers(10, 800, (400, 100))
+    shown, chosen = mask_tokens(tokens, random, mask=4, vocab_size=800)
+    assert (chosen.sum(1) == 15).all()
+    assert np.array_equal(shown[~chosen], tokens[~chosen])
+    hidden = shown[chosen]
+    masked, same = np.mean(hidden == 4), np.mean(hidden == tokens[chosen])
+    assert masked == pytest.approx(0.8, abs=0.02)
+    assert same == pytest.approx(0.1, abs=0.02)
+    assert 1 - masked - same == pytest.approx(0.1, abs=0.02)
+
+
+def test_the_loss_of_masks_counts_what_was_hidden(tmp_path):
+    save_wordpiece(train_wordpiece([TEXT] * 3, 120), tmp_path)
+    tokenizer = Tokenizer.from_pretrained(tmp_path)
+    torch.manual_seed(0)
+    small = ModelOptions(family="bert", d_model=16, num_heads=2, d_ff=16, num_layers=1)
+    model = Masks.new_model(tokenizer, small, longest=12).eval()
+    objective = Masks(tokenizer, small)
+    chunks = np.array([tokenizer.ids([TEXT])[0][:10], tokenizer.ids([TEXT])[0][2:12]])
+    total, count = objective.loss(model, chunks, np.random.default_rng(1))
+    shown, chosen = mask_tokens(
+        chunks, np.random.default_rng(1), tokenizer.mask_token_id, tokenizer.vocab_size
+    )
+    assert count == chosen.sum() == 4
+    ids = torch.tensor([tokenizer.build(row.tolist())[0] for row in shown])
+    scores = model(ids)[:, 1:-1].log_softmax(-1)  # (2, 10, V)
+    expected = -scores.gather(2, torch.from_numpy(chunks)[..., None])[torch.from_numpy(chosen)]
+    assert total.item() == pytest.approx(expected.sum().item(), rel=1e-5)
+
+
+def test_the_tokenizer_is_berts_kind(tmp_path, shards):
+    save_wordpiece(train_wordpiece(read_documents(shards), 120), tmp_path)
+    tokenizer = Tokenizer.from_pretrained(tmp_path)
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    assert [tokenizer.id_of(t) for t in special] == [0, 1, 2, 3, 4]
+    encoding = tokenizer("Red Kites", "returned")
+    assert (encoding.ids[0], encoding.ids[-1]) == (2, 3)
+    assert encoding.type_ids[-1] == 1
+    assert tokenizer.decode(encoding.ids) == "red kites returned"
+    transformers = pytest.importorskip(
+        "transformers", reason="compares with transformers, not here"
+    )
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in (document(3), "Red [MASK] valley", "kites?! ünknown"):
+        assert theirs(text)["input_ids"] == tokenizer(text).ids
+
+
 def test_the_tokenizer_is_t5s_kind(tmp_path, shards):
     save_unigram(train_unigram(read_documents(shards), 180), tmp_path)
     tokenizer = Tokenizer.from_pretrained(tmp_path)
@@ -190,6 +321,22 @@ def test_gaps_are_learned_and_the_model_is_read_back(shards, tmp_path):
 
 
 @pytest.mark.slow
+def test_masked_words_are_learned_and_a_model_goes_on(shards, tmp_path):
+    folder, further = tmp_path / "out", tmp_path / "further"
+    run_script("pretrain", *flags(shards, folder, steps=60, family="bert"))
+    held = [row["dev"]["loss"] for row in read_lines(folder / "log.jsonl") if "dev" in row]
+    assert held[-1] < held[0]
+    BertForMaskedLM.from_pretrained(folder)
+    shown = run_script("pretrain", *flags(shards, further, steps=20, model=folder)).stdout
+    assert "BertForMaskedLM" in shown
+    assert "new " not in shown
+    log = [row["dev"]["loss"] for row in read_lines(further / "log.jsonl") if "dev" in row]
+    assert log[0] < held[0]  # it began where the other one ended
+    first, second = (Tokenizer.from_pretrained(path) for path in (folder, further))
+    assert first("red kites").ids == second("red kites").ids
+
+
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bits(shards, tmp_path):
     settings = {"steps": 40, "save-every": 4}
     run_script("pretrain", *flags(shards, tmp_path / "whole", **settings))
@@ -222,12 +369,19 @@ def test_a_killed_run_ends_with_the_same_bits(shards, tmp_path):
         ({"steps": 0}, ["--steps", "0"]),
         ({"vocab-size": 50}, ["--vocab-size", "50"]),
         ({"device": "tpu"}, ["tpu"]),
-        ({"precision": "fp16"}, ["fp16"]),
+        ({"precision": "fp16"}, ["fp16", "overflow"]),
+        ({"model": "gpt"}, ["gpt", "config.json", "t5"]),
+        ({"model": "no-masks"}, ["[MASK]"]),
+        ({"d-model": 30, "num-heads": 4}, ["--d-model", "30"]),
     ],
 )
 def test_bad_input(shards, tmp_path, monkeypatch, capsys, changes, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").write_text("\n\n")
+    (tmp_path / "gpt").mkdir()
+    (tmp_path / "gpt" / "config.json").write_text('{"model_type": "gpt2"}')
+    save_unigram(train_unigram([TEXT], 130), tmp_path / "no-masks")
+    (tmp_path / "no-masks" / "config.json").write_text('{"model_type": "bert"}')
     folder = tmp_path / "out"
     settings = {**SMALL, "text": shards[0], "output-dir": folder, "steps": 1, **changes}
     last = last_line_of_refusal("pretrain", settings, monkeypatch, capsys)

@@ -12,10 +12,9 @@ from running import read_lines, run_script
 from minift.data.read import SummaryRecord, builtin, read_summaries
 from minift.errors import InputError
 from minift.metrics import rouge
-from minift.models.t5 import T5Config, T5ForConditionalGeneration, shift_right
-from minift.pretrain.unigram import save_unigram, train_unigram
+from minift.models.t5 import IGNORE, T5Config, T5ForConditionalGeneration, shift_right
+from minift.pretrain.vocabulary import save_unigram, train_unigram
 from minift.tasks.summarization import (
-    IGNORE,
     SummarizationOptions,
     SummarizationTask,
     SummaryPrediction,

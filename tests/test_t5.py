@@ -10,7 +10,8 @@ from parity import assert_close, assert_loads_in_reference, gradients_as_on_disk
 from safetensors.torch import save_file
 
 from minift.errors import InputError
-from minift.models.t5 import T5Config, T5ForConditionalGeneration, bucket, shift_right
+from minift.models.t5 import T5Config, T5ForConditionalGeneration, shift_right
+from minift.nn.positions import bucket
 
 TINY = {
     "vocab_size": 61,

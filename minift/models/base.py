@@ -129,6 +129,7 @@ class PretrainedModel(nn.Module):
     config_class: ClassVar[type[PretrainedConfig]]
     table: ClassVar[weights.NameTable]
     head: ClassVar[str | None] = None  # our name for the module that makes the logits
+    labelled: ClassVar[bool] = True  # the head has a row for each of the task's labels
 
     config: Any
     report: weights.LoadReport | None = None  # what from_pretrained found
@@ -166,12 +167,12 @@ class PretrainedModel(nn.Module):
         config = cls.config_class.from_pretrained(folder, **overrides)
         checkpoint = weights.Checkpoint(folder, cls.table)
         new: set[str] = set()
-        if cls.head is not None:
-            config, lacking = _head_config(cls, config, checkpoint, num_labels, labels, new_head)
-            if lacking:
-                new.add(cls.head)
+        if cls.head is not None and cls.labelled:
+            config, new_head = _head_config(cls, config, checkpoint, num_labels, labels, new_head)
         elif num_labels is not None or labels is not None:
-            raise TypeError(f"{cls.__name__} has no head, so num_labels and labels mean nothing")
+            raise TypeError(f"{cls.__name__} has no labels: leave num_labels and labels out")
+        if new_head:
+            new.add(cls.head)
         config = dataclasses.replace(config, architectures=(cls.__name__,))
 
         # On the meta device nothing is allocated until config and weights are known to agree.

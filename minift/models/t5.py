@@ -40,8 +40,11 @@ from minift.generate.search import Ends, search
 from minift.models.base import PretrainedConfig, PretrainedModel, require, require_number
 from minift.models.t5_decoder import Source, T5Decoder
 from minift.nn.attention import Packing, attend, attend_padded, pack
-from minift.nn.layers import ACTIVATIONS, RMSNorm
+from minift.nn.layers import ACTIVATIONS, FeedForward, RMSNorm
+from minift.nn.positions import PositionBias
 from minift.weights import Checkpoint, NameTable
+
+IGNORE = -100  # the label that the loss leaves out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,51 +126,6 @@ class T5Config(PretrainedConfig):
         """The reference reads gated-gelu as the GELU by tanh, which v1.1 was trained with."""
         name = self.feed_forward_proj.removeprefix("gated-")
         return "gelu_new" if self.feed_forward_proj == "gated-gelu" else name
-
-
-def bucket(distance: Tensor, both_ways: bool, buckets: int, longest: int) -> Tensor:
-    """The bucket of each distance (place of the key - of the query): far ones share buckets.
-
-    Half of the buckets are for single distances, the other half for ranges that grow by a constant
-    factor up to `longest`; all further ones share the last.  In both directions, each has half of
-    the buckets, keys that come later in the upper half; else later keys count as distance 0.
-
-    With 8 buckets, longest 16, backwards: 0 1 2 3 | 4 5 | 6 7 | 8 ... 11 | 12 and more
-
-    >>> bucket(-torch.arange(14), False, 8, 16).tolist()
-    [0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 6, 7, 7]
-    >>> bucket(torch.tensor([-2, -1, 0, 1, 2]), True, 8, 16).tolist()
-    [2, 1, 0, 5, 6]
-    """
-    offset = torch.zeros_like(distance)
-    if both_ways:
-        buckets //= 2
-        offset = (distance > 0).long() * buckets
-        distance = distance.abs()
-    else:
-        distance = (-distance).clamp_min(0)
-    near = buckets // 2
-    # In float32, as T5 was trained: where a range begins depends on the rounding.
-    far = torch.log(distance.clamp_min(1).float() / near) / math.log(longest / near)
-    far = (near + (far * (buckets - near)).long()).clamp_max(buckets - 1)
-    return offset + torch.where(distance < near, distance, far)
-
-
-class T5PositionBias(nn.Module):
-    """What is added to the scores of each head for each distance."""
-
-    def __init__(self, config: T5Config, both_ways: bool):
-        super().__init__()
-        self.both_ways = both_ways
-        self.longest = config.relative_attention_max_distance
-        self.table = nn.Embedding(config.relative_attention_num_buckets, config.num_heads)
-
-    def forward(self, length: int) -> Tensor:
-        """(N, length, length): for each query, each key."""
-        places = torch.arange(length, device=self.table.weight.device)
-        distance = places - places[:, None]  # (length, length)
-        found = bucket(distance, self.both_ways, self.table.num_embeddings, self.longest)
-        return self.table(found).permute(2, 0, 1)  # (N, length, length)
 
 
 class T5Attention(nn.Module):
@@ -252,38 +210,16 @@ class T5CrossAttention(T5Attention):
         return x + self.dropout(self.output(mixed.transpose(1, 2).flatten(2)))  # (B, U, H)
 
 
-class T5FeedForward(nn.Module):
-    """One hidden layer, with norm and residual: (..., H) -> (..., H).
-
-    Plain: down(relu(up x)).  Gated: down(gelu(gate x) * up x), both in one matrix.
-    """
-
-    def __init__(self, config: T5Config):
-        super().__init__()
-        self.activation = ACTIVATIONS[config.activation]
-        self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
-        self.gate_up = self.up = None
-        if config.gated:
-            self.gate_up = nn.Linear(config.d_model, 2 * config.d_ff, bias=False)
-        else:
-            self.up = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
-        self.dropout = nn.Dropout(config.dropout_rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.gate_up is not None:
-            gate, up = self.gate_up(self.norm(x)).chunk(2, -1)  # (..., I) each
-            wide = self.activation(gate) * up
-        else:
-            wide = self.activation(self.up(self.norm(x)))  # (..., I)
-        return x + self.dropout(self.down(self.dropout(wide)))
+def feed_forward(config: T5Config) -> FeedForward:
+    norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+    return FeedForward(norm, config.d_ff, config.activation, config.gated, config.dropout_rate)
 
 
 class T5EncoderLayer(nn.Module):
     def __init__(self, config: T5Config):
         super().__init__()
         self.attention = T5SelfAttention(config)
-        self.feed_forward = T5FeedForward(config)
+        self.feed_forward = feed_forward(config)
 
     def forward(self, x: Tensor, packing: Packing, bias: Tensor) -> Tensor:
         return self.feed_forward(self.attention(x, packing, bias))
@@ -294,7 +230,7 @@ class T5DecoderLayer(nn.Module):
         super().__init__()
         self.attention = T5SelfAttention(config)
         self.cross = T5CrossAttention(config)
-        self.feed_forward = T5FeedForward(config)
+        self.feed_forward = feed_forward(config)
 
     def forward(
         self, x: Tensor, bias: Tensor, keys: Tensor, values: Tensor, mask: Tensor
@@ -307,7 +243,12 @@ class T5Stack(nn.Module):
 
     def __init__(self, config: T5Config, layers: Sequence[nn.Module], both_ways: bool):
         super().__init__()
-        self.position = T5PositionBias(config, both_ways)
+        self.position = PositionBias(
+            config.num_heads,
+            config.relative_attention_num_buckets,
+            config.relative_attention_max_distance,
+            both_ways,
+        )
         self.layers = nn.ModuleList(layers)
         self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.dropout = nn.Dropout(config.dropout_rate)
@@ -362,10 +303,10 @@ class T5ForConditionalGeneration(PretrainedModel):
             normal(module.query.weight, 1 / (config.d_model * config.d_kv))
             normal(module.kv.weight, 1 / config.d_model)
             normal(module.output.weight, 1 / inner)
-        elif isinstance(module, T5FeedForward):
+        elif isinstance(module, FeedForward):
             normal((module.gate_up or module.up).weight, 1 / config.d_model)
             normal(module.down.weight, 1 / config.d_ff)
-        elif isinstance(module, T5PositionBias):
+        elif isinstance(module, PositionBias):
             normal(module.table.weight, 1 / config.d_model)
         elif isinstance(module, RMSNorm):
             nn.init.constant_(module.weight, factor)
@@ -444,6 +385,27 @@ class T5ForConditionalGeneration(PretrainedModel):
         output = self.shared if self.lm_head is None else self.lm_head
         return nn.functional.linear(x, output.weight)
 
+    def target_loss(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        label_smoothing: float = 0.0,
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of the cross-entropies of the targets' tokens, and their number.
+
+        labels: (B, U), `IGNORE` at padding.  The scores of V tokens are computed where there is a
+        label, and nowhere else.
+        """
+        real = labels != IGNORE  # (B, U)
+        source = self.source(*self.encode(input_ids, attention_mask))
+        x = self.decode(shift_right(labels, self.config), source)  # (B, U, H)
+        logits = self.logits(x[real])  # (labels, V)
+        total = nn.functional.cross_entropy(
+            logits.float(), labels[real], reduction="sum", label_smoothing=label_smoothing
+        )
+        return total, real.sum().to(total.dtype)
+
     @torch.no_grad()
     def generate(
         self,
@@ -466,7 +428,7 @@ class T5ForConditionalGeneration(PretrainedModel):
         return search(decoder, len(input_ids), ends, generation, generator, input_ids.device)
 
 
-def shift_right(labels: Tensor, config: T5Config, ignore: int = -100) -> Tensor:
+def shift_right(labels: Tensor, config: T5Config) -> Tensor:
     """What the decoder reads to predict `labels`: the start token, then all but the last label.
 
     >>> shift_right(torch.tensor([[7, 8, 1, -100]]), T5Config()).tolist()
@@ -474,7 +436,7 @@ def shift_right(labels: Tensor, config: T5Config, ignore: int = -100) -> Tensor:
     """
     moved = labels.roll(1, 1)
     moved[:, 0] = config.decoder_start_token_id
-    return moved.masked_fill(moved == ignore, config.pad_token_id)
+    return moved.masked_fill(moved == IGNORE, config.pad_token_id)
 
 
 def _layer(theirs: str, ours: str, last: int) -> dict[str, str | tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Small parts that models are made of: activations and the initialisation of new layers."""
+"""Small parts that models are made of: activations, norms, feed-forward layers, new layers."""
 
 from __future__ import annotations
 
@@ -35,6 +35,33 @@ class RMSNorm(nn.Module):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.epsilon)
         return (wide * scale).to(x.dtype) * self.weight
+
+
+class FeedForward(nn.Module):
+    """One hidden layer without biases, with norm and residual: (..., H) -> (..., H).
+
+    Plain: down(relu(up x)).  Gated: down(gelu(gate x) * up x), both in one matrix (Shazeer 2020).
+    """
+
+    def __init__(
+        self, norm: RMSNorm, inner: int, activation: str, gated: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        size = len(norm.weight)
+        self.activation = ACTIVATIONS[activation]
+        self.norm = norm
+        self.gate_up = nn.Linear(size, 2 * inner, bias=False) if gated else None
+        self.up = None if gated else nn.Linear(size, inner, bias=False)
+        self.down = nn.Linear(inner, size, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate_up is not None:
+            gate, up = self.gate_up(self.norm(x)).chunk(2, -1)  # (..., I) each
+            wide = self.activation(gate) * up
+        else:
+            wide = self.activation(self.up(self.norm(x)))  # (..., I)
+        return x + self.dropout(self.down(self.dropout(wide)))
 
 
 def init_linear(layer: nn.Linear, std: float) -> nn.Linear:

@@ -1,4 +1,6 @@
-"""What a text teaches without labels: fill the gaps (Raffel et al. 2020, span corruption).
+"""What a text teaches T5 without labels: what its gaps held, and which of its sentences says most.
+
+Span corruption (Raffel et al. 2020):
 
     text     Thank you for inviting me to your party last week
     gaps                  ------------            ----
@@ -6,25 +8,114 @@
     target   <0> for inviting <1> last </s>
 
 About 15 % of the tokens lie in gaps, three tokens long on average; "<0>" is the sentinel
-<extra_id_0>.  Which gaps a chunk gets is a function of (seed, step), so a run that is resumed, or
-done again, sees the same.
+<extra_id_0>.
+
+Gap sentences (Zhang et al. 2020, PEGASUS): of a share of the chunks the sentence that has most in
+common with the others is the target, as if it were their summary:
+
+    text     It rained. The river rose in the rain. Tea was served.
+    source   summarize: It rained. <0> Tea was served. </s>
+    target   The river rose in the rain. </s>
+
+Every other time the sentence stays where it is, so that a small model soon learns to copy.
+
+What is hidden of a chunk is a function of (seed, step), so a run that is resumed, or done again,
+sees the same.
 
 Dimensions: R tokens of a chunk, B batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
-import torch.nn.functional as F
 from torch import Tensor
 
 from minift.data.batch import pad
-from minift.models.t5 import T5ForConditionalGeneration, shift_right
+from minift.errors import InputError
+from minift.models.t5 import IGNORE, T5Config, T5ForConditionalGeneration
+from minift.pretrain.base import ModelOptions, Objective
+from minift.pretrain.vocabulary import SENTINELS, save_unigram, sentinel, train_unigram
+from minift.text.tokenizer import Tokenizer
 
-IGNORE = -100
 DENSITY, SPAN = 0.15, 3.0  # share of tokens in gaps; their mean length
+KEPT = 0.5  # share of gap sentences that stay in the source
+SHORTEST, LONGEST = 6, 64  # tokens of a sentence that may be a summary
+
+
+class Gaps(Objective):
+    """T5's part of pre-training."""
+
+    def __init__(self, tokenizer: Tokenizer, options: ModelOptions):
+        self.sentences = options.sentences
+        self.end = tokenizer.eos_token_id
+        ids = [tokenizer.id_of(sentinel(i)) for i in range(SENTINELS)]
+        if None in ids or self.end is None:
+            raise InputError(
+                "the tokenizer has no <extra_id_0> ... <extra_id_99> and </s>, the names of gaps; "
+                "use a T5 with its own tokenizer"
+            )
+        self.sentinels: list[int] = ids
+        self.prefix = tokenizer.ids(["summarize:"])[0]
+        pieces = tokenizer.convert_ids_to_tokens(range(tokenizer.vocab_size))
+        self.ends = np.array([piece.endswith((".", "!", "?")) for piece in pieces])
+        # Not only before capitals: a rare word may begin with the bare "▁".
+        self.starts = np.array([piece[0] == "▁" and not piece[1:2].islower() for piece in pieces])
+
+    @staticmethod
+    def make_tokenizer(documents: Iterable[str], vocab_size: int, folder: Path) -> None:
+        save_unigram(train_unigram(documents, vocab_size), folder)
+
+    @staticmethod
+    def new_model(
+        tokenizer: Tokenizer, options: ModelOptions, longest: int
+    ) -> T5ForConditionalGeneration:
+        config = T5Config(
+            vocab_size=tokenizer.vocab_size,
+            d_model=options.d_model,
+            d_kv=options.d_model // options.num_heads,
+            d_ff=options.d_ff,
+            num_layers=options.num_layers,
+            num_heads=options.num_heads,
+            dropout_rate=options.dropout,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            decoder_start_token_id=tokenizer.pad_token_id,
+        )
+        return T5ForConditionalGeneration(config)
+
+    @staticmethod
+    def load_model(folder: Path, dropout: float) -> T5ForConditionalGeneration:
+        return T5ForConditionalGeneration.from_pretrained(folder, dropout_rate=dropout)
+
+    def loss(
+        self, model: T5ForConditionalGeneration, chunks: np.ndarray, random: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of the cross-entropies of the targets' tokens, and their number; chunks: (B, R)."""
+        pairs = [self.pair(chunk, random) for chunk in chunks]
+        ids = pad([source for source, _ in pairs], model.config.pad_token_id)
+        mask = pad([[1] * len(source) for source, _ in pairs], 0)
+        labels = pad([target for _, target in pairs], IGNORE)
+        return model.target_loss(*(x.to(model.device) for x in (ids, mask, labels)))
+
+    def pair(self, chunk: np.ndarray, random: np.random.Generator) -> tuple[list[int], list[int]]:
+        """A chunk (R,) -> source and target; a chunk without a sentence to hide gets gaps."""
+        place = None
+        if random.random() < self.sentences:
+            place = central_sentence(chunk, self.sentence_bounds(chunk))
+        if place is None:
+            return span_corruption(chunk, random, self.sentinels, self.end)
+        before, after = chunk[: place[0]].tolist(), chunk[place[1] :].tolist()
+        summary = chunk[slice(*place)].tolist()
+        left = summary if random.random() < KEPT else [self.sentinels[0]]
+        return [*self.prefix, *before, *left, *after, self.end], [*summary, self.end]
+
+    def sentence_bounds(self, chunk: np.ndarray) -> np.ndarray:
+        """Where sentences begin: behind </s>, or behind a full stop and not in a small letter."""
+        after_stop = self.ends[chunk[:-1]] & self.starts[chunk[1:]]
+        return 1 + np.flatnonzero(after_stop | (chunk[:-1] == self.end))
 
 
 def span_corruption(
@@ -59,20 +150,22 @@ def _parts(total: int, count: int, random: np.random.Generator) -> list[int]:
     return np.diff([0, *cuts, total]).tolist()
 
 
-def gap_loss(
-    model: T5ForConditionalGeneration,
-    chunks: np.ndarray,
-    random: np.random.Generator,
-    sentinels: Sequence[int],
-) -> tuple[Tensor, Tensor]:
-    """Sum of the cross-entropies of the targets' tokens, and their number; chunks: (B, R)."""
-    config = model.config
-    pairs = [span_corruption(chunk, random, sentinels, config.eos_token_id) for chunk in chunks]
-    ids = pad([source for source, _ in pairs], config.pad_token_id).to(model.device)
-    mask = pad([[1] * len(source) for source, _ in pairs], 0).to(model.device)
-    labels = pad([target for _, target in pairs], IGNORE).to(model.device)
-    logits = model(ids, mask, decoder_input_ids=shift_right(labels, config))  # (B, U, V)
-    total = F.cross_entropy(
-        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum"
-    )
-    return total, (labels != IGNORE).sum().to(total.dtype)
+def central_sentence(tokens: np.ndarray, bounds: np.ndarray) -> tuple[int, int] | None:
+    """(start, end) of the whole sentence whose different tokens agree best with all others' (F1).
+
+    bounds: where sentences begin, in order; the one before the first and the one after the last
+    may not be whole and do not compete.  None: no sentence is of a fit length.
+
+    >>> tokens = np.array([9, 1, 2, 3, 4, 5, 6, 21, 22, 23, 24, 25, 26, 1, 2, 3, 7])
+    >>> central_sentence(tokens, np.array([1, 7, 13]))
+    (1, 7)
+    """
+    best, place = 0.0, None
+    for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        if SHORTEST <= end - start <= LONGEST:
+            own = set(tokens[start:end].tolist())
+            others = {*tokens[:start].tolist(), *tokens[end:].tolist()}
+            score = 2 * len(own & others) / (len(own) + max(1, len(others)))
+            if score >= best:
+                best, place = score, (start, end)
+    return place

@@ -1,6 +1,9 @@
-"""Pre-training from nothing: shards of plain text in, a T5 with a tokenizer of its own out.
+"""Pre-training: shards of plain text in, a T5 or a BERT with a tokenizer of its own out.
 
     shards -> tokenizer (from a part of them) -> tokens.bin -> chunks -> gaps -> steps -> model
+
+With `--model` a model that is there already goes on with more text, and with its own tokenizer
+(Gururangan et al. 2020, "Don't stop pretraining").
 
 All of it is in `--output-dir`; with `--resume` a run that was killed goes on from its last saved
 state to the same bits.  The optimiser is Adafactor (Shazeer and Stern 2018), which T5 was made
@@ -20,13 +23,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from minift import hub
 from minift.data.batch import parts, progress
 from minift.errors import InputError
-from minift.files import write_json
-from minift.models.t5 import T5Config, T5ForConditionalGeneration
+from minift.files import read_json, write_json
+from minift.models.base import CONFIG, PretrainedModel
+from minift.pretrain.base import ModelOptions, Objective
 from minift.pretrain.corpus import Chunks, read_documents, write_tokens
-from minift.pretrain.gaps import gap_loss
-from minift.pretrain.unigram import SENTINELS, save_unigram, sentinel, train_unigram
+from minift.pretrain.gaps import Gaps
+from minift.pretrain.masks import Masks
 from minift.tasks.base import check_range, option
 from minift.text.tokenizer import Tokenizer
 from minift.train.checkpoint import Progress, load_state, remove_state, save_state
@@ -35,31 +40,16 @@ from minift.train.loop import (
     autocast,
     check_same_options,
     claim,
+    describe_model,
     output_folder,
     pick_device,
 )
 from minift.train.optim import normalise_gradients, set_rate
-from minift.train.options import as_dict, check_device
+from minift.train.options import as_dict, check_device, check_precision
 from minift.train.report import Log, environment
 
 TOKENS = "tokens.bin"
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """The model that is made; the defaults give 9 million parameters."""
-
-    vocab_size: int = option(8000, "Tokens, 100 sentinels among them.")
-    d_model: int = option(256, "Width of the model.")
-    d_ff: int = option(1024, "Width of the feed-forward layers.")
-    num_layers: int = option(4, "Layers of the encoder, and of the decoder.")
-    num_heads: int = option(4, "Heads of attention, each 64 wide.")
-    tokenizer_documents: int = option(20_000, "Documents that the tokenizer learns from.")
-
-    def __post_init__(self) -> None:
-        check_range(self, "vocab_size", SENTINELS + 10, 2**31)
-        for name in ("d_model", "d_ff", "num_layers", "num_heads", "tokenizer_documents"):
-            check_range(self, name, 1)
+OBJECTIVES: dict[str, type[Objective]] = {"t5": Gaps, "bert": Masks}
 
 
 @dataclass(frozen=True)
@@ -67,6 +57,9 @@ class PretrainOptions:
     """What it learns from, and for how long."""
 
     text: tuple[Path, ...] = option((), "Plain text, blank lines between documents; .gz or .xz.")
+    model: str | None = option(
+        None, "Folder, name or hub id of a model to go on from, instead of a new one."
+    )
     output_dir: Path | None = option(None, "Where the run goes; runs/pretrain-N if not given.")
     resume: bool = option(False, "Go on with the run in --output-dir from its last saved state.")
     overwrite: bool = option(False, "Replace the run that --output-dir holds.")
@@ -76,7 +69,6 @@ class PretrainOptions:
     held_out: int = option(200, "Chunks at the end of the text that the loss is measured on.")
     learning_rate: float = option(1e-2, "Highest rate, in proportion to what it changes.")
     warmup: int = option(500, "Steps in which the rate rises from zero; then it falls to zero.")
-    dropout: float = option(0.0, "Of the whole model; text that is seen once needs none.")
     eval_every: int = option(1000, "Steps between two measurements of the held-out loss.")
     log_every: int = option(20, "Steps between two lines in log.jsonl.")
     save_every: int = option(500, "Steps between two saved states for --resume; 0: none.")
@@ -91,13 +83,8 @@ class PretrainOptions:
             check_range(self, name, 0)
         check_range(self, "chunk", 8)
         check_range(self, "learning_rate", 1e-12)
-        check_range(self, "dropout", 0, 0.99)
         check_device(self.device)
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(
-                f"--precision is {self.precision}; T5's feed-forward layers overflow in fp16 "
-                "(they reach beyond 65,504), so it must be fp32 or bf16"
-            )
+        check_precision(self.precision)
         if not self.text:
             raise ValueError("--text is missing; give one file of plain text or several")
 
@@ -117,30 +104,37 @@ def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str,
     """The whole job; returns what metrics.json holds.  The model is stored in half precision."""
     started = time.perf_counter()
     device = pick_device(options.device)
+    objective_class = objective_of(model_options, options)
     folder = output_folder(options, "pretrain")
     for path in options.text:
         if next(read_documents([path]), None) is None:
             raise InputError(f"{path}: holds no text; give files of plain text")
+    if options.model is not None:  # refused, if it must be, before the folder is touched
+        objective_class(Tokenizer.from_pretrained(options.model), model_options)
     resolved = {**as_dict(model_options, options), "output_dir": str(folder)}
     if options.resume:
         check_same_options(folder, resolved)
     claim(folder, options, resolved)
     print("options   " + ", ".join(f"{k}={v}" for k, v in resolved.items()), flush=True)
 
-    tokenizer = make_tokenizer(folder, model_options, options)
-    chunks = make_chunks(folder, tokenizer, options)
+    tokenizer = make_tokenizer(objective_class, folder, model_options, options)
+    objective = objective_class(tokenizer, model_options)
+    chunks = make_chunks(folder, tokenizer, objective.end, options)
     torch.manual_seed(options.seed)
-    model = new_model(tokenizer, model_options, options).to(device)
-    size = sum(p.numel() for p in model.parameters())
-    print(f"tokens    {chunks.total} chunks of {options.chunk}", flush=True)
-    print(f"model     {type(model).__name__}, {size:,} parameters", flush=True)
+    if options.model is not None:
+        model = objective.load_model(hub.resolve(options.model), model_options.dropout)
+    else:
+        model = objective.new_model(tokenizer, model_options, longest=options.chunk + 2)
+    model.to(device)
+    print(f"tokens    {chunks.total} chunks of {options.chunk}")
+    print(describe_model(model), flush=True)
 
-    held_out = train_gaps(model, chunks, sentinel_ids(tokenizer), options, folder)
+    held_out = train_steps(model, chunks, objective, options, folder)
     model.save_pretrained(folder, dtype=torch.float16)
     metrics = {
         "task": "pretraining",
         "options": resolved,
-        "parameters": size,
+        "parameters": sum(p.numel() for p in model.parameters()),
         "chunks": chunks.total,
         "dev": {"loss": held_out},
         "seconds": round(time.perf_counter() - started, 2),
@@ -152,57 +146,53 @@ def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str,
     return metrics
 
 
+def objective_of(model_options: ModelOptions, options: PretrainOptions) -> type[Objective]:
+    """What the family learns from text: that of the model to go on from, or the one asked for."""
+    if options.model is None:
+        return OBJECTIVES[model_options.family]
+    path = hub.resolve(options.model) / CONFIG
+    config = read_json(path)
+    found = config.get("model_type") if isinstance(config, dict) else None
+    if found not in OBJECTIVES:
+        raise InputError(
+            f"{path}: model_type is {found!r}; minift pre-trains {', '.join(sorted(OBJECTIVES))}"
+        )
+    return OBJECTIVES[found]
+
+
 def make_tokenizer(
-    folder: Path, model_options: ModelOptions, options: PretrainOptions
+    objective: type[Objective], folder: Path, model_options: ModelOptions, options: PretrainOptions
 ) -> Tokenizer:
-    """The tokenizer in the folder, learned first from every so many documents of all shards."""
-    if not (folder / "tokenizer.json").exists():
-        count = sum(1 for _ in read_documents(options.text))
-        every = max(1, count // model_options.tokenizer_documents)
-        chosen = islice(read_documents(options.text), 0, None, every)
-        print(f"documents {count}; the tokenizer learns from every {every}th", flush=True)
-        shown = progress(chosen, "tokenizer", -(-count // every))
-        save_unigram(train_unigram(shown, model_options.vocab_size), folder)
+    """The tokenizer in the folder, first put there: that of the model to go on from, or a new one
+    that learns from every so many documents of all shards."""
+    if (folder / "tokenizer.json").exists():
+        return Tokenizer.from_pretrained(folder)
+    if options.model is not None:
+        Tokenizer.from_pretrained(options.model).save_pretrained(folder)
+        return Tokenizer.from_pretrained(folder)
+    count = sum(1 for _ in read_documents(options.text))
+    every = max(1, count // model_options.tokenizer_documents)
+    chosen = islice(read_documents(options.text), 0, None, every)
+    print(f"documents {count}; the tokenizer learns from every {every}th", flush=True)
+    shown = progress(chosen, "tokenizer", -(-count // every))
+    objective.make_tokenizer(shown, model_options.vocab_size, folder)
     return Tokenizer.from_pretrained(folder)
 
 
-def make_chunks(folder: Path, tokenizer: Tokenizer, options: PretrainOptions) -> Chunks:
+def make_chunks(folder: Path, tokenizer: Tokenizer, end: int, options: PretrainOptions) -> Chunks:
     """The tokens of all shards as chunks, written first if they are not there."""
     path, vocabulary = folder / TOKENS, tokenizer.vocab_size
     if not path.exists():
         documents = progress(read_documents(options.text), "tokens")
         ids = (row for part in parts(documents, 1024) for row in tokenizer.ids(part))
-        write_tokens(path, ids, tokenizer.eos_token_id, vocabulary)
+        write_tokens(path, ids, end, vocabulary)
     return Chunks(path, vocabulary, options.chunk, options.held_out)
 
 
-def sentinel_ids(tokenizer: Tokenizer) -> list[int]:
-    """The ids of <extra_id_0>, <extra_id_1>, ..."""
-    return [tokenizer.id_of(sentinel(i)) for i in range(SENTINELS)]
-
-
-def new_model(
-    tokenizer: Tokenizer, model_options: ModelOptions, options: PretrainOptions
-) -> T5ForConditionalGeneration:
-    return T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=tokenizer.vocab_size,
-            d_model=model_options.d_model,
-            d_ff=model_options.d_ff,
-            num_layers=model_options.num_layers,
-            num_heads=model_options.num_heads,
-            dropout_rate=options.dropout,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            decoder_start_token_id=tokenizer.pad_token_id,
-        )
-    )
-
-
-def train_gaps(
-    model: T5ForConditionalGeneration,
+def train_steps(
+    model: PretrainedModel,
     chunks: Chunks,
-    sentinels: list[int],
+    objective: Objective,
     options: PretrainOptions,
     folder: Path,
 ) -> float:
@@ -223,9 +213,7 @@ def train_gaps(
         set_rate(optimizer, rate)
         batch = chunks.read(chunks.batch(step, options.batch_size, options.seed))
         with autocast(model.device, options.precision):
-            loss, count = gap_loss(
-                model, batch, np.random.default_rng((options.seed, step)), sentinels
-            )
+            loss, count = objective.loss(model, batch, np.random.default_rng((options.seed, step)))
         loss.backward()
         norm = normalise_gradients(model, count, max_norm=1.0)
         optimizer.step()
@@ -247,24 +235,24 @@ def train_gaps(
             log.write({**row, "text_tokens_per_second": round(speed)})
             clock, since, at.loss_sum, at.loss_count = time.perf_counter(), at.step, 0.0, 0.0
         if at.step % options.eval_every == 0 or last:
-            held = held_out_loss(model, chunks, sentinels, options)
+            held = held_out_loss(model, chunks, objective, options)
             log.write({"step": at.step, "dev": {"loss": held}})
             print(f"step {at.step}  held-out loss {held:.4f}", flush=True)
         if options.save_every and at.step % options.save_every == 0:
             at.log_lines = log.lines
             save_state(folder, model, optimizer, at)
     # A run that was killed behind its last step has none left that would have measured it.
-    return held_out_loss(model, chunks, sentinels, options) if held is None else held
+    return held_out_loss(model, chunks, objective, options) if held is None else held
 
 
 @torch.no_grad()
 def held_out_loss(
-    model: T5ForConditionalGeneration,
+    model: PretrainedModel,
     chunks: Chunks,
-    sentinels: list[int],
+    objective: Objective,
     options: PretrainOptions,
 ) -> float:
-    """Mean loss of a target's token over the held-out chunks, always with the same gaps."""
+    """Mean loss of a hidden token over the held-out chunks, always with the same ones hidden."""
     model.eval()
     total, count = 0.0, 0.0
     held = list(chunks.held)
@@ -272,6 +260,6 @@ def held_out_loss(
         random = np.random.default_rng((0, start))
         batch = chunks.read(held[start : start + options.batch_size])
         with autocast(model.device, options.precision):
-            loss, tokens = gap_loss(model, batch, random, sentinels)
+            loss, tokens = objective.loss(model, batch, random)
         total, count = total + loss.item(), count + tokens.item()
     return total / count

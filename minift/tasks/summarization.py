@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 from minift import metrics
@@ -35,7 +35,7 @@ from minift.data.read import SummaryRecord, numbered, read_lines, read_summaries
 from minift.errors import InputError
 from minift.generate.rules import Generation
 from minift.models.base import PretrainedModel
-from minift.models.t5 import shift_right
+from minift.models.t5 import IGNORE
 from minift.tasks.base import (
     Task,
     TaskOptions,
@@ -51,7 +51,6 @@ from minift.tasks.base import (
 )
 from minift.text.tokenizer import Tokenizer
 
-IGNORE = -100  # the label that the loss leaves out
 MANY = 0.05  # share of summaries as long as allowed, above which people are told
 
 
@@ -217,34 +216,33 @@ class SummarizationTask(Task):
         return token_batch(features, self.tokenizer.pad_token_id, labels=labels)
 
     def loss(self, model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Sum of the cross-entropies of the summaries' tokens, and their number.
-
-        The scores of V tokens are computed where there is a label, and nowhere else.
-        """
-        real = batch.labels != IGNORE  # (B, U)
-        source = model.source(*model.encode(batch.ids, batch.mask))
-        x = model.decode(shift_right(batch.labels, model.config), source)  # (B, U, H)
-        logits = model.logits(x[real])  # (labels, V)
-        total = F.cross_entropy(
-            logits.float(),
-            batch.labels[real],
-            reduction="sum",
-            label_smoothing=self.options.label_smoothing,
-        )
-        return total, real.sum().to(total.dtype)
+        """Sum of the cross-entropies of the summaries' tokens, and their number."""
+        return model.target_loss(batch.ids, batch.mask, batch.labels, self.options.label_smoothing)
 
     def predict(
         self, model: Any, features: Sequence[SummaryFeature], batch_size: int
     ) -> list[SummaryPrediction]:
+        generation = self.options.generation(self.max_target_length)
+        return self.generate(model, features, batch_size, generation)
+
+    def generate(
+        self,
+        model: Any,
+        features: Sequence[SummaryFeature],
+        batch_size: int,
+        generation: Generation,
+        generator: torch.Generator | None = None,
+    ) -> list[SummaryPrediction]:
         """Generated in batches of similar length, given back in the records' order."""
         model.eval()
-        settings = vars(self.options.generation(self.max_target_length))
         found: dict[int, SummaryPrediction] = {}
         batches = sorted_batches([feature.length for feature in features], batch_size)
         for indices in progress(batches, "generate", len(batches)):
             bare = [replace(features[i], labels=None) for i in indices]
             batch = self.collate(bare).to(model.device)
-            rows = model.generate(batch.ids, batch.mask, **settings).tolist()
+            rows = model.generate(
+                batch.ids, batch.mask, generator=generator, **vars(generation)
+            ).tolist()
             for i, row in zip(indices, rows, strict=True):
                 found[i] = self._prediction(row[1:])
         return [found[i] for i in range(len(features))]

@@ -42,7 +42,7 @@ class TrainOptions:
     save_every: int = option(0, "STEPS between two saved states for --resume; 0: none.")
     seed: int = option(1, "Seed of everything random.")
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
-    precision: Literal["fp32", "bf16"] = option("fp32", "bf16: mixed precision, weights in fp32.")
+    precision: str = option("fp32", "fp32, or bf16: mixed precision, weights in fp32.")
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulation", "log_every"):
@@ -58,6 +58,7 @@ class TrainOptions:
         if self.resume and self.output_dir is None:
             raise ValueError("--resume needs the --output-dir of the run to go on with")
         check_device(self.device)
+        check_precision(self.precision)
 
     def with_rate(self, usual: float) -> TrainOptions:
         """The same with a learning rate: the one given, or else what is usual.
@@ -74,6 +75,17 @@ def check_device(name: str) -> None:
     kind, _, number = name.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (number and not number.isdecimal()):
         raise ValueError(f"--device is {name!r}; it must be auto, cpu, cuda or cuda:N")
+
+
+def check_precision(name: str) -> None:
+    """`ValueError` if this is no precision to train in; fp16's reason is said."""
+    if name == "fp16":
+        raise ValueError(
+            "--precision is fp16, which overflows beyond 65,504: T5's feed-forward layers reach "
+            "that, and small gradients vanish; use bf16 or fp32"
+        )
+    if name not in ("fp32", "bf16"):
+        raise ValueError(f"--precision is {name!r}; it must be fp32 or bf16")
 
 
 def command_line(
