@@ -26,7 +26,7 @@ from minift.tasks.ner import NerOptions, NerTask
 from minift.tasks.qa import QaOptions, QaTask
 from minift.train.compare import CompareOptions
 from minift.train.loop import pick_device, run
-from minift.train.optim import adamw, linear_schedule, normalise_gradients, set_rate
+from minift.train.optim import linear_schedule, new_optimizer, normalise_gradients, set_rate
 from minift.train.options import TrainOptions, command_line, run_script
 from minift.train.report import markdown_table, mean_and_spread
 
@@ -73,7 +73,7 @@ class Ours:
 
     def __init__(self, task, model, options):
         self.task, self.model, self.options = task, model, options
-        self.optimizer = adamw(model, options.weight_decay)
+        self.optimizer = new_optimizer(model, options.optimizer, options.weight_decay)
 
     def step(self, features, rate):
         self.model.train()

@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 from minift import BertForSequenceClassification
-from minift.train.optim import adamw, linear_schedule, normalise_gradients, parameter_groups
+from minift.train.optim import (
+    linear_schedule,
+    new_optimizer,
+    normalise_gradients,
+    parameter_groups,
+    set_rate,
+)
 
 
 def test_every_parameter_is_in_exactly_one_group(tiny_bert):
@@ -65,9 +71,30 @@ def test_adamw_follows_the_paper():
     parameter = nn.Parameter(torch.tensor([[1.0]]))
     model = nn.Module()
     model.weight = parameter
-    optimizer = adamw(model, weight_decay=0.5)
+    optimizer = new_optimizer(model, "adamw", weight_decay=0.5)
     optimizer.param_groups[0]["lr"] = 0.1
     parameter.grad = torch.tensor([[3.0]])
     optimizer.step()
     # With bias correction the first step is sign(gradient) * rate, after the decay rate * 0.5 * 1.
     assert parameter.item() == pytest.approx(1 - 0.1 * 0.5 - 0.1, abs=1e-6)
+
+
+def test_adafactor_decays_matrices_alone_and_moves_in_proportion():
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = new_optimizer(model, "adafactor", weight_decay=0.5)
+    set_rate(optimizer, 0.1)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert torch.allclose(model.weight, before["weight"] * (1 - 0.1 * 0.5))
+    assert torch.equal(model.bias, before["bias"])
+    # All gradients alike: a step is as long as rate times size.
+    model.weight.grad = torch.ones_like(model.weight)
+    size, start = model.weight.detach().square().mean().sqrt(), model.weight.detach().clone()
+    fresh = new_optimizer(model, "adafactor", weight_decay=0.0)
+    set_rate(fresh, 0.1)
+    fresh.step()
+    moved = (start - model.weight).square().mean().sqrt()
+    assert moved.item() == pytest.approx(0.1 * size.item(), rel=1e-3)

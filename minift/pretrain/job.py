@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from minift import hub
 from minift.data.batch import parts, progress
@@ -35,6 +36,7 @@ from minift.pretrain.masks import Masks
 from minift.tasks.base import check_range, option
 from minift.text.tokenizer import Tokenizer
 from minift.train.checkpoint import Progress, load_state, remove_state, save_state
+from minift.train.finite import stop_if_not_finite
 from minift.train.loop import (
     METRICS,
     autocast,
@@ -44,7 +46,7 @@ from minift.train.loop import (
     output_folder,
     pick_device,
 )
-from minift.train.optim import normalise_gradients, set_rate
+from minift.train.optim import new_optimizer, normalise_gradients, set_rate
 from minift.train.options import as_dict, check_device, check_precision
 from minift.train.report import Log, environment
 
@@ -200,7 +202,7 @@ def train_steps(
 
     Returns the held-out loss at the end.
     """
-    optimizer = torch.optim.Adafactor(model.parameters(), lr=options.learning_rate)
+    optimizer = new_optimizer(model, "adafactor", weight_decay=0.0)
     at = (load_state(folder, model, optimizer) if options.resume else None) or Progress()
     if options.resume:
         print(f"resuming at step {at.step} of {options.steps}", flush=True)
@@ -212,10 +214,17 @@ def train_steps(
         rate = options.learning_rate * cosine_schedule(step, options.steps, options.warmup)
         set_rate(optimizer, rate)
         batch = chunks.read(chunks.batch(step, options.batch_size, options.seed))
-        with autocast(model.device, options.precision):
-            loss, count = objective.loss(model, batch, np.random.default_rng((options.seed, step)))
+
+        def forward(batch: np.ndarray = batch, step: int = step) -> tuple[Tensor, Tensor]:
+            with autocast(model.device, options.precision):
+                return objective.loss(model, batch, np.random.default_rng((options.seed, step)))
+
+        loss, count = forward()
         loss.backward()
         norm = normalise_gradients(model, count, max_norm=1.0)
+        stop_if_not_finite(
+            norm + loss.detach(), model, [lambda: forward()[0]], step + 1, options.learning_rate
+        )
         optimizer.step()
         optimizer.zero_grad()
         at.step = step + 1
@@ -224,11 +233,6 @@ def train_steps(
         last = at.step == options.steps
         if at.step % options.log_every == 0 or last:
             mean = at.loss_sum / at.loss_count
-            if not math.isfinite(mean):
-                raise InputError(
-                    f"step {at.step}: the loss is {mean}; lower --learning-rate "
-                    f"(it was {options.learning_rate:g})"
-                )
             tokens = (at.step - since) * options.batch_size * options.chunk
             speed = tokens / (time.perf_counter() - clock)
             row = {"step": at.step, "loss": mean, "learning_rate": rate, "grad_norm": norm.item()}

@@ -3,7 +3,7 @@
 `run` is the whole job that a script wires up; `train` is the loop itself.  One step:
 
     for each batch of the step:   loss, count = task.loss(model, batch);  backward(loss)
-    gradients / sum of counts, clipped;  AdamW at the rate of the schedule
+    gradients / sum of counts, clipped;  the optimiser at the rate of the schedule
 
 The losses are summed and divided once by what they count, so that accumulating small batches gives
 the gradient of the big one also where they hold different numbers of records or tokens.
@@ -20,14 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from minift.data.batch import chunks, progress, training_batches
 from minift.errors import InputError
 from minift.files import read_json, write_json, write_jsonl
 from minift.models.base import PretrainedModel
-from minift.tasks.base import Feature, Task
+from minift.tasks.base import Batch, Feature, Task
 from minift.train.checkpoint import Progress, load_state, remove_state, save_state
-from minift.train.optim import adamw, linear_schedule, normalise_gradients, set_rate
+from minift.train.finite import stop_if_not_finite
+from minift.train.optim import linear_schedule, new_optimizer, normalise_gradients, set_rate
 from minift.train.options import TrainOptions, as_dict
 from minift.train.report import LOG, Log, environment, numbers, one_line, peak_memory_mb
 
@@ -131,9 +133,14 @@ def train(
         batches = training_batches(lengths, options.batch_size, options.seed, epoch, by_length)
         return chunks(batches, options.accumulation)
 
+    def forward(indices: Sequence[int]) -> tuple[Batch, Tensor, Tensor]:
+        batch = task.collate([train_features[j] for j in indices]).to(model.device)
+        with autocast(model.device, options.precision):
+            return batch, *task.loss(model, batch)
+
     total = len(steps_of(0)) * options.epochs
     warmup = math.ceil(total * options.warmup_ratio)
-    optimizer = adamw(model, options.weight_decay)
+    optimizer = new_optimizer(model, options.optimizer, options.weight_decay)
     at = (load_state(folder, model, optimizer) if options.resume else None) or Progress()
     if options.resume:
         print(f"resuming at step {at.step} of {total}", flush=True)
@@ -154,9 +161,7 @@ def train(
             set_rate(optimizer, rate)
             count = 0.0
             for indices in steps[i]:
-                batch = task.collate([train_features[j] for j in indices]).to(model.device)
-                with autocast(model.device, options.precision):
-                    loss, weight = task.loss(model, batch)
+                batch, loss, weight = forward(indices)
                 loss.backward()
                 count = count + weight
                 totals += torch.stack([loss.detach(), weight]).double()
@@ -164,6 +169,8 @@ def train(
                 work.real_tokens += batch.real_tokens
                 work.all_tokens += batch.all_tokens
             norm = normalise_gradients(model, count, options.max_grad_norm)
+            again = (lambda part=part: forward(part)[1] for part in steps[i])
+            stop_if_not_finite(norm + totals[0], model, again, at.step + 1, options.learning_rate)
             optimizer.step()
             optimizer.zero_grad()
             at.step += 1
@@ -173,11 +180,6 @@ def train(
             row = {"step": at.step, "epoch": round(epoch + (i + 1) / len(steps), 4)}
             if at.step % options.log_every == 0 or at.step == total:
                 mean = (totals[0] / totals[1]).item()
-                if not math.isfinite(mean):
-                    raise InputError(
-                        f"step {at.step}: the loss is {mean}; lower --learning-rate "
-                        f"(it was {options.learning_rate:g})"
-                    )
                 log.write({**row, "loss": mean, "learning_rate": rate, "grad_norm": norm.item()})
                 totals.zero_()
             every = options.eval_every

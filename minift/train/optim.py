@@ -1,7 +1,8 @@
 """Which parameters learn, how fast, and when.
 
-Reference: Loshchilov and Hutter 2019, "Decoupled weight decay regularization" (AdamW), with bias
-correction, which the original BERT lacked and small data needs (Mosbach et al. 2021).
+References: Loshchilov and Hutter 2019, "Decoupled weight decay regularization" (AdamW), with bias
+correction, which the original BERT lacked and small data needs (Mosbach et al. 2021); Shazeer and
+Stern 2018, "Adafactor", which T5 was made with.
 """
 
 from __future__ import annotations
@@ -25,9 +26,17 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     return [group for group in groups if group["params"]]
 
 
-def adamw(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
-    """The optimiser; its rate is set at each step by `set_rate`."""
-    return torch.optim.AdamW(parameter_groups(model, weight_decay), lr=0.0, fused=True)
+def new_optimizer(model: nn.Module, name: str, weight_decay: float) -> torch.optim.Optimizer:
+    """The optimiser; its rate is set at each step by `set_rate`.
+
+    adamw: two numbers are kept for each weight.
+    adafactor: one for each row and column; its steps are in proportion to what they change
+        (Shazeer and Stern 2018), so rates do not compare with AdamW's.
+    """
+    groups = parameter_groups(model, weight_decay)
+    if name == "adafactor":
+        return torch.optim.Adafactor(groups, lr=0.0)
+    return torch.optim.AdamW(groups, lr=0.0, fused=True)
 
 
 def linear_schedule(step: int, total: int, warmup: int) -> float:

@@ -29,7 +29,10 @@ class TrainOptions:
         None, "Highest rate; if not given, the task's usual one, or 1e-2 with --freeze-encoder."
     )
     warmup_ratio: float = option(0.1, "Share of the steps in which the rate rises from zero.")
-    weight_decay: float = option(0.01, "AdamW's decay; norms and biases have none.")
+    optimizer: Literal["adamw", "adafactor"] = option(
+        "adamw", "adafactor needs less memory; its rate is in proportion to what it changes."
+    )
+    weight_decay: float = option(0.01, "Decay of the weights; norms and biases have none.")
     max_grad_norm: float = option(1.0, "Gradients longer than this are scaled down to it.")
     freeze_encoder: bool = option(False, "Train the head alone, on features computed once.")
     batching: Literal["length", "random"] = option(
