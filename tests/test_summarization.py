@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from running import read_lines, run_script
+from running import last_line_of_refusal, read_lines, run_script
 
 from minift.data.read import SummaryRecord, builtin, read_summaries
 from minift.errors import InputError
@@ -98,6 +98,18 @@ def test_train_and_predict(tiny_t5, trees, tmp_path, capsys):
     assert [json.loads(r)["predicted"] for r in found] == [row["predicted"] for row in rows]
 
 
+@pytest.mark.slow
+def test_adafactor_and_smoothing_learn_too(tiny_t5, trees, tmp_path):
+    settings = {"label_smoothing": 0.05, "num_beams": 2}
+    changes = {"epochs": 30, "optimizer": "adafactor", "learning_rate": 2e-2}
+    metrics = run(
+        SummarizationTask, *options(tiny_t5, trees, tmp_path / "out", settings, **changes)
+    )
+    assert metrics["test"]["rougeL"] > 0.9
+    task, _ = SummarizationTask.from_pretrained(tmp_path / "out")
+    assert task.options.num_beams == 2
+
+
 @pytest.fixture
 def task_and_model(tiny_t5, trees):
     task, model, _ = SummarizationTask.start(options(tiny_t5, trees, None)[0])
@@ -180,6 +192,51 @@ def test_a_frozen_encoder_is_refused(tiny_t5, trees, tmp_path):
 def test_options_that_cannot_be(changes, words):
     with pytest.raises(ValueError, match=words):
         SummarizationOptions(**changes)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "changes", "words"),
+    [
+        ('{"document": "a", "summary": ', {}, ["train.jsonl", "line 97", "JSON"]),
+        ('{"document": "a"}', {}, ["train.jsonl", "line 97", "'summary'"]),
+        ('{"document": "a", "summary": " "}', {}, ["train.jsonl", "line 97", "empty"]),
+        ("[1]", {}, ["train.jsonl", "line 97"]),
+        (None, {"train-file": "nowhere.jsonl"}, ["nowhere.jsonl", "no such file"]),
+        (None, {"train-file": "x.tsv"}, ["x.tsv", ".jsonl"]),
+        (None, {"model": "nowhere"}, ["nowhere"]),
+        (None, {"model": "tiny-bert"}, ["config.json", "'bert'", "t5"]),
+        (None, {"precision": "fp16"}, ["--precision", "fp16", "overflows", "bf16"]),
+        (None, {"optimizer": "sgd"}, ["--optimizer", "sgd", "adafactor"]),
+        (None, {"num-beams": 0}, ["--num-beams", "0"]),
+        (None, {"max-target-length": 1}, ["--max-target-length", "1"]),
+        (None, {"label-smoothing": 1.5}, ["--label-smoothing", "1.5"]),
+        (None, {"beam-stopping": "maybe"}, ["--beam-stopping", "maybe"]),
+        (None, {"best-metric": "bleu"}, ["--best-metric", "bleu", "rougeL"]),
+        (None, {"output-dir": "used"}, ["used", "--resume", "--overwrite"]),
+    ],
+)
+def test_bad_input(tiny_t5, tiny_bert, trees, tmp_path, monkeypatch, capsys, spoil, changes, words):
+    monkeypatch.chdir(tmp_path)
+    if spoil is not None:
+        with trees["train"].open("a") as file:
+            file.write(spoil + "\n")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "metrics.json").write_text("{}")
+    (tmp_path / "x.tsv").write_text("a\tb\n")
+    flags = {
+        "model": tiny_t5,
+        "train-file": trees["train"],
+        "dev-file": trees["dev"],
+        "output-dir": tmp_path / "out",
+        "device": "cpu",
+        **changes,
+    }
+    if changes.get("model") == "tiny-bert":
+        flags["model"] = tiny_bert
+    last = last_line_of_refusal("train_summarization", flags, monkeypatch, capsys)
+    assert all(word in last for word in words), last
+    assert not (tmp_path / "out").exists()
+    assert [p.name for p in (tmp_path / "used").iterdir()] == ["metrics.json"]
 
 
 @pytest.mark.parametrize(

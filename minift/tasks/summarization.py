@@ -60,6 +60,7 @@ class SummarizationOptions(TaskOptions):
 
     usual_rate: ClassVar[float] = 1e-3  # T5's weights are large, and want large steps
 
+    model: str = option("minift-t5-mini", "Folder, name under weights/ or hub id to start from.")
     prefix: str = option("summarize: ", "What is written before each document.")
     max_target_length: int | None = option(
         None, "Longest summary in tokens; the longest of the training data if not given."
@@ -68,7 +69,7 @@ class SummarizationOptions(TaskOptions):
     num_beams: int = option(1, "Beams in generation; 1: the best token at each step.")
     length_penalty: float = option(1.0, "With beams: above 1 for longer summaries, below shorter.")
     no_repeat_ngram_size: int = option(0, "Tokens in a row that a summary never repeats; 0: any.")
-    early_stopping: Literal["true", "false", "never"] = option(
+    beam_stopping: Literal["true", "false", "never"] = option(
         "false", "With beams: when a search is over, see generate/search.py."
     )
 
@@ -79,7 +80,7 @@ class SummarizationOptions(TaskOptions):
         self.generation(1)
 
     def generation(self, longest: int) -> Generation:
-        early = {"true": True, "false": False}.get(self.early_stopping, self.early_stopping)
+        early = {"true": True, "false": False}.get(self.beam_stopping, self.beam_stopping)
         try:
             return Generation(
                 max_new_tokens=longest,
@@ -144,7 +145,7 @@ class SummarizationTask(Task):
     @classmethod
     def from_pretrained(cls, folder: Path) -> tuple[SummarizationTask, PretrainedModel]:
         model, tokenizer, saved = load_task(folder, cls.name)
-        names = ("prefix", "num_beams", "length_penalty", "no_repeat_ngram_size", "early_stopping")
+        names = ("prefix", "num_beams", "length_penalty", "no_repeat_ngram_size", "beam_stopping")
         options = SummarizationOptions(**{name: saved[name] for name in names if name in saved})
         longest = saved.get("max_target_length")
         if longest is None:
@@ -334,7 +335,7 @@ class SummarizationTask(Task):
             "num_beams": self.options.num_beams,
             "length_penalty": self.options.length_penalty,
             "no_repeat_ngram_size": self.options.no_repeat_ngram_size,
-            "early_stopping": self.options.early_stopping,
+            "beam_stopping": self.options.beam_stopping,
         }
         save_task(model, self.tokenizer, folder, **settings)
 
