@@ -3,9 +3,10 @@
     benchmark.py quality TASK FLAGS    train both with every seed: dev scores, mean and spread
     benchmark.py speed TASK FLAGS      training steps of both in turn: the ratio of their speeds
     benchmark.py head TASK FLAGS       a head-only run beside one evaluation pass over its data
+    benchmark.py generation FLAGS      generation of both in turn, with a T5 of random weights
 
-TASK is classification, ner or qa; FLAGS are those of its training script, and --seeds.  The only
-script that needs the `parity` extra, since it runs the reference itself.
+TASK is classification, ner, qa or summarization; FLAGS are those of its training script, and
+--seeds.  The only script that needs the `parity` extra, since it runs the reference itself.
 """
 
 import importlib.util
@@ -13,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,41 +22,29 @@ import torch
 from minift import hub
 from minift.data.batch import training_batches
 from minift.errors import InputError
+from minift.models.t5 import IGNORE, T5Config, T5ForConditionalGeneration
+from minift.tasks.base import option
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.tasks.ner import NerOptions, NerTask
 from minift.tasks.qa import QaOptions, QaTask
+from minift.tasks.summarization import SummarizationOptions, SummarizationTask
 from minift.train.compare import CompareOptions
 from minift.train.loop import pick_device, run
 from minift.train.optim import linear_schedule, new_optimizer, normalise_gradients, set_rate
 from minift.train.options import TrainOptions, command_line, run_script
 from minift.train.report import markdown_table, mean_and_spread
 
-TASKS = {
-    "classification": (
-        ClassificationTask,
-        ClassificationOptions,
-        "AutoModelForSequenceClassification",
-        ("accuracy", "matthews_correlation"),
-    ),
-    "ner": (NerTask, NerOptions, "AutoModelForTokenClassification", ("f1",)),
-    "qa": (
-        QaTask,
-        QaOptions,
-        "AutoModelForQuestionAnswering",
-        ("f1", "exact", "f1_at_zero", "exact_at_zero", "answerable_f1", "answerable_exact"),
-    ),
-}
-
 
 class Reference(torch.nn.Module):
     """The reference's model behind our calls, so that a task can score what it says."""
 
-    def __init__(self, auto_class, source, count):
+    def __init__(self, auto_class, source, **settings):
         super().__init__()
         import transformers  # here, so that --help works without the reference
 
         transformers.logging.set_verbosity_error()
-        self.model = getattr(transformers, auto_class).from_pretrained(source, num_labels=count)
+        self.model = getattr(transformers, auto_class).from_pretrained(source, **settings)
+        self.config = self.model.config
 
     @property
     def device(self):
@@ -66,6 +55,54 @@ class Reference(torch.nn.Module):
         if "start_logits" in outputs:
             return outputs.start_logits, outputs.end_logits
         return outputs.logits
+
+    def target_loss(self, ids, mask, labels, label_smoothing=0.0):
+        logits = self.model(ids, mask, labels=labels).logits
+        total = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=label_smoothing
+        )
+        return total, (labels != IGNORE).sum().to(total.dtype)
+
+    @torch.inference_mode()
+    def generate(self, ids, mask, generator=None, **settings):
+        return self.model.generate(ids, attention_mask=mask, **settings)
+
+
+def classifier(auto_class):
+    """A reference with a head that has as many rows as ours."""
+    return lambda task, source: Reference(
+        auto_class, source, num_labels=len(getattr(task, "labels", ("start", "end")))
+    )
+
+
+def with_decoder(task, source):
+    """A reference whose dropout is what the options say."""
+    dropout = task.options.dropout
+    settings = {} if dropout is None else {"dropout_rate": dropout}
+    return Reference("AutoModelForSeq2SeqLM", source, **settings)
+
+
+TASKS = {
+    "classification": (
+        ClassificationTask,
+        ClassificationOptions,
+        classifier("AutoModelForSequenceClassification"),
+        ("accuracy", "matthews_correlation"),
+    ),
+    "ner": (NerTask, NerOptions, classifier("AutoModelForTokenClassification"), ("f1",)),
+    "qa": (
+        QaTask,
+        QaOptions,
+        classifier("AutoModelForQuestionAnswering"),
+        ("f1", "exact", "f1_at_zero", "exact_at_zero", "answerable_f1", "answerable_exact"),
+    ),
+    "summarization": (
+        SummarizationTask,
+        SummarizationOptions,
+        with_decoder,
+        ("rougeL", "rouge1", "rouge2", "words"),
+    ),
+}
 
 
 class Ours:
@@ -111,20 +148,13 @@ class Theirs:
         self.optimizer.zero_grad()
 
 
-def rows_of_head(task):
-    return len(getattr(task, "labels", ("start", "end")))
-
-
-def reference_of(task, auto_class):
-    return Reference(auto_class, hub.resolve(task.options.model), rows_of_head(task))
-
-
-def train_theirs(task_class, auto_class, task_options, options):
+def train_theirs(task_class, reference, task_options, options):
     """The reference in an ordinary loop, on our batches: its best dev score of all epochs."""
     torch.manual_seed(options.seed)
     task, _, splits = task_class.start(task_options)
     train, dev = (task.featurize(splits[name], name == "train") for name in ("train", "dev"))
-    theirs = Theirs(task, reference_of(task, auto_class).to(pick_device(options.device)), options)
+    start = reference(task, hub.resolve(task.options.model)).to(pick_device(options.device))
+    theirs = Theirs(task, start, options)
     lengths = [feature.length for feature in train]
     by_length = options.batching == "length"
     epochs = [
@@ -147,14 +177,14 @@ def train_theirs(task_class, auto_class, task_options, options):
     return max(scores, key=lambda s: s[name])
 
 
-def quality(task_class, auto_class, columns, task_options, options, seeds):
+def quality(task_class, reference, columns, task_options, options, seeds):
     rows = {"minift": [], "transformers": []}
     for seed in range(options.seed, options.seed + seeds):
         seeded = replace(options, seed=seed)
         with tempfile.TemporaryDirectory() as folder:
             ours = run(task_class, task_options, replace(seeded, output_dir=Path(folder)))
         rows["minift"].append(ours["dev"])
-        rows["transformers"].append(train_theirs(task_class, auto_class, task_options, seeded))
+        rows["transformers"].append(train_theirs(task_class, reference, task_options, seeded))
         print({name: [run[columns[0]] for run in runs] for name, runs in rows.items()}, flush=True)
     table = [
         {"library": name, **{c: mean_and_spread([run[c] for run in runs]) for c in columns}}
@@ -163,7 +193,7 @@ def quality(task_class, auto_class, columns, task_options, options, seeds):
     print("\n" + markdown_table(table))
 
 
-def speed(task_class, auto_class, columns, task_options, options, seeds, rounds=15, steps=4):
+def speed(task_class, reference, columns, task_options, options, seeds, rounds=15, steps=4):
     """Alternating rounds of a few steps; the same batches for ours and the reference's best."""
     device = pick_device(options.device)
     task, model, splits = task_class.start(task_options)
@@ -172,22 +202,21 @@ def speed(task_class, auto_class, columns, task_options, options, seeds, rounds=
     grouped = training_batches(lengths, options.batch_size, options.seed, 0)
     random = training_batches(lengths, options.batch_size, options.seed, 0, by_length=False)
     ours = Ours(task, model.to(device), options)
-    best = Theirs(task, reference_of(task, auto_class).to(device), options, fused=True)
-    default = Theirs(task, reference_of(task, auto_class).to(device), options, fused=False)
+    start = hub.resolve(task_options.model)
+    best = Theirs(task, reference(task, start).to(device), options, fused=True)
+    default = Theirs(task, reference(task, start).to(device), options, fused=False)
 
-    # Same weights, same outputs: ours go to disk and are read by the reference.
+    # Same weights, same losses: ours go to disk and are read by the reference.
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        theirs = Reference(auto_class, folder, rows_of_head(task)).to(device).eval()
-    batch = task.collate([features[i] for i in grouped[1]]).to(device)
+        theirs = reference(task, folder).to(device)
+    gaps = []
     with torch.inference_mode():
-        pairs = [
-            side if isinstance(side, tuple) else (side,)
-            for side in (m(batch.ids, batch.mask, batch.types) for m in (model.eval(), theirs))
-        ]
-    gap = torch.stack([a - b for a, b in zip(*pairs, strict=True)], -1)
-    real = gap[batch.mask.bool()] if gap.shape[:2] == batch.mask.shape else gap
-    print(f"logits differ by at most {real.abs().max().item():.2g}")
+        for i in grouped[1]:
+            one = task.collate([features[i]]).to(device)
+            a, b = (task.loss(m.eval(), one)[0] for m in (model, theirs))
+            gaps.append(abs(a - b).item())
+    print(f"losses of single texts differ by at most {max(gaps):.2g}")
 
     sides = {
         "minift": (ours, grouped),
@@ -220,7 +249,7 @@ def speed(task_class, auto_class, columns, task_options, options, seeds, rounds=
     print("\n" + markdown_table(table))
 
 
-def head(task_class, auto_class, columns, task_options, options, seeds, rounds=3):
+def head(task_class, reference, columns, task_options, options, seeds, rounds=3):
     """Head-only runs and evaluation passes over the training set in turn, as whole jobs."""
     ratios = []
     for i in range(rounds):
@@ -238,7 +267,61 @@ def head(task_class, auto_class, columns, task_options, options, seeds, rounds=3
     print(f"a head-only run takes {statistics.median(ratios):.2f} times one evaluation pass")
 
 
+@dataclass(frozen=True)
+class GenerationOptions:
+    """What is generated; the defaults are the size of t5-small."""
+
+    sources: int = option(8, "Texts in a batch.")
+    source_length: int = option(256, "Tokens of each.")
+    new_tokens: int = option(48, "Tokens generated for each.")
+    rounds: int = option(7, "Rounds in which both sides take turns.")
+    seed: int = option(1, "Seed of weights and texts.")
+
+
+def generation(options):
+    """Greedy and beam search of both sides in turn, from the same weights; outputs compared."""
+    torch.manual_seed(options.seed)
+    ours = T5ForConditionalGeneration(T5Config()).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        ours.save_pretrained(folder)
+        theirs = Reference("AutoModelForSeq2SeqLM", folder).eval()
+    ids = torch.randint(2, ours.config.vocab_size, (options.sources, options.source_length))
+    mask = torch.ones_like(ids)
+    length = {"max_new_tokens": options.new_tokens, "min_new_tokens": options.new_tokens}
+    rows = []
+    for name, beams in {"greedy": 1, "4 beams": 4}.items():
+        seconds = {"minift": [], "transformers": []}
+        for i in range(-1, options.rounds):  # round -1 warms up
+            found = {}
+            for side, model in zip(seconds, (ours, theirs), strict=True):
+                began = time.perf_counter()
+                found[side] = model.generate(ids, mask, num_beams=beams, **length)
+                if i >= 0:
+                    seconds[side].append(time.perf_counter() - began)
+            same = (found["minift"] == found["transformers"]).all(1).sum().item()
+        ratios = sorted(b / a for a, b in zip(*seconds.values(), strict=True))
+        rows.append(
+            {
+                "generation": name,
+                "minift, seconds": f"{statistics.median(seconds['minift']):.2f}",
+                "transformers, relative": f"{statistics.median(ratios):.2f}",
+                "from ... to": f"{ratios[0]:.2f} ... {ratios[-1]:.2f}",
+                "same sequences": f"{same} of {options.sources}",
+            }
+        )
+    print("\n" + markdown_table(rows))
+
+
+def needs_the_reference():
+    if importlib.util.find_spec("transformers") is None:
+        raise InputError("transformers is not installed; pip install -e '.[parity]'")
+
+
 def main():
+    if sys.argv[1:2] == ["generation"]:
+        (options,) = command_line(GenerationOptions, argv=sys.argv[2:])
+        needs_the_reference()
+        return generation(options)
     modes = {"quality": quality, "speed": speed, "head": head}
     mode, task, *flags = [*sys.argv[1:3], "", ""][:2] + sys.argv[3:]
     if "--help" in sys.argv:
@@ -247,14 +330,13 @@ def main():
     elif mode not in modes or task not in TASKS:
         usage = f"{{{','.join(modes)}}} {{{','.join(TASKS)}}} FLAGS"
         raise InputError(f"benchmark.py: give it {usage}, not {f'{mode} {task}'.strip()!r}")
-    task_class, options_class, auto_class, columns = TASKS[task]
+    task_class, options_class, reference, columns = TASKS[task]
     task_options, options, compare = command_line(
         options_class, TrainOptions, CompareOptions, argv=flags
     )
     options = options.with_rate(task_options.usual_rate)
-    if importlib.util.find_spec("transformers") is None:
-        raise InputError("transformers is not installed; pip install -e '.[parity]'")
-    modes[mode](task_class, auto_class, columns, task_options, options, compare.seeds)
+    needs_the_reference()
+    modes[mode](task_class, reference, columns, task_options, options, compare.seeds)
 
 
 if __name__ == "__main__":

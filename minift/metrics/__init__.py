@@ -7,6 +7,7 @@ from minift.metrics.classification import (
     matthews_correlation,
     precision_recall,
 )
+from minift.metrics.diversity import distinct, novelty, repetition
 from minift.metrics.entities import entities, entity_errors, entity_f1, token_accuracy
 from minift.metrics.rouge import rouge, rouge_pair
 from minift.metrics.squad import answer_gains, best_threshold, squad, word_f1
@@ -16,12 +17,15 @@ __all__ = [
     "answer_gains",
     "best_threshold",
     "confusion_matrix",
+    "distinct",
     "entities",
     "entity_errors",
     "entity_f1",
     "f1",
     "matthews_correlation",
+    "novelty",
     "precision_recall",
+    "repetition",
     "rouge",
     "rouge_pair",
     "squad",

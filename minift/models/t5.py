@@ -40,7 +40,7 @@ from minift.generate.search import Ends, search
 from minift.models.base import PretrainedConfig, PretrainedModel, require, require_number
 from minift.models.t5_decoder import Source, T5Decoder
 from minift.nn.attention import Packing, attend, attend_padded, pack
-from minift.nn.layers import ACTIVATIONS, FeedForward, RMSNorm
+from minift.nn.layers import ACTIVATIONS, FeedForward, Linear, RMSNorm, product
 from minift.nn.positions import PositionBias
 from minift.weights import Checkpoint, NameTable
 
@@ -137,7 +137,7 @@ class T5Attention(nn.Module):
         self.fused = config.attn_implementation == "sdpa"
         self.inner = config.num_heads * config.d_kv
         self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
-        self.output = nn.Linear(self.inner, config.d_model, bias=False)
+        self.output = Linear(self.inner, config.d_model)
         self.dropout = nn.Dropout(config.dropout_rate)
 
     @property
@@ -156,7 +156,7 @@ class T5SelfAttention(T5Attention):
 
     def __init__(self, config: T5Config):
         super().__init__(config)
-        self.qkv = nn.Linear(config.d_model, 3 * self.inner, bias=False)
+        self.qkv = Linear(config.d_model, 3 * self.inner)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(..., H) -> query, key, value, (..., N, D) each."""
@@ -195,8 +195,8 @@ class T5CrossAttention(T5Attention):
 
     def __init__(self, config: T5Config):
         super().__init__(config)
-        self.query = nn.Linear(config.d_model, self.inner, bias=False)
-        self.kv = nn.Linear(config.d_model, 2 * self.inner, bias=False)
+        self.query = Linear(config.d_model, self.inner)
+        self.kv = Linear(config.d_model, 2 * self.inner)
 
     def source(self, encoded: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
         """The source's keys and values, which no target changes: (S, H) -> (B, N, T, D) each."""
@@ -283,7 +283,7 @@ class T5ForConditionalGeneration(PretrainedModel):
         )
         self.lm_head: nn.Linear | None = None  # None: the output is the embeddings, transposed
         if not config.tie_word_embeddings:
-            self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+            self.lm_head = Linear(config.d_model, config.vocab_size)
         self.apply(self.init_weights)
 
     def init_weights(self, module: nn.Module) -> None:
@@ -338,7 +338,8 @@ class T5ForConditionalGeneration(PretrainedModel):
         self.lm_head = None
         if untied:
             size = self.shared.weight.shape
-            self.lm_head = nn.Linear(*reversed(size), bias=False, device="meta")
+            with torch.device("meta"):  # as `from_pretrained` makes all of the model
+                self.lm_head = Linear(*reversed(size))
         return set()
 
     def forward(
@@ -383,7 +384,7 @@ class T5ForConditionalGeneration(PretrainedModel):
         if self.config.scale_decoder_outputs:
             x = x * self.config.d_model**-0.5
         output = self.shared if self.lm_head is None else self.lm_head
-        return nn.functional.linear(x, output.weight)
+        return product(x, output.weight)
 
     def target_loss(
         self,

@@ -39,7 +39,10 @@ class T5Decoder:
     """
 
     def __init__(self, model: Any, source: Source, width: int, longest: int):
-        self.model, self.source, self.width = model, source, width
+        self.model, self.width = model, width
+        # Read at every step, so it is worth it that they lie in one piece.
+        keys, values = ([part.contiguous() for part in x] for x in (source.keys, source.values))
+        self.source = Source(tuple(keys), tuple(values), source.mask)
         batch, heads, _, depth = source.keys[0].shape
         shape = (batch * width, heads, longest, depth)
         self.caches = [

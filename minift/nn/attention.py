@@ -173,6 +173,7 @@ def attend_padded(
     """
     if bias is not None:
         bias = bias.to(q.dtype)
+        bias = bias if bias.dim() == 4 else bias[None]  # else torch takes its slow path
     if fused:
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale

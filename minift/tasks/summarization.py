@@ -131,16 +131,21 @@ class SummarizationTask(Task):
     def start(
         cls, options: SummarizationOptions
     ) -> tuple[SummarizationTask, PretrainedModel, dict[str, list[SummaryRecord]]]:
-        splits = {
-            name: numbered(record for path in paths for record in read_summaries(path))
-            for name, paths in options.files("reports.{}.jsonl").items()
-        }
+        splits = cls.read_splits(options)
         model, tokenizer, max_length = load_start(options, cls.name, labels=None)
         longest = options.max_target_length
         if longest is None:
             summaries = [record.summaries[0] for record in splits["train"]]
             longest = 1 + max(map(len, tokenizer.ids(summaries)))
         return cls(options, tokenizer, max_length, longest), model, splits
+
+    @staticmethod
+    def read_splits(options: SummarizationOptions) -> dict[str, list[SummaryRecord]]:
+        """Split name -> documents, from the files given or else the built-in reports."""
+        return {
+            name: numbered(record for path in paths for record in read_summaries(path))
+            for name, paths in options.files("reports.{}.jsonl").items()
+        }
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> tuple[SummarizationTask, PretrainedModel]:

@@ -36,7 +36,10 @@ def finished_run(
     if (folder / METRICS).exists():
         return read_json(folder / METRICS)
     print(f"\n--- {name}, seed {options.seed}", flush=True)
-    return run(task_class, task_options, replace(options, overwrite=folder.exists()))
+    begun = folder.exists()
+    resume = options.resume and begun
+    changed = replace(options, resume=resume, overwrite=begun and not resume)
+    return run(task_class, task_options, changed)
 
 
 def table_of_means(

@@ -111,12 +111,12 @@ def scatter_plot(
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for marker, (name, points) in zip("osD^vP*X" * len(series), series.items(), strict=False):
         axes.scatter(*zip(*points, strict=True), label=name, marker=marker, s=50, alpha=0.8)
     axes.set(xlabel=x_label, ylabel=y_label, title=title, xscale="log" if log_x else "linear")
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right upper")
     figure.savefig(path, dpi=120)
     return True
