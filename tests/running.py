@@ -1,33 +1,79 @@
-"""Running the scripts as users do: in a process of their own."""
+"""Running the scripts as users do."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import runpy
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 
+@dataclass(frozen=True)
+class Done:
+    """What a script left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 def run_script(
-    name: str, *args: object, check: bool = True, **options
-) -> subprocess.CompletedProcess:
-    """Run scripts/NAME.py; with `check`, a failure shows what it printed."""
+    name: str,
+    *args: object,
+    check: bool = True,
+    input: str = "",
+    cwd: Path | None = None,
+    process: bool = False,
+) -> Done:
+    """Run scripts/NAME.py; with `check`, a failure shows what it printed.
+
+    In this process, which has torch already; `process`: in one of its own, as users do.
+    """
+    path = str(ROOT / "scripts" / f"{name}.py")
+    command = [path, *map(str, args)]
+    run = _in_a_process if process else _here
+    done = run(command, input, cwd or Path.cwd())
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def _in_a_process(command: list[str], input: str, cwd: Path) -> Done:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, args)],
+        [sys.executable, *command],
         capture_output=True,
         text=True,
         encoding="utf-8",
         env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
-        **options,
+        input=input,
+        cwd=cwd,
     )
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def _here(command: list[str], input: str, cwd: Path) -> Done:
+    out, err = io.StringIO(), io.StringIO()
+    before = sys.argv, sys.stdin, os.getcwd()
+    sys.argv, sys.stdin = command, io.StringIO(input)
+    os.chdir(cwd)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_path(command[0], run_name="__main__")
+            code = 0
+    except SystemExit as ended:
+        code = ended.code or 0
+    finally:
+        sys.argv, sys.stdin = before[:2]
+        os.chdir(before[2])
+    return Done(code, out.getvalue(), err.getvalue())
 
 
 def last_line_of_refusal(script: str, flags: dict[str, object], monkeypatch, capsys) -> str:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 
 import pytest
-from running import run_script
+from running import read_lines, run_script
 
+from minift.tasks.classification import ClassificationOptions, ClassificationTask
+from minift.train.compare import finished_run
+from minift.train.options import TrainOptions
 from minift.train.report import markdown_table, mean_and_spread, scatter_plot
 
 
@@ -31,6 +35,19 @@ def test_freezing_is_compared_for_each_pooling(tiny_bert, reviews, tmp_path):
     again = run_script("compare_freezing", *flags)
     assert again.stdout.count(", seed ") == 1
     assert "--- head cls, seed 2" in again.stdout
+
+
+def test_an_unfinished_run_goes_on_or_begins_again(tiny_bert, reviews, tmp_path):
+    task = ClassificationOptions(model=str(tiny_bert), train_file=reviews["train"])
+    options = TrainOptions(output_dir=tmp_path / "out", epochs=1, save_every=1, device="cpu")
+    finished_run(ClassificationTask, task, options)
+    whole = read_lines(tmp_path / "out" / "log.jsonl")
+    for resume in (True, False):
+        (tmp_path / "out" / "metrics.json").unlink()
+        finished_run(ClassificationTask, task, replace(options, resume=resume))
+        assert read_lines(tmp_path / "out" / "log.jsonl") == whole
+    fresh = replace(options, resume=True, output_dir=tmp_path / "fresh")
+    finished_run(ClassificationTask, task, fresh)  # nothing to go on with yet: it begins
 
 
 def test_tables_and_spreads():

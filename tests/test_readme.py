@@ -53,7 +53,7 @@ def test_the_tree_names_what_is_there():
 
 @pytest.mark.slow
 def test_names_are_learned_from_the_built_in_sentences(tiny_bert, tmp_path):
-    done = run_script("train_ner", "--model", tiny_bert, "--epochs", 1, cwd=tmp_path)
+    done = run_script("train_ner", "--model", tiny_bert, "--epochs", 1, cwd=tmp_path, process=True)
     assert "entities  LOC" in done.stdout
     metrics = read_metrics(tmp_path / "runs" / "ner-1")
     assert set(metrics["test"]["per_type"]) == {"LOC", "MISC", "ORG", "PER"}
@@ -62,10 +62,14 @@ def test_names_are_learned_from_the_built_in_sentences(tiny_bert, tmp_path):
 @pytest.mark.slow
 def test_the_main_job_runs_on_the_built_in_set(tiny_bert, tmp_path):
     """As README's first command, with a model that is random and small."""
-    done = run_script("train_classification", "--model", tiny_bert, "--epochs", 1, cwd=tmp_path)
+    done = run_script(
+        "train_classification", "--model", tiny_bert, "--epochs", 1, cwd=tmp_path, process=True
+    )
     assert "surest hits" in done.stdout
     metrics = read_metrics(tmp_path / "runs" / "classification-1")
     assert {"dev", "test"} <= metrics.keys()
     # A second run without flags does not disturb the first.
-    run_script("train_classification", "--model", tiny_bert, "--epochs", 1, cwd=tmp_path)
+    run_script(
+        "train_classification", "--model", tiny_bert, "--epochs", 1, cwd=tmp_path, process=True
+    )
     assert (tmp_path / "runs" / "classification-2" / "metrics.json").exists()

@@ -149,6 +149,24 @@ def test_long_texts_lose_their_end_and_are_counted(tiny_t5, trees, tmp_path):
     assert "1 have more than 7 tokens" in shown
 
 
+def test_from_scratch_nothing_of_the_checkpoint_is_left(tiny_t5, trees):
+    plain, scratch = (
+        SummarizationTask.start(options(tiny_t5, trees, None, {"from_scratch": random})[0])[1]
+        for random in (False, True)
+    )
+    left = dict(plain.named_parameters())
+    for name, parameter in scratch.named_parameters():
+        if parameter.dim() > 1:
+            assert not torch.isclose(parameter, left[name]).all(0).any(), name
+            ratio = parameter.std() / left[name].std()  # the checkpoint is as random models start
+            assert 0.6 < ratio < 1.6, name
+    torch.manual_seed(0)
+    first = SummarizationTask.start(options(tiny_t5, trees, None, {"from_scratch": True})[0])[1]
+    torch.manual_seed(0)
+    again = SummarizationTask.start(options(tiny_t5, trees, None, {"from_scratch": True})[0])[1]
+    assert torch.equal(first.shared.weight, again.shared.weight)
+
+
 def test_length_is_taken_from_the_training_summaries(task_and_model, trees):
     task, _ = task_and_model
     longest = max(len(task.tokenizer(r.summaries[0]).ids) for r in read_summaries(trees["train"]))

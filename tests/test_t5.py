@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from minift.errors import InputError
 from minift.models.t5 import T5Config, T5ForConditionalGeneration, shift_right
+from minift.nn.layers import product
 from minift.nn.positions import bucket
 
 TINY = {
@@ -221,3 +222,16 @@ def test_bfloat16_trains(tmp_path):
         logits = model(ids, mask, decoder_input_ids=shift_right(labels, model.config))
     torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten()).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("rows", [(1,), (2,), (8,), (3, 4), (201,), (2, 3, 4)])
+def test_few_rows_are_multiplied_as_many_are(rows):
+    x, weight = (
+        torch.randn(*rows, 16, dtype=torch.float64),
+        torch.randn(24, 16, dtype=torch.float64),
+    )
+    with torch.no_grad():
+        found = product(x, weight)
+    expected = product(x.requires_grad_(), weight)  # the ordinary way
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-12, atol=1e-12)

@@ -54,6 +54,9 @@ class TaskOptions:
         None, "Longest input in tokens; if not given, the model's limit."
     )
     dropout: float | None = option(None, "Dropout of the whole model instead of the checkpoint's.")
+    from_scratch: bool = option(
+        False, "Start from random weights of the same shape: what is pre-training worth?"
+    )
 
     def __post_init__(self) -> None:
         check_range(self, "max_length", 3)
@@ -255,6 +258,9 @@ def load_start(
         model = family.from_pretrained(
             folder, labels=config.labels if same else labels, new_head=not same, **changes
         )
+    if options.from_scratch:
+        model.apply(model.init_weights)
+        model.report = None  # nothing that was read is left
     tokenizer = Tokenizer.from_pretrained(folder)
     if tokenizer.vocab_size > config.vocab_size:
         raise InputError(
