@@ -315,6 +315,7 @@ def test_gaps_are_learned_and_the_model_is_read_back(shards, tmp_path):
     assert held[-1] < held[0]
     assert metrics["dev"]["loss"] == pytest.approx(held[-1])
     model = T5ForConditionalGeneration.from_pretrained(folder)
+    assert model.config.dropout_rate == 0.1  # for fine-tuning; it was trained without
     assert model.config.vocab_size == Tokenizer.from_pretrained(folder).vocab_size
     assert {t.dtype for t in tensors_on_disk(folder).values()} == {torch.float16}
     assert not (folder / "state").exists()

@@ -17,7 +17,7 @@ attention to the source between the two:
               attends to the encoder's output                no bias
 
 Positions are known only by the bias: a number for each head and bucket of distances, added to the
-scores (`bucket`).  Scores are not divided by sqrt(D): the weights start smaller instead.
+scores (nn/positions.py).  Scores are not divided by sqrt(D): the weights start smaller instead.
 
 The encoder works on the real tokens alone, (S, H), see nn/attention.py; the decoder, whose targets
 are short, on (B, U, H).

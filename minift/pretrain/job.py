@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,10 @@ def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str,
     print(describe_model(model), flush=True)
 
     held_out = train_steps(model, chunks, objective, options, folder)
+    # Whoever fine-tunes it finds the usual dropout again, as with T5 v1.1.
+    usual = type(model.config)()
+    rates = {name: getattr(usual, name) for name in usual.dropouts}
+    model.config = replace(model.config, **rates)
     model.save_pretrained(folder, dtype=torch.float16)
     metrics = {
         "task": "pretraining",
