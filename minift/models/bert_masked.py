@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from minift.errors import InputError
-from minift.models.bert import BertConfig, BertModel, BertPretrained
+from minift.models.bert import BertConfig, BertPretrained, BertTokenHead
 from minift.nn.layers import ACTIVATIONS
 from minift.weights import Checkpoint
 
@@ -41,7 +41,7 @@ class BertPredictions(nn.Module):
         return nn.functional.linear(self.norm(self.activation(self.dense(x))), words, self.bias)
 
 
-class BertForMaskedLM(BertPretrained):
+class BertForMaskedLM(BertTokenHead):
     """Scores of all words at each token: (B, T) ids -> logits (B, T, V), unspecified at padding."""
 
     head = "predictions"
@@ -49,8 +49,6 @@ class BertForMaskedLM(BertPretrained):
 
     def __init__(self, config: BertConfig):
         super().__init__(config)
-        self.bert = BertModel(config)
-        self.bert.pooler = None
         self.predictions = BertPredictions(config)
         self.apply(self.init_weights)
 
@@ -65,7 +63,7 @@ class BertForMaskedLM(BertPretrained):
         return f"{PREDICTIONS}.transform.dense.weight" in Checkpoint(folder, cls.table)
 
     def adapt(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
-        checkpoint.leave_aside(r"pooler\..*", "the pooler: masked words do not need it")
+        super().adapt(checkpoint, head_is_new)
         if head_is_new:
             checkpoint.leave_aside(rf"{re.escape(PREDICTIONS)}\..*", "a new head was asked for")
         copies = {f"{PREDICTIONS}.decoder.weight": WORDS, f"{PREDICTIONS}.decoder.bias": BIAS}
