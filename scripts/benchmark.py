@@ -30,9 +30,10 @@ from minift.tasks.qa import QaOptions, QaTask
 from minift.tasks.summarization import SummarizationOptions, SummarizationTask
 from minift.train.compare import CompareOptions
 from minift.train.loop import pick_device, run
-from minift.train.optim import linear_schedule, new_optimizer, normalise_gradients, set_rate
+from minift.train.optim import new_optimizer, normalise_gradients, parameter_groups, set_rate
 from minift.train.options import TrainOptions, command_line, run_script
 from minift.train.report import markdown_table, mean_and_spread
+from minift.train.schedules import SCHEDULES
 
 
 class Reference(torch.nn.Module):
@@ -110,7 +111,9 @@ class Ours:
 
     def __init__(self, task, model, options):
         self.task, self.model, self.options = task, model, options
-        self.optimizer = new_optimizer(model, options.optimizer, options.weight_decay)
+        self.optimizer = new_optimizer(
+            options.optimizer, parameter_groups(model, options.weight_decay)
+        )
 
     def step(self, features, rate):
         self.model.train()
@@ -131,8 +134,8 @@ class Theirs:
     def __init__(self, task, model, options, fused=True):
         self.task, self.model, self.options = task, model, options
         groups = [
-            {"params": [], "weight_decay": options.weight_decay},
-            {"params": [], "weight_decay": 0.0},
+            {"params": [], "factor": 1.0, "weight_decay": options.weight_decay},
+            {"params": [], "factor": 1.0, "weight_decay": 0.0},
         ]
         for parameter in model.parameters():
             groups[parameter.dim() <= 1]["params"].append(parameter)
@@ -168,7 +171,7 @@ def train_theirs(task_class, reference, task_options, options):
             warmup = round(total * options.warmup_ratio)
             theirs.step(
                 [train[i] for i in indices],
-                options.learning_rate * linear_schedule(step, total, warmup),
+                options.learning_rate * SCHEDULES[options.schedule](step, total, warmup),
             )
             step += 1
         predictions = task.predict(theirs.model, dev, options.batch_size)

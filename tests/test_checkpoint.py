@@ -15,10 +15,14 @@ from minift.train.checkpoint import Progress, load_state, remove_state, save_sta
 from minift.train.optim import new_optimizer
 
 
+def one_group(model):
+    return {"params": [*model.parameters()], "weight_decay": 0.01, "factor": 1.0}
+
+
 def trained(seed: int):
     torch.manual_seed(seed)
     model = nn.Linear(3, 2)
-    optimizer = new_optimizer(model, "adamw", 0.01)
+    optimizer = new_optimizer("adamw", [one_group(model)])
     for group in optimizer.param_groups:
         group["lr"] = 0.1
     for _ in range(3):
@@ -91,7 +95,7 @@ def test_a_state_of_another_run_is_refused(tmp_path):
     save_state(tmp_path, *trained(1), Progress())
     other = nn.Linear(5, 2)
     with pytest.raises(InputError, match="not a state of this run"):
-        load_state(tmp_path, other, new_optimizer(other, "adamw", 0.01))
+        load_state(tmp_path, other, new_optimizer("adamw", [one_group(other)]))
     path = tmp_path / "state" / "state.safetensors"
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(InputError, match="not a state of this run"):

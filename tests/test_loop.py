@@ -238,3 +238,34 @@ def test_the_usual_rate_is_the_tasks_unless_one_is_given():
     assert rate() == 1e-4
     assert rate(freeze_encoder=True) == 1e-2
     assert rate(learning_rate=3e-5, freeze_encoder=True) == 3e-5
+
+
+def test_schedule_and_rates_by_layer_reach_the_optimiser(tiny_bert, reviews, tmp_path, capsys):
+    def trained(name, **changes):
+        task = ClassificationOptions(model=str(tiny_bert), train_file=reviews["train"], dropout=0.0)
+        folder = tmp_path / name
+        settings = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3, "log_every": 1}
+        options = TrainOptions(output_dir=folder, device="cpu", **{**settings, **changes})
+        torch.manual_seed(0)
+        run(ClassificationTask, task, options)
+        return weights(folder), [row["learning_rate"] for row in read_lines(folder / "log.jsonl")]
+
+    def distance(first, second, part):
+        return sum((first[k] - second[k]).abs().sum().item() for k in first if part in k)
+
+    plain, rates = trained("plain")
+    assert "rate  " not in capsys.readouterr().out
+    assert rates[-1] < 1e-4
+    _, flat = trained("constant", schedule="constant")
+    assert flat[-1] == max(flat) == 1e-3
+    lower, _ = trained("decay", layer_decay=1e-6)
+    shown = capsys.readouterr().out
+    assert "rate      1.00e-03" in shown
+    assert "rate      1.00e-09" in shown
+    start = load_file(tiny_bert / "model.safetensors")
+    moved = {f"bert.{k}": v for k, v in start.items()}
+    still = "encoder.layer.0."
+    assert distance(moved, {k: v for k, v in lower.items() if k in moved}, still) < 1e-2
+    assert distance(moved, {k: v for k, v in plain.items() if k in moved}, still) > 1
+    higher, _ = trained("head", head_rate=10.0)
+    assert distance(higher, plain, "classifier") > 0.1

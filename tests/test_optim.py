@@ -1,14 +1,25 @@
-"""Groups, schedule and the division and clipping of gradients."""
+"""Groups, their rates, and the division and clipping of gradients."""
 
 from __future__ import annotations
+
+import re
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from minift import BertForSequenceClassification
+from minift import (
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 from minift.train.optim import (
-    linear_schedule,
+    describe_groups,
     new_optimizer,
     normalise_gradients,
     parameter_groups,
@@ -16,41 +27,82 @@ from minift.train.optim import (
 )
 
 
-def test_every_parameter_is_in_exactly_one_group(tiny_bert):
-    model = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
-    decayed, plain = parameter_groups(model, weight_decay=0.1)
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
-    grouped = [id(p) for group in (decayed, plain) for p in group["params"]]
+def tiny_models(tiny_bert):
+    config = T5Config(vocab_size=30, d_model=8, d_kv=4, d_ff=16, num_layers=2, num_heads=2)
+    untied = replace(config, num_decoder_layers=3, tie_word_embeddings=False)
+    gated = replace(config, feed_forward_proj="gated-gelu")
+    return {
+        "sequence": BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2),
+        "tokens": BertForTokenClassification.from_pretrained(tiny_bert, num_labels=3),
+        "answers": BertForQuestionAnswering.from_pretrained(tiny_bert, num_labels=2),
+        "masked": BertForMaskedLM.from_pretrained(tiny_bert, new_head=True),
+        "encoder": BertModel.from_pretrained(tiny_bert),
+        "t5": T5ForConditionalGeneration(untied),
+        "gated": T5ForConditionalGeneration(gated),
+    }
+
+
+MODELS = ["sequence", "tokens", "answers", "masked", "encoder", "t5", "gated"]
+# What a family's names say of the depth, written out on purpose.
+DEPTHS = {
+    "embeddings": 0,
+    "shared": 0,
+    "position": 0,
+    "layers.0": 1,
+    "layers.1": 2,
+    "layers.2": 3,
+    **dict.fromkeys(["pooler", "classifier", "qa_outputs", "predictions", "lm_head"], "head"),
+    **dict.fromkeys(["encoder.norm", "decoder.norm"], "head"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_is_in_exactly_one_group_at_its_own_rate(tiny_bert, name):
+    model = tiny_models(tiny_bert)[name]
+    top = 3 if name == "t5" else 2
+    groups = parameter_groups(model, weight_decay=0.1, layer_decay=0.5, head_rate=7.0)
+    grouped = [id(p) for group in groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters())
     names = {id(p): name for name, p in model.named_parameters()}
-    assert all(("norm" in names[i] or "bias" in names[i]) for i in map(id, plain["params"]))
-    assert not any(("norm" in names[i] or "bias" in names[i]) for i in map(id, decayed["params"]))
+    for group in groups:
+        assert group["names"] == [names[id(p)] for p in group["params"]]
+        for own in group["names"]:
+            plain = "norm" in own or "bias" in own
+            assert group["weight_decay"] == (0.0 if plain else 0.1), own
+            found = [depth for part, depth in DEPTHS.items() if f".{part}." in f".{own}."]
+            depth = next(d for d in reversed(found))
+            depth = found[0] if found[0] in (1, 2, 3) else depth
+            assert group["factor"] == (7.0 if depth == "head" else 0.5 ** (top - depth)), own
+    shown = describe_groups(groups, 0.1)
+    count = sum(int(n.replace(",", "")) for n in re.findall(r"([\d,]+) numbers", shown))
+    assert count == sum(p.numel() for p in model.parameters())
+    assert "5.00e-02" in shown
+    same = parameter_groups(model, weight_decay=0.1)
+    assert {group["factor"] for group in same} == {1.0}
+    assert len(same) == 2
 
 
 def test_frozen_parameters_are_in_no_group(tiny_bert):
     model = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
     model.bert.requires_grad_(False)
-    groups = parameter_groups(model, weight_decay=0.1)
+    groups = parameter_groups(model, weight_decay=0.1, layer_decay=0.5)
     assert sum(len(group["params"]) for group in groups) == 2
 
 
-def test_schedule_equals_the_reference():
-    transformers = pytest.importorskip("transformers", reason="compares with transformers")
-    for total, warmup in [(10, 0), (10, 3), (7, 7), (1, 0)]:
-        parameter = nn.Parameter(torch.zeros(1))
-        optimizer = torch.optim.AdamW([parameter], lr=1.0)
-        theirs = transformers.get_linear_schedule_with_warmup(optimizer, warmup, total)
-        for step in range(total):
-            assert linear_schedule(step, total, warmup) == pytest.approx(theirs.get_last_lr()[0])
-            optimizer.step()
-            theirs.step()
-
-
-def test_schedule_rises_and_falls():
-    factors = [linear_schedule(step, total=100, warmup=10) for step in range(100)]
-    assert factors[0] == 0
-    assert max(factors) == factors[10] == 1
-    assert factors[99] == pytest.approx(1 / 90)
+def test_the_rate_of_a_group_is_the_runs_times_its_factor(tiny_bert):
+    model = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
+    optimizer = new_optimizer("adamw", parameter_groups(model, 0.0, layer_decay=0.5, head_rate=4.0))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    set_rate(optimizer, 0.01)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()  # with all gradients alike, AdamW's first step is as long as the rate
+    for name, p in model.named_parameters():
+        factor = {"classifier": 4, "layers.1": 1, "layers.0": 0.5, "embeddings": 0.25, "pooler": 4}
+        expected = next(f for part, f in factor.items() if part in name) * 0.01
+        torch.testing.assert_close(
+            before[name] - p, torch.full_like(p, expected), atol=1e-5, rtol=0
+        )
 
 
 @pytest.mark.parametrize("max_norm", [0.01, 1e6])
@@ -69,9 +121,8 @@ def test_gradients_of_a_sum_become_those_of_the_mean_clipped(max_norm):
 
 def test_adamw_follows_the_paper():
     parameter = nn.Parameter(torch.tensor([[1.0]]))
-    model = nn.Module()
-    model.weight = parameter
-    optimizer = new_optimizer(model, "adamw", weight_decay=0.5)
+    group = {"params": [parameter], "weight_decay": 0.5, "factor": 1.0}
+    optimizer = new_optimizer("adamw", [group])
     optimizer.param_groups[0]["lr"] = 0.1
     parameter.grad = torch.tensor([[3.0]])
     optimizer.step()
@@ -79,22 +130,21 @@ def test_adamw_follows_the_paper():
     assert parameter.item() == pytest.approx(1 - 0.1 * 0.5 - 0.1, abs=1e-6)
 
 
-def test_adafactor_decays_matrices_alone_and_moves_in_proportion():
-    torch.manual_seed(0)
-    model = nn.Linear(4, 3)
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = new_optimizer(model, "adafactor", weight_decay=0.5)
+def test_adafactor_decays_and_moves_in_proportion():
+    weight = nn.Parameter(torch.randn(3, 4))
+    size, start = weight.detach().square().mean().sqrt(), weight.detach().clone()
+    optimizer = new_optimizer(
+        "adafactor", [{"params": [weight], "weight_decay": 0.5, "factor": 1.0}]
+    )
     set_rate(optimizer, 0.1)
-    for p in model.parameters():
-        p.grad = torch.zeros_like(p)
+    weight.grad = torch.zeros_like(weight)
     optimizer.step()
-    assert torch.allclose(model.weight, before["weight"] * (1 - 0.1 * 0.5))
-    assert torch.equal(model.bias, before["bias"])
+    torch.testing.assert_close(weight.detach(), start * (1 - 0.1 * 0.5))
     # All gradients alike: a step is as long as rate times size.
-    model.weight.grad = torch.ones_like(model.weight)
-    size, start = model.weight.detach().square().mean().sqrt(), model.weight.detach().clone()
-    fresh = new_optimizer(model, "adafactor", weight_decay=0.0)
+    weight.data.copy_(start)
+    weight.grad = torch.ones_like(weight)
+    fresh = new_optimizer("adafactor", [{"params": [weight], "weight_decay": 0.0, "factor": 1.0}])
     set_rate(fresh, 0.1)
     fresh.step()
-    moved = (start - model.weight).square().mean().sqrt()
+    moved = (start - weight.detach()).square().mean().sqrt()
     assert moved.item() == pytest.approx(0.1 * size.item(), rel=1e-3)

@@ -23,7 +23,6 @@ from minift.errors import InputError
 from minift.pretrain.base import ModelOptions
 from minift.pretrain.corpus import Chunks, kind_of_token, read_documents, write_tokens
 from minift.pretrain.gaps import Gaps, central_sentence, span_corruption
-from minift.pretrain.job import cosine_schedule
 from minift.pretrain.masks import Masks, mask_tokens
 from minift.pretrain.vocabulary import (
     SENTINELS,
@@ -272,15 +271,6 @@ def test_the_tokenizer_is_t5s_kind(tmp_path, shards):
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     for text in (document(3), "red <extra_id_0> valley", "kites?! ünknown"):
         assert theirs(text)["input_ids"] == tokenizer(text).ids
-
-
-def test_the_schedule_rises_and_falls():
-    rates = [cosine_schedule(step, 100, 10) for step in range(100)]
-    assert max(rates) == rates[10] == 1
-    assert rates[:10] == sorted(rates[:10])
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[0] == 0
-    assert rates[-1] < 0.001
 
 
 SMALL = {

@@ -8,6 +8,7 @@ checkpoint, or it belongs to a head that the caller asked for, or loading is ref
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,6 +131,7 @@ class PretrainedModel(nn.Module):
     table: ClassVar[weights.NameTable]
     head: ClassVar[str | None] = None  # our name for the module that makes the logits
     labelled: ClassVar[bool] = True  # the head has a row for each of the task's labels
+    bottom: ClassVar[Sequence[str]] = ()  # modules below the first layer, by any part of a name
 
     config: Any
     report: weights.LoadReport | None = None  # what from_pretrained found
@@ -141,6 +143,22 @@ class PretrainedModel(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    def depth_of(self, parameter: str) -> int:
+        """How far up a parameter is: 0 the embeddings, i + 1 layer i, then all that stands above.
+
+        BERT with two layers: embeddings.word 0, layers.0 1, layers.1 2, pooler and classifier 3.
+        """
+        number = re.search(r"\blayers\.(\d+)\.", parameter)
+        if number:
+            return int(number[1]) + 1
+        return 0 if set(parameter.split(".")) & set(self.bottom) else self.top_layer + 1
+
+    @property
+    def top_layer(self) -> int:
+        """The depth of the last layer."""
+        numbers = (re.search(r"\blayers\.(\d+)\.", name) for name, _ in self.named_parameters())
+        return max((int(number[1]) + 1 for number in numbers if number), default=0)
 
     @classmethod
     def from_pretrained(

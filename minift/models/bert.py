@@ -166,6 +166,7 @@ class BertPretrained(PretrainedModel):
 
     config_class = BertConfig
     config: BertConfig
+    bottom = ("embeddings",)
 
     def new_head(self, dropout: float) -> Head:
         """A linear head as it starts, with a row for each label (two if nobody named any)."""

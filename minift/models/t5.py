@@ -269,6 +269,7 @@ class T5ForConditionalGeneration(PretrainedModel):
 
     config_class = T5Config
     config: T5Config
+    bottom = ("shared", "position")
 
     def __init__(self, config: T5Config):
         super().__init__(config)

@@ -13,7 +13,6 @@ beside matrices of size 1 / sqrt(H).
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -46,9 +45,10 @@ from minift.train.loop import (
     output_folder,
     pick_device,
 )
-from minift.train.optim import new_optimizer, normalise_gradients, set_rate
+from minift.train.optim import new_optimizer, normalise_gradients, parameter_groups, set_rate
 from minift.train.options import as_dict, check_device, check_precision
 from minift.train.report import Log, environment
+from minift.train.schedules import cosine
 
 TOKENS = "tokens.bin"
 OBJECTIVES: dict[str, type[Objective]] = {"t5": Gaps, "bert": Masks}
@@ -89,17 +89,6 @@ class PretrainOptions:
         check_precision(self.precision)
         if not self.text:
             raise ValueError("--text is missing; give one file of plain text or several")
-
-
-def cosine_schedule(step: int, total: int, warmup: int) -> float:
-    """Factor of the rate: up to 1 during warm-up, then down to 0 along half a cosine.
-
-    >>> [round(cosine_schedule(step, total=6, warmup=2), 2) for step in range(6)]
-    [0.0, 0.5, 1.0, 0.85, 0.5, 0.15]
-    """
-    if step < warmup:
-        return step / warmup
-    return (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))) / 2
 
 
 def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str, Any]:
@@ -206,7 +195,7 @@ def train_steps(
 
     Returns the held-out loss at the end.
     """
-    optimizer = new_optimizer(model, "adafactor", weight_decay=0.0)
+    optimizer = new_optimizer("adafactor", parameter_groups(model, weight_decay=0.0))
     at = (load_state(folder, model, optimizer) if options.resume else None) or Progress()
     if options.resume:
         print(f"resuming at step {at.step} of {options.steps}", flush=True)
@@ -215,7 +204,7 @@ def train_steps(
     held = None
     for step in progress(range(at.step, options.steps), "pretrain", options.steps, at.step):
         model.train()
-        rate = options.learning_rate * cosine_schedule(step, options.steps, options.warmup)
+        rate = options.learning_rate * cosine(step, options.steps, options.warmup)
         set_rate(optimizer, rate)
         batch = chunks.read(chunks.batch(step, options.batch_size, options.seed))
 

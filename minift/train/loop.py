@@ -29,9 +29,16 @@ from minift.models.base import PretrainedModel
 from minift.tasks.base import Batch, Feature, Task
 from minift.train.checkpoint import Progress, load_state, remove_state, save_state
 from minift.train.finite import stop_if_not_finite
-from minift.train.optim import linear_schedule, new_optimizer, normalise_gradients, set_rate
+from minift.train.optim import (
+    describe_groups,
+    new_optimizer,
+    normalise_gradients,
+    parameter_groups,
+    set_rate,
+)
 from minift.train.options import TrainOptions, as_dict
 from minift.train.report import LOG, Log, environment, numbers, one_line, peak_memory_mb
+from minift.train.schedules import SCHEDULES
 
 OPTIONS, METRICS = "options.json", "metrics.json"
 # Options that may differ between a run and its resumption: they do not change the result.
@@ -140,7 +147,10 @@ def train(
 
     total = len(steps_of(0)) * options.epochs
     warmup = math.ceil(total * options.warmup_ratio)
-    optimizer = new_optimizer(model, options.optimizer, options.weight_decay)
+    groups = parameter_groups(model, options.weight_decay, options.layer_decay, options.head_rate)
+    if len({group["factor"] for group in groups}) > 1:
+        print(describe_groups(groups, options.learning_rate), flush=True)
+    optimizer, schedule = new_optimizer(options.optimizer, groups), SCHEDULES[options.schedule]
     at = (load_state(folder, model, optimizer) if options.resume else None) or Progress()
     if options.resume:
         print(f"resuming at step {at.step} of {total}", flush=True)
@@ -157,7 +167,7 @@ def train(
                 break
             clock = time.perf_counter()
             model.train()
-            rate = options.learning_rate * linear_schedule(at.step, total, warmup)
+            rate = options.learning_rate * schedule(at.step, total, warmup)
             set_rate(optimizer, rate)
             count = 0.0
             for indices in steps[i]:

@@ -1,4 +1,4 @@
-"""Which parameters learn, how fast, and when.
+"""Which parameters learn, and how fast.
 
 References: Loshchilov and Hutter 2019, "Decoupled weight decay regularization" (AdamW), with bias
 correction, which the original BERT lacked and small data needs (Mosbach et al. 2021); Shazeer and
@@ -7,52 +7,74 @@ Stern 2018, "Adafactor", which T5 was made with.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from minift.models.base import PretrainedModel
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups: matrices decay, norms and biases (one dimension) do not.
 
-    Frozen parameters are in neither; every other one is in exactly one.
+def parameter_groups(
+    model: PretrainedModel, weight_decay: float, layer_decay: float = 1.0, head_rate: float = 1.0
+) -> list[dict[str, Any]]:
+    """Every parameter that learns in exactly one group; frozen ones in none.
+
+    Matrices decay, norms and biases (one dimension) do not.  The rate of a group is that of the run
+    times its `factor`: a layer learns at `layer_decay` times the rate of the layer above it
+    (Howard and Ruder 2018), the head at `head_rate` times that of the top layer.  With six layers
+    and a decay of 0.8:
+
+        head            head_rate
+        layer 5         1
+        layer 4         0.8
+        ...
+        layer 0         0.8 ** 5
+        embeddings      0.8 ** 6
     """
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in trainable if p.dim() > 1]
-    plain = [p for p in trainable if p.dim() <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+    groups: dict[tuple[bool, float], dict[str, Any]] = {}
+    top = model.top_layer
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            depth = model.depth_of(name)
+            factor = head_rate if depth > top else layer_decay ** (top - depth)
+            decays = parameter.dim() > 1
+            group = groups.setdefault((decays, factor), {"params": [], "names": []})
+            group["params"].append(parameter)
+            group["names"].append(name)
+            group.update(factor=factor, weight_decay=weight_decay if decays else 0.0)
+    return list(groups.values())
 
 
-def new_optimizer(model: nn.Module, name: str, weight_decay: float) -> torch.optim.Optimizer:
-    """The optimiser; its rate is set at each step by `set_rate`.
+def describe_groups(groups: Sequence[Mapping[str, Any]], rate: float) -> str:
+    """A line for each rate: how many tensors and numbers learn at it, and the first of them."""
+    lines = []
+    for factor in sorted({group["factor"] for group in groups}, reverse=True):
+        same = [group for group in groups if group["factor"] == factor]
+        names = [name for group in same for name in group["names"]]
+        count = sum(p.numel() for group in same for p in group["params"])
+        shown = f"{len(names)} tensors, {count:,} numbers: {names[0]}"
+        lines.append(f"rate      {factor * rate:.2e}  {shown}{', ...' if names[1:] else ''}")
+    return "\n".join(lines)
+
+
+def new_optimizer(name: str, groups: Sequence[Mapping[str, Any]]) -> torch.optim.Optimizer:
+    """The optimiser of `parameter_groups`; its rate is set at each step by `set_rate`.
 
     adamw: two numbers are kept for each weight.
     adafactor: one for each row and column; its steps are in proportion to what they change
         (Shazeer and Stern 2018), so rates do not compare with AdamW's.
     """
-    groups = parameter_groups(model, weight_decay)
+    own = [{key: value for key, value in group.items() if key != "names"} for group in groups]
     if name == "adafactor":
-        return torch.optim.Adafactor(groups, lr=0.0)
-    return torch.optim.AdamW(groups, lr=0.0, fused=True)
-
-
-def linear_schedule(step: int, total: int, warmup: int) -> float:
-    """Factor of the rate at a step from 0: up to 1 during warm-up, then down to 0 at the end.
-
-    >>> [linear_schedule(step, total=6, warmup=2) for step in range(6)]
-    [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]
-    """
-    if step < warmup:
-        return step / warmup
-    return (total - step) / max(1, total - warmup)
+        return torch.optim.Adafactor(own, lr=0.0)
+    return torch.optim.AdamW(own, lr=0.0, fused=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["factor"]
 
 
 def normalise_gradients(model: nn.Module, count: Tensor, max_norm: float) -> Tensor:

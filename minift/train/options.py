@@ -13,6 +13,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 
 from minift.errors import InputError
 from minift.tasks.base import check_range, option
+from minift.train.schedules import SCHEDULES
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,10 @@ class TrainOptions:
     learning_rate: float | None = option(
         None, "Highest rate; if not given, the task's usual one, or 1e-2 with --freeze-encoder."
     )
+    schedule: Literal[tuple(SCHEDULES)] = option("linear", "How the rate falls after warm-up.")
     warmup_ratio: float = option(0.1, "Share of the steps in which the rate rises from zero.")
+    layer_decay: float = option(1.0, "A layer learns at this share of the rate of the one above.")
+    head_rate: float = option(1.0, "Rate of what stands above the layers, times --learning-rate.")
     optimizer: Literal["adamw", "adafactor"] = option(
         "adamw", "adafactor needs less memory; its rate is in proportion to what it changes."
     )
@@ -54,7 +58,8 @@ class TrainOptions:
             check_range(self, name, 0)
         check_range(self, "seed", 0, 2**32 - 1)
         check_range(self, "warmup_ratio", 0, 1)
-        for name in ("learning_rate", "max_grad_norm"):
+        check_range(self, "layer_decay", 1e-6, 1)
+        for name in ("learning_rate", "max_grad_norm", "head_rate"):
             check_range(self, name, 1e-12)
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite exclude each other; give one of them")

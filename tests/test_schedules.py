@@ -1,0 +1,58 @@
+"""Schedules: what the field's libraries do, and what each promises."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from minift.train.schedules import SCHEDULES
+
+LENGTHS = [(10, 0), (10, 3), (7, 7), (1, 0), (40, 13)]
+
+
+def factors(name, total, warmup):
+    return [SCHEDULES[name](step, total, warmup) for step in range(total)]
+
+
+def rates(make, total):
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler, found = make(optimizer), []
+    for _ in range(total):
+        found.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize(("total", "warmup"), LENGTHS)
+def test_they_equal_the_reference(total, warmup):
+    transformers = pytest.importorskip("transformers", reason="compares with transformers")
+    theirs = {
+        "linear": lambda o: transformers.get_linear_schedule_with_warmup(o, warmup, total),
+        "cosine": lambda o: transformers.get_cosine_schedule_with_warmup(o, warmup, total),
+        "constant": lambda o: transformers.get_constant_schedule_with_warmup(o, warmup),
+    }
+    if warmup:
+        theirs["inverse-sqrt"] = lambda o: transformers.get_inverse_sqrt_schedule(o, warmup)
+    for name, make in theirs.items():
+        assert factors(name, total, warmup) == pytest.approx(rates(make, total)), name
+
+
+def test_one_cycle_equals_torchs():
+    def make(optimizer):
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=41, pct_start=0.325)
+
+    # torch's warm-up of pct_start * total - 1 steps: the top is reached in step 12.325.
+    ours = [SCHEDULES["one-cycle"](step, 41, 12.325) for step in range(40)]
+    assert ours == pytest.approx(rates(make, 40), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_they_rise_to_the_top_and_never_rise_again(name):
+    found = factors(name, 100, 30)
+    assert max(found) == found[30] == 1
+    assert found[:31] == sorted(found[:31])
+    assert found[30:] == sorted(found[30:], reverse=True)
+    assert found[0] < 0.041
+    assert (found[-1] < 0.02) == (name in ("linear", "cosine", "one-cycle"))
+    assert all(0 <= factor <= 1 for factor in factors(name, 5, 0))
