@@ -31,9 +31,13 @@ from minift.train.checkpoint import Progress, load_state, remove_state, save_sta
 from minift.train.finite import stop_if_not_finite
 from minift.train.optim import (
     describe_groups,
+    learn_above,
+    lowest_that_learns,
     new_optimizer,
     normalise_gradients,
     parameter_groups,
+    pull,
+    restart_layers,
     set_rate,
 )
 from minift.train.options import TrainOptions, as_dict
@@ -76,6 +80,15 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     print("options   " + ", ".join(f"{k}={v}" for k, v in resolved.items()))
     print("records   " + ", ".join(f"{split} {len(r)}" for split, r in splits.items()))
     print(task.describe(splits["train"], features["train"]))
+    for name, most in {"freeze_below": 1, "reinit_layers": 0}.items():
+        if getattr(options, name) > model.top_layer + most:
+            raise InputError(
+                f"--{name.replace('_', '-')} is {getattr(options, name)}, but the model has "
+                f"{model.top_layer} layers; give at most {model.top_layer + most}"
+            )
+    if options.reinit_layers:
+        print(f"anew      {', '.join(restart_layers(model, options.reinit_layers))}")
+    learn_above(model, options.freeze_below)
     if options.freeze_encoder:
         for name, parameter in model.named_parameters():
             parameter.requires_grad = name.startswith(f"{model.head}.")
@@ -145,12 +158,15 @@ def train(
         with autocast(model.device, options.precision):
             return batch, *task.loss(model, batch)
 
-    total = len(steps_of(0)) * options.epochs
+    epochs = max(options.epochs, math.ceil(options.min_steps / len(steps_of(0))))
+    total = len(steps_of(0)) * epochs
     warmup = math.ceil(total * options.warmup_ratio)
     groups = parameter_groups(model, options.weight_decay, options.layer_decay, options.head_rate)
     if len({group["factor"] for group in groups}) > 1:
         print(describe_groups(groups, options.learning_rate), flush=True)
     optimizer, schedule = new_optimizer(options.optimizer, groups), SCHEDULES[options.schedule]
+    kept = groups if options.l2_start else []
+    starts = [[parameter.detach().clone() for parameter in group["params"]] for group in kept]
     at = (load_state(folder, model, optimizer) if options.resume else None) or Progress()
     if options.resume:
         print(f"resuming at step {at.step} of {total}", flush=True)
@@ -158,10 +174,12 @@ def train(
     work = Work()
     totals = torch.tensor([at.loss_sum, at.loss_count], dtype=torch.float64, device=model.device)
 
-    for epoch in range(at.epoch, options.epochs):
+    for epoch in range(at.epoch, epochs):
         steps = steps_of(epoch)
+        if options.unfreeze_epochs:
+            learn_above(model, lowest_that_learns(model, epoch, options))
         todo = range(at.batch, len(steps))
-        label = f"epoch {epoch + 1}/{options.epochs}"
+        label = f"epoch {epoch + 1}/{epochs}"
         for i in progress(todo, label, len(steps), at.batch):
             if at.stopped:
                 break
@@ -183,6 +201,8 @@ def train(
             stop_if_not_finite(norm + totals[0], model, again, at.step + 1, options.learning_rate)
             optimizer.step()
             optimizer.zero_grad()
+            for group, start in zip(optimizer.param_groups, starts, strict=False):
+                pull(group["params"], start, group["lr"] * options.l2_start)
             at.step += 1
             at.epoch, at.batch = (epoch, i + 1) if i + 1 < len(steps) else (epoch + 1, 0)
             work.seconds += time.perf_counter() - clock

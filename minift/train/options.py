@@ -38,7 +38,16 @@ class TrainOptions:
     )
     weight_decay: float = option(0.01, "Decay of the weights; norms and biases have none.")
     max_grad_norm: float = option(1.0, "Gradients longer than this are scaled down to it.")
+    l2_start: float = option(0.0, "As weight decay, but towards the pretrained weights.")
     freeze_encoder: bool = option(False, "Train the head alone, on features computed once.")
+    freeze_below: int = option(
+        0, "What does not learn: 1 the embeddings, 2 nor the first layer, 3 nor the second, ..."
+    )
+    unfreeze_epochs: int = option(
+        0, "First the head alone, then a layer more from the top every so many epochs; 0: all."
+    )
+    reinit_layers: int = option(0, "Layers at the top, with all above them, that start anew.")
+    min_steps: int = option(0, "Least steps of the optimiser: more epochs where data is small.")
     batching: Literal["length", "random"] = option(
         "length", "length: texts of similar length share a batch."
     )
@@ -54,8 +63,15 @@ class TrainOptions:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulation", "log_every"):
             check_range(self, name, 1)
-        for name in ("eval_every", "early_stopping", "save_every", "weight_decay"):
+        for name in ("eval_every", "early_stopping", "save_every", "weight_decay", "min_steps"):
             check_range(self, name, 0)
+        for name in ("l2_start", "freeze_below", "unfreeze_epochs", "reinit_layers"):
+            check_range(self, name, 0)
+        if self.freeze_encoder and (self.freeze_below or self.unfreeze_epochs):
+            raise ValueError(
+                "--freeze-encoder leaves nothing to --freeze-below and --unfreeze-epochs; "
+                "leave one of them out"
+            )
         check_range(self, "seed", 0, 2**32 - 1)
         check_range(self, "warmup_ratio", 0, 1)
         check_range(self, "layer_decay", 1e-6, 1)
