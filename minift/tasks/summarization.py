@@ -60,7 +60,9 @@ class SummarizationOptions(TaskOptions):
 
     usual_rate: ClassVar[float] = 1e-3  # T5's weights are large, and want large steps
 
-    model: str = option("minift-t5-mini", "Folder, name under weights/ or hub id to start from.")
+    model: str = option(
+        "google/flan-t5-small", "Folder, name under weights/ or hub id to start from."
+    )
     prefix: str = option("summarize: ", "What is written before each document.")
     max_target_length: int | None = option(
         None, "Longest summary in tokens; the longest of the training data if not given."
