@@ -204,6 +204,18 @@ def test_the_share_of_sentences_is_as_told(prose):
         assert found == pytest.approx(share, abs=0.1)
 
 
+def test_the_whole_text_is_the_target_as_often_as_told(prose):
+    chunk = np.array(prose.ids(["the kites came back and the river rose"])[0])
+    for share in (0.0, 0.5, 1.0):
+        objective = Gaps(prose, ModelOptions(sentences=0.0, whole=share))
+        random, whole = np.random.default_rng(0), 0
+        for _ in range(100):
+            source, target = objective.pair(chunk, random)
+            assert prose.id_of(sentinel(0)) in source
+            whole += target == [*chunk.tolist(), prose.eos_token_id]
+        assert whole / 100 == pytest.approx(share, abs=0.15)
+
+
 def test_masks_hide_as_bert_does():
     random = np.random.default_rng(0)
     tokens = random.integers(10, 800, (400, 100))

@@ -31,6 +31,7 @@ class ModelOptions:
     sentences: float = option(
         0.5, "T5: share of the chunks that hide a sentence, as a summary, instead of gaps."
     )
+    whole: float = option(0.0, "T5: share of the gaps whose target is the whole text.")
     tokenizer_documents: int = option(20_000, "Documents that the tokenizer learns from.")
 
     def __post_init__(self) -> None:
@@ -38,7 +39,8 @@ class ModelOptions:
         for name in ("d_model", "d_ff", "num_layers", "num_heads", "tokenizer_documents"):
             check_range(self, name, 1)
         check_range(self, "dropout", 0, 0.99)
-        check_range(self, "sentences", 0, 1)
+        for name in ("sentences", "whole"):
+            check_range(self, name, 0, 1)
         if self.d_model % self.num_heads:
             raise ValueError(
                 f"--d-model is {self.d_model}, which --num-heads {self.num_heads} cannot share; "

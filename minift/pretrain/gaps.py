@@ -17,7 +17,14 @@ common with the others is the target, as if it were their summary:
     source   summarize: It rained. <0> Tea was served. </s>
     target   The river rose in the rain. </s>
 
-Every other time the sentence stays where it is, so that a small model soon learns to copy.
+Every other time the sentence stays where it is, so that the model learns to copy.
+
+Whole texts (Lewis et al. 2020, BART): a share of the gaps' targets is the text itself, every token
+of it.  Most can be copied, and copying is what a summary needs first: with a few thousand steps to
+spend, begin with these on short chunks.
+
+    source   Thank you <0> me to your party <1> week </s>
+    target   Thank you for inviting me to your party last week </s>
 
 What is hidden of a chunk is a function of (seed, step), so a run that is resumed, or done again,
 sees the same.
@@ -49,7 +56,7 @@ class Gaps(Objective):
     """T5's part of pre-training."""
 
     def __init__(self, tokenizer: Tokenizer, options: ModelOptions):
-        self.sentences = options.sentences
+        self.sentences, self.whole = options.sentences, options.whole
         self.end = tokenizer.eos_token_id
         ids = [tokenizer.id_of(sentinel(i)) for i in range(SENTINELS)]
         if None in ids or self.end is None:
@@ -106,7 +113,8 @@ class Gaps(Objective):
         if random.random() < self.sentences:
             place = central_sentence(chunk, self.sentence_bounds(chunk))
         if place is None:
-            return span_corruption(chunk, random, self.sentinels, self.end)
+            source, target = span_corruption(chunk, random, self.sentinels, self.end)
+            return source, [*chunk.tolist(), self.end] if random.random() < self.whole else target
         before, after = chunk[: place[0]].tolist(), chunk[place[1] :].tolist()
         summary = chunk[slice(*place)].tolist()
         left = summary if random.random() < KEPT else [self.sentinels[0]]
