@@ -188,7 +188,7 @@ def test_heads_are_new_only_when_asked_for(tiny_bert, tmp_path):
 
 
 def test_asking_for_what_makes_no_sense_is_a_programming_error(tiny_bert):
-    with pytest.raises(TypeError, match="has no head"):
+    with pytest.raises(TypeError, match="has no labels"):
         BertModel.from_pretrained(tiny_bert, num_labels=2)
     with pytest.raises(TypeError, match="hidden_droput"):
         BertModel.from_pretrained(tiny_bert, hidden_droput=0.0)

@@ -24,6 +24,7 @@ from minift.tasks.base import check_range, option
 from minift.tasks.qa import QaTask
 
 BETWEEN = "\n\n"
+COLUMNS = ("f1", "exact", "f1_at_zero", "answerable_f1")  # of what a question's windows say
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _measure(
     predictions = task.predict(model, features, batch_size)
     score = replace(task, threshold=None).score(predictions, records)
     return {
-        **{name: score[name] for name in ("f1", "exact", "f1_at_zero") if name in score},
+        **{name: score[name] for name in COLUMNS if name in score},
         "windows a question": len(features) / len(records),
         "tokens a question": sum(feature.length for feature in features) / len(records),
     }
