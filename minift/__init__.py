@@ -9,6 +9,14 @@ from minift.models.bert import (
     BertModel,
 )
 from minift.models.bert_masked import BertForMaskedLM
+from minift.models.lora import (
+    LoraSettings,
+    add_lora,
+    bitfit,
+    load_adapter,
+    merge_lora,
+    save_adapter,
+)
 from minift.models.t5 import T5Config, T5ForConditionalGeneration
 from minift.text.tokenizer import Tokenizer
 
@@ -19,8 +27,14 @@ __all__ = [
     "BertForSequenceClassification",
     "BertForTokenClassification",
     "BertModel",
+    "LoraSettings",
     "T5Config",
     "T5ForConditionalGeneration",
     "Tokenizer",
+    "add_lora",
+    "bitfit",
+    "load_adapter",
+    "merge_lora",
     "metrics",
+    "save_adapter",
 ]

@@ -62,7 +62,9 @@ def test_importing_everything_prints_nothing_and_needs_only_the_run_time_package
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path in (ROOT / "minift").rglob("*.py")
     ]
-    optional = "transformers sklearn seqeval rouge_score hypothesis matplotlib pytest"
+    optional = (
+        "transformers peft accelerate sklearn seqeval rouge_score hypothesis matplotlib pytest"
+    )
     program = (
         "import sys\n"
         f"for name in {optional.split()!r}: sys.modules[name] = None\n"

@@ -214,13 +214,17 @@ class PretrainedModel(nn.Module):
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write config.json and model.safetensors, which `transformers` loads as they are.
 
+        A model with LoRA is written with its updates merged.
+
         dtype: that of the tensors on disk; whoever reads them computes in float32 all the same.
         """
+        from minift.models.lora import merge_lora  # here, since that file builds on this one
+
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = dataclasses.replace(self.config, architectures=(type(self).__name__,))
         write_json(folder / CONFIG, config.to_dict())
-        weights.save(self, self.table, folder, dtype)
+        weights.save(merge_lora(self), self.table, folder, dtype)
 
 
 def _head_config(
