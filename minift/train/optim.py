@@ -27,10 +27,8 @@ def lowest_that_learns(model: PretrainedModel, epoch: int, options: TrainOptions
     """The depth from which on parameters learn in an epoch (the first is 0).
 
     Unfreezing from the top (Howard and Ruder 2018): the head alone, then one layer more with each
-    `unfreeze_epochs`, down to the lowest that learns at all.
+    `unfreeze_epochs` (at least 1), down to the lowest that learns at all.
     """
-    if not options.unfreeze_epochs:
-        return options.freeze_below
     thawed = epoch // options.unfreeze_epochs
     return max(options.freeze_below, model.top_layer + 1 - thawed)
 
