@@ -13,6 +13,10 @@ class InputError(Exception):
     """
 
 
+class NotFinite(InputError):
+    """A loss that is no number any more: of many runs this one has failed, the others go on."""
+
+
 def at(path: str | os.PathLike, line: int | None = None) -> str:
     """The place an error speaks of.
 

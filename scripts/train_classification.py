@@ -1,13 +1,12 @@
 """Fine-tune a pretrained model to put one label on each text."""
 
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
-from minift.train.loop import run
-from minift.train.options import TrainOptions, command_line, run_script
+from minift.train.compare import train_script
+from minift.train.options import run_script
 
 
 def main() -> None:
-    task_options, options = command_line(ClassificationOptions, TrainOptions, description=__doc__)
-    run(ClassificationTask, task_options, options)
+    train_script(ClassificationTask, ClassificationOptions, __doc__)
 
 
 if __name__ == "__main__":

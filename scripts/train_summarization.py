@@ -1,18 +1,12 @@
 """Fine-tune a pretrained model to say in one sentence what a text says."""
 
 from minift.tasks.summarization import SummarizationOptions, SummarizationTask
-from minift.train.loop import run
-from minift.train.options import TrainOptions, command_line, run_script
+from minift.train.compare import train_script
+from minift.train.options import run_script
 
 
 def main() -> None:
-    task_options, options = command_line(
-        SummarizationOptions,
-        TrainOptions,
-        description=__doc__,
-        defaults={"epochs": 10, "batch_size": 8},
-    )
-    run(SummarizationTask, task_options, options)
+    train_script(SummarizationTask, SummarizationOptions, __doc__, epochs=10, batch_size=8)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,13 @@ import json
 from dataclasses import replace
 
 import pytest
-from running import read_lines, run_script
+from running import read_lines, read_metrics, run_script
 
+from minift.errors import InputError, NotFinite
+from minift.files import write_json
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.train.compare import finished_run
+from minift.train.loop import resolve, run
 from minift.train.options import TrainOptions
 from minift.train.report import markdown_table, mean_and_spread, scatter_plot
 
@@ -48,6 +51,53 @@ def test_an_unfinished_run_goes_on_or_begins_again(tiny_bert, reviews, tmp_path)
         assert read_lines(tmp_path / "out" / "log.jsonl") == whole
     fresh = replace(options, resume=True, output_dir=tmp_path / "fresh")
     finished_run(ClassificationTask, task, fresh)  # nothing to go on with yet: it begins
+
+
+def test_a_run_with_other_options_is_not_taken_for_this_one(tiny_bert, reviews, tmp_path):
+    task = ClassificationOptions(model=str(tiny_bert), train_file=reviews["train"])
+    options = TrainOptions(output_dir=tmp_path / "out", epochs=1, device="cpu")
+    finished_run(ClassificationTask, task, options)
+    finished_run(ClassificationTask, task, replace(options, save_every=7))  # changes no result
+    with pytest.raises(InputError, match="the run has --epochs 1, not 2; choose another"):
+        finished_run(ClassificationTask, task, replace(options, epochs=2))
+    changed = replace(options, epochs=2, overwrite=True)
+    assert finished_run(ClassificationTask, task, changed)["options"]["epochs"] == 2
+
+
+def test_several_seeds_with_those_that_failed(tiny_bert, reviews, tmp_path, monkeypatch):
+    flags = ["--model", tiny_bert, "--dropout", 0, "--seeds", 3, "--epochs", 8, "--batch-size", 4]
+    flags += [part for s, path in reviews.items() for part in (f"--{s}-file", path)]
+    flags += ["--learning-rate", "1e-3"]
+    begun = []
+
+    def watched(task_class, task_options, options):
+        """Seed 2 explodes, seed 3 learns nothing."""
+        begun.append(options.seed)
+        if options.seed == 2:
+            options.output_dir.mkdir(parents=True)
+            write_json(options.output_dir / "options.json", resolve(task_options, options))
+            raise NotFinite("step 7: the loss is not finite")
+        metrics = run(task_class, task_options, options)
+        if options.seed == 3:
+            metrics = {**metrics, "collapsed": True}
+            write_json(options.output_dir / "metrics.json", metrics)
+        return metrics
+
+    monkeypatch.setattr("minift.train.compare.run", watched)
+    for _ in range(2):  # the second time nothing is left to do
+        done = run_script("train_classification", *flags, "--output-dir", tmp_path / "out")
+        assert "failed: step 7" in done.stdout
+        (row,) = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+        assert row["failed"] == "2 of 3"
+        scores = [read_metrics(tmp_path / "out" / f"classification-seed{seed}") for seed in (1, 3)]
+        assert row["accuracy"] == mean_and_spread([score["dev"]["accuracy"] for score in scores])
+        assert row["test f1"] == mean_and_spread([score["test"]["f1"] for score in scores])
+    assert begun == [1, 2, 3]
+
+    without = [flag for flag in flags if flag not in ("--dev-file", reviews["dev"])]
+    done = run_script("train_classification", *without, check=False)
+    assert done.returncode == 2
+    assert "give a --dev-file" in done.stderr.splitlines()[-1]
 
 
 def test_tables_and_spreads():

@@ -18,10 +18,8 @@ from running import read_lines, read_metrics, run_script
 from safetensors.torch import load_file
 
 from minift import BertForSequenceClassification
-from minift.errors import InputError
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.train.loop import run
-from minift.train.optim import pull
 from minift.train.options import TrainOptions
 
 
@@ -240,109 +238,3 @@ def test_the_usual_rate_is_the_tasks_unless_one_is_given():
     assert rate() == 1e-4
     assert rate(freeze_encoder=True) == 1e-2
     assert rate(learning_rate=3e-5, freeze_encoder=True) == 3e-5
-
-
-@pytest.fixture
-def trained(tiny_bert, reviews, tmp_path):
-    """A function: options of the loop -> the weights after an epoch, by their names on disk."""
-
-    def train(**changes):
-        task = ClassificationOptions(model=str(tiny_bert), train_file=reviews["train"], dropout=0.0)
-        folder = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
-        settings = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3, "log_every": 1}
-        run(
-            ClassificationTask,
-            task,
-            TrainOptions(output_dir=folder, device="cpu", **{**settings, **changes}),
-        )
-        train.log = read_lines(folder / "log.jsonl")
-        return weights(folder)
-
-    return train
-
-
-def moved(first, second, part=""):
-    """How far the parameters whose names hold `part` are from each other."""
-    return sum(
-        (first[k] - second[k]).abs().sum().item() for k in first if part in k and k in second
-    )
-
-
-def at_start(tiny_bert):
-    return {f"bert.{k}": v for k, v in load_file(tiny_bert / "model.safetensors").items()}
-
-
-FIRST, SECOND = "encoder.layer.0.", "encoder.layer.1."
-
-
-def test_schedule_and_rates_by_layer_reach_the_optimiser(trained, tiny_bert, capsys):
-    start, plain = at_start(tiny_bert), trained()
-    assert "rate  " not in capsys.readouterr().out
-    assert trained.log[-1]["learning_rate"] < 1e-4
-    trained(schedule="constant")
-    assert trained.log[-1]["learning_rate"] == 1e-3
-    lower = trained(layer_decay=1e-6)
-    shown = capsys.readouterr().out
-    assert "rate      1.00e-03" in shown
-    assert "rate      1.00e-09" in shown
-    assert moved(start, lower, FIRST) < 1e-2 < 1 < moved(start, plain, FIRST)
-    assert moved(start, lower, SECOND) > 1
-    assert moved(trained(head_rate=10.0), plain, "classifier") > 0.1
-
-
-def test_what_is_frozen_stays_as_it_was(trained, tiny_bert, capsys):
-    start = at_start(tiny_bert)
-    frozen = trained(freeze_below=2)
-    assert moved(start, frozen, "embeddings") == moved(start, frozen, FIRST) == 0
-    assert moved(start, frozen, SECOND) > 1
-    assert moved(start, trained(freeze_below=1), FIRST) > 1
-    with pytest.raises(InputError, match="--freeze-below is 4, but the model has 2 layers"):
-        trained(freeze_below=4)
-    with pytest.raises(ValueError, match="--freeze-encoder leaves nothing"):
-        TrainOptions(freeze_encoder=True, freeze_below=1)
-
-
-def test_layers_are_unfrozen_from_the_top(trained, tiny_bert):
-    start = at_start(tiny_bert)
-    learned = [
-        {part: moved(start, trained(unfreeze_epochs=1, epochs=n), part) > 0 for part in parts}
-        for n, parts in ((1, (SECOND, "pooler")), (2, (FIRST, SECOND)), (4, (FIRST, "embeddings")))
-    ]
-    assert learned == [
-        {SECOND: False, "pooler": True},
-        {FIRST: False, SECOND: True},
-        {FIRST: True, "embeddings": True},
-    ]
-    held = trained(unfreeze_epochs=1, epochs=4, freeze_below=2)
-    assert moved(start, held, FIRST) == 0
-
-
-def test_top_layers_start_anew(trained, tiny_bert, capsys):
-    start = at_start(tiny_bert)
-    still = {"learning_rate": 1e-9}  # so that all that differs is new
-    assert moved(start, trained(**still), SECOND) < 1e-2
-    anew = trained(reinit_layers=1, **still)
-    assert "anew      bert.layers.1, bert.pooler, classifier" in capsys.readouterr().out
-    assert moved(start, anew, FIRST) < 1e-2 < 1 < moved(start, anew, SECOND)
-    assert anew["bert.encoder.layer.1.attention.self.query.weight"].std() < 0.03
-    with pytest.raises(InputError, match="--reinit-layers is 3"):
-        trained(reinit_layers=3)
-
-
-def test_weights_are_pulled_towards_their_start(trained, tiny_bert):
-    start = at_start(tiny_bert)
-    free, held = trained(weight_decay=0.0), trained(weight_decay=0.0, l2_start=500.0)
-    for part in ("embeddings", FIRST, SECOND):
-        assert moved(start, held, part) < 0.5 * moved(start, free, part)
-    # By hand: a step's share of the way back.
-    parameter, begin = torch.tensor([4.0]), torch.tensor([2.0])
-    pull([parameter], [begin], 0.25)
-    assert parameter.item() == 3.5
-
-
-def test_small_data_gets_the_least_steps(trained):
-    trained(min_steps=30)
-    assert trained.log[-1]["step"] == 39  # three epochs of 13 steps
-    assert trained.log[-1]["epoch"] == 3.0
-    trained(min_steps=5)
-    assert trained.log[-1]["step"] == 13

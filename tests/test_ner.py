@@ -67,6 +67,7 @@ def test_train_and_predict(tiny_bert, tagged, tmp_path):
     assert "nothing is cut" in shown
     metrics = read_metrics(folder)
     assert metrics["task"] == "ner"
+    assert (metrics["trivial"], metrics["collapsed"]) == (0.0, False)
     assert metrics["test"]["f1"] > 0.9
     assert {"precision", "recall", "f1", "per_type", "token_accuracy"} <= metrics["test"].keys()
     rows = read_lines(folder / "predictions.test.jsonl")

@@ -84,6 +84,11 @@ def test_train_and_predict(tiny_bert, asked, tmp_path):
     assert "questions have several windows, nothing is cut" in shown
     metrics = read_metrics(folder)
     assert metrics["task"] == "qa"
+    none = squad(
+        {row["id"]: "" for row in read_lines(folder / "predictions.dev.jsonl")},
+        json.loads(asked["dev"].read_text())["data"],
+    )
+    assert metrics["trivial"] == pytest.approx(none["f1"])
     test = metrics["test"]
     assert test["f1"] > 80
     assert {"exact", "HasAns_f1", "NoAns_f1", "f1_at_zero", "null_threshold"} <= test.keys()

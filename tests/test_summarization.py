@@ -83,6 +83,7 @@ def test_train_and_predict(tiny_t5, trees, tmp_path, capsys):
     assert "0 of 96 have more than 512 tokens" in shown
     assert metrics["test"]["rougeL"] > 0.9
     assert metrics["test"]["rougeL"] > metrics["test"]["lead_rougeL"]
+    assert metrics["trivial"] == metrics["dev"]["lead_rougeL"]
     rows = read_lines(folder / "predictions.test.jsonl")
     again = rouge([row["predicted"] for row in rows], [row["gold"] for row in rows])
     assert again["rougeL"] == pytest.approx(metrics["test"]["rougeL"])

@@ -35,7 +35,7 @@ class PretrainedConfig:
     # Values of config.json that change the computation and that the family does not implement:
     # name -> the only values that are fine.
     fixed: ClassVar[Mapping[str, Sequence[Any]]] = {}
-    dropouts: ClassVar[Sequence[str]] = ()  # fields that hold the model's rates of dropout
+    dropouts: ClassVar[Mapping[str, str]] = {}  # what is dropped -> the field with its rate
     hard_limit: ClassVar[bool] = True  # no input may be longer than max_position_embeddings
 
     labels: tuple[str, ...] | None = None  # class names in the order of the logits

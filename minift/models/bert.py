@@ -38,7 +38,11 @@ class BertConfig(PretrainedConfig):
     """config.json of a BERT checkpoint; the defaults are those of BERT-base."""
 
     model_type = "bert"
-    dropouts = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+    dropouts: ClassVar[Mapping[str, str]] = {
+        "hidden": "hidden_dropout_prob",
+        "attention": "attention_probs_dropout_prob",
+        "head": "classifier_dropout",
+    }
     fixed: ClassVar[Mapping[str, Sequence[Any]]] = {
         "position_embedding_type": ("absolute", None),
         "is_decoder": (False, None),

@@ -52,7 +52,7 @@ class T5Config(PretrainedConfig):
     """config.json of a T5 checkpoint; the defaults are those of t5-small."""
 
     model_type = "t5"
-    dropouts = ("dropout_rate",)
+    dropouts: ClassVar[Mapping[str, str]] = {"all": "dropout_rate"}
     hard_limit = False  # distances know no end
     fixed: ClassVar[Mapping[str, Sequence[Any]]] = {"is_decoder": (False, None)}
 

@@ -104,7 +104,7 @@ def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str,
         objective_class(Tokenizer.from_pretrained(options.model), model_options)
     resolved = {**as_dict(model_options, options), "output_dir": str(folder)}
     if options.resume:
-        check_same_options(folder, resolved)
+        check_same_options(folder, resolved, "resume it with the same options")
     claim(folder, options, resolved)
     print("options   " + ", ".join(f"{k}={v}" for k, v in resolved.items()), flush=True)
 
@@ -123,7 +123,7 @@ def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str,
     held_out = train_steps(model, chunks, objective, options, folder)
     # Whoever fine-tunes it finds the usual dropout again, as with T5 v1.1.
     usual = type(model.config)()
-    rates = {name: getattr(usual, name) for name in usual.dropouts}
+    rates = {name: getattr(usual, name) for name in usual.dropouts.values()}
     model.config = replace(model.config, **rates)
     model.save_pretrained(folder, dtype=torch.float16)
     metrics = {

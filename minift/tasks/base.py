@@ -54,13 +54,16 @@ class TaskOptions:
         None, "Longest input in tokens; if not given, the model's limit."
     )
     dropout: float | None = option(None, "Dropout of the whole model instead of the checkpoint's.")
+    attention_dropout: float | None = option(None, "Dropout of what attention looks at alone.")
+    head_dropout: float | None = option(None, "Dropout of what goes into the head alone.")
     from_scratch: bool = option(
         False, "Start from random weights of the same shape: what is pre-training worth?"
     )
 
     def __post_init__(self) -> None:
         check_range(self, "max_length", 3)
-        check_range(self, "dropout", 0, 0.99)
+        for name in ("dropout", "attention_dropout", "head_dropout"):
+            check_range(self, name, 0, 0.99)
         if isinstance(self.train_file, str | Path):  # one file, as people write it in Python
             object.__setattr__(self, "train_file", (Path(self.train_file),))
         if not self.train_file and (self.dev_file or self.test_file):
@@ -109,6 +112,7 @@ class Task(Protocol):
 
     name: str
     metric: str  # the metric that the best model is chosen by; more is better
+    trivial_answer: str  # what `trivial_score` is the score of
 
     @classmethod
     def start(cls, options: Any) -> tuple[Task, PretrainedModel, dict[str, Sequence[Any]]]:
@@ -145,6 +149,13 @@ class Task(Protocol):
 
     def score(self, predictions: Sequence[Any], records: Sequence[Any]) -> dict[str, Any]:
         """Metrics; those of one number can choose the best model."""
+
+    def trivial_score(self, train: Sequence[Any], dev: Sequence[Any]) -> float:
+        """What `metric` is on dev records where no model is asked: a run must beat it.
+
+        A run on few data that does not has collapsed (Mosbach et al. 2021, "On the stability of
+        fine-tuning BERT").
+        """
 
     def explain(
         self, predictions: Sequence[Any], records: Sequence[Any], score: dict[str, Any]
@@ -248,7 +259,15 @@ def load_start(
     family = model_class(folder, task)
     config = family.config_class.from_pretrained(folder)
     if options.dropout is not None:
-        changes.update(dict.fromkeys(config.dropouts, options.dropout))
+        changes.update(dict.fromkeys(config.dropouts.values(), options.dropout))
+    for place, rate in (("attention", options.attention_dropout), ("head", options.head_dropout)):
+        if rate is not None and place not in config.dropouts:
+            raise InputError(
+                f"--{place}-dropout is {rate}, but {config.model_type} has one rate for the whole "
+                "model; give --dropout"
+            )
+        if rate is not None:
+            changes[config.dropouts[place]] = rate
     if labels is None:
         model = family.from_pretrained(folder, **changes)
     elif isinstance(labels, int):

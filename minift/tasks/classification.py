@@ -68,6 +68,9 @@ class ClassificationOptions(TaskOptions):
         None, "How a text becomes one vector; the pooler if the model does not say otherwise."
     )
     label_smoothing: float = option(0.0, "Share of the probability spread evenly over the labels.")
+    r_drop: float = option(
+        0.0, "Weight of how far two passes with different dropout disagree; twice the time."
+    )
     class_weights: Literal["none", "balanced"] = option(
         "none", "balanced: rare labels count for more, so that all labels weigh the same."
     )
@@ -75,6 +78,7 @@ class ClassificationOptions(TaskOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, "label_smoothing", 0, 0.99)
+        check_range(self, "r_drop", 0)
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ class ClassificationTask(Task):
 
     name = "classification"
     metric = "accuracy"
+    trivial_answer = "the commonest label"
 
     @classmethod
     def start(
@@ -227,22 +232,35 @@ class ClassificationTask(Task):
         )
 
     def loss(self, model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Sum of the weighted cross-entropies and the sum of the weights.
+        """Sum of the weighted losses and the sum of the weights.
 
         A record weighs as much as its label does (`class_weights`), a window its share of that.
+        With `r_drop` each text passes twice, and its loss is the mean of both cross-entropies and
+        r_drop / 2 times the mean of the two divergences between what the passes say (Liang et al.
+        2021, "R-Drop: Regularized dropout for neural networks", there for the sum of both passes).
         """
-        if batch.vectors is not None:
-            logits = model.classifier(batch.vectors)  # (B, C)
-        else:
-            logits = model(batch.ids, batch.mask, batch.types)  # (B, C)
-        losses = F.cross_entropy(
-            logits.float(),
-            batch.labels,
-            reduction="none",
-            label_smoothing=self.options.label_smoothing,
-        )  # (B,)
+        logits = self._logits(model, batch)  # (B, C)
+        losses = self._cross_entropies(logits, batch.labels)  # (B,)
+        if self.options.r_drop:
+            others = self._logits(model, batch)  # (B, C)
+            losses = (losses + self._cross_entropies(others, batch.labels)) / 2
+            p, q = logits.float().log_softmax(-1), others.float().log_softmax(-1)  # (B, C)
+            # KL(p | q) + KL(q | p)
+            apart = ((p.exp() - q.exp()) * (p - q)).sum(-1)  # (B,)
+            losses = losses + self.options.r_drop / 4 * apart
         weights = batch.weights * logits.new_tensor(self.class_weight)[batch.labels]  # (B,)
         return (losses * weights).sum(), weights.sum()
+
+    def _logits(self, model: Any, batch: TokenBatch) -> Tensor:
+        if batch.vectors is not None:
+            return model.classifier(batch.vectors)  # (B, C)
+        return model(batch.ids, batch.mask, batch.types)  # (B, C)
+
+    def _cross_entropies(self, logits: Tensor, labels: Tensor) -> Tensor:
+        smoothing = self.options.label_smoothing
+        return F.cross_entropy(
+            logits.float(), labels, reduction="none", label_smoothing=smoothing
+        )  # (B,)
 
     def predict(
         self, model: Any, features: Sequence[TextFeature], batch_size: int
@@ -280,6 +298,10 @@ class ClassificationTask(Task):
             "per_label": metrics.precision_recall(predicted, gold),
             "confusion_matrix": metrics.confusion_matrix(predicted, gold, self.labels),
         }
+
+    def trivial_score(self, train: Sequence[TextRecord], dev: Sequence[TextRecord]) -> float:
+        commonest, _ = Counter(record.label for record in train).most_common(1)[0]
+        return metrics.accuracy([commonest] * len(dev), [record.label for record in dev])
 
     def explain(
         self,

@@ -136,6 +136,7 @@ class NerTask(Task):
 
     name = "ner"
     metric = "f1"
+    trivial_answer = "no entity"
 
     @classmethod
     def start(
@@ -316,6 +317,9 @@ class NerTask(Task):
             "token_accuracy": metrics.token_accuracy(predicted, gold),
             "errors": metrics.entity_errors(predicted, gold),
         }
+
+    def trivial_score(self, train: Sequence[TagRecord], dev: Sequence[TagRecord]) -> float:
+        return 0.0
 
     def explain(
         self,

@@ -132,6 +132,7 @@ class QaTask(Task):
 
     name = "qa"
     metric = "f1"
+    trivial_answer = "no answer"
 
     @classmethod
     def start(
@@ -338,6 +339,11 @@ class QaTask(Task):
 
     def tuned(self, score: dict[str, Any]) -> QaTask:
         return replace(self, threshold=score.get("null_threshold"))
+
+    def trivial_score(
+        self, train: Sequence[QuestionRecord], dev: Sequence[QuestionRecord]
+    ) -> float:
+        return 100 * sum(not record.answers for record in dev) / len(dev)
 
     def explain(
         self,

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from safetensors import SafetensorError
@@ -43,15 +45,20 @@ class Progress:
 
 
 def save_state(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    more: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
-    """Store everything that the next step depends on."""
+    """Store everything that the next step depends on; more: further tensors by name."""
     new, old, state = folder / NEW, folder / OLD, folder / STATE
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for i, slots in optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer.{i}.{slot}": tensor for slot, tensor in slots.items()})
+    tensors.update({f"more.{name}": tensor for name, tensor in more.items()})
     tensors["random.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
@@ -69,8 +76,16 @@ def save_state(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
-    """Put model, optimiser and generators back where they were; None if nothing was saved."""
+def load_state(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    more: Mapping[str, Tensor] = MappingProxyType({}),
+) -> Progress | None:
+    """Put model, optimiser, generators and `more` back where they were, in place.
+
+    None if nothing was saved.
+    """
     state = next((folder / name for name in (STATE, OLD) if (folder / name).is_dir()), None)
     if state is None:
         return None
@@ -84,6 +99,8 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer)
             i, slot = name.split(".", 1)
             slots.setdefault(int(i), {})[slot] = tensor
         optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+        for name, tensor in more.items():
+            tensor.copy_(tensors[f"more.{name}"])
         torch.set_rng_state(tensors["random.cpu"])
         if torch.cuda.is_available() and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"])

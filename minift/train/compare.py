@@ -1,7 +1,7 @@
 """The same data under several settings and seeds: runs, a table, a plot.
 
 A comparison that was interrupted goes on where it stopped: a run that has its metrics.json is not
-done again.
+done again, nor one whose loss exploded, which leaves failed.json.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from minift.errors import InputError, NotFinite
 from minift.files import read_json, write_json, write_text
 from minift.tasks.base import Task, check_range, option
-from minift.train.loop import METRICS, run
-from minift.train.options import TrainOptions
-from minift.train.report import markdown_table, mean_and_spread, scatter_plot
+from minift.train.loop import METRICS, check_same_options, output_folder, resolve, run
+from minift.train.options import TrainOptions, command_line
+from minift.train.report import markdown_table, mean_and_spread, numbers, scatter_plot
+
+FAILED = "failed.json"
 
 
 @dataclass(frozen=True)
@@ -31,15 +34,36 @@ class CompareOptions:
 def finished_run(
     task_class: type[Task], task_options: Any, options: TrainOptions, name: str = "train"
 ) -> dict[str, Any]:
-    """The metrics of the run in `output_dir`, which is done now if it is not finished there."""
+    """The metrics of the run in `output_dir`, which is done now if it is not finished there.
+
+    `InputError` if the one that is there had other options.  `NotFinite` if its loss exploded.
+    """
     folder = options.output_dir
-    if (folder / METRICS).exists():
-        return read_json(folder / METRICS)
+    done = [file for file in (METRICS, FAILED) if (folder / file).exists()]
+    if done and not options.overwrite:
+        check_same_options(folder, resolve(task_options, options), "choose another --output-dir")
+        found = read_json(folder / done[0])
+        if done[0] == FAILED:
+            raise NotFinite(found["error"])
+        return found
     print(f"\n--- {name}, seed {options.seed}", flush=True)
     begun = folder.exists()
     resume = options.resume and begun
     changed = replace(options, resume=resume, overwrite=begun and not resume)
-    return run(task_class, task_options, changed)
+    try:
+        return run(task_class, task_options, changed)
+    except NotFinite as error:
+        write_json(folder / FAILED, {"error": str(error)})
+        raise
+
+
+def finished_or_failed(*run: Any) -> dict[str, Any] | None:
+    """As `finished_run`, but None if the loss exploded: the other runs go on."""
+    try:
+        return finished_run(*run)
+    except NotFinite as error:
+        print(f"failed: {error}", flush=True)
+        return None
 
 
 def table_of_means(
@@ -75,6 +99,8 @@ def compare(
     columns: the dev metrics to show; the first is the one that the plot sets against time.
     more: further numbers of a finished run, from its folder and its task options; each becomes a
         column.
+    A run has failed if its loss exploded, which leaves it out of the means, or if it is no better
+    than an answer without a model (`Task.trivial_score`), which does not.
     Leaves results.json, table.md and, where matplotlib is installed, plot.png in `folder`.
     """
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
@@ -85,16 +111,22 @@ def compare(
             seed = options.seed + i
             target = folder / f"{name.replace(' ', '-')}-seed{seed}"
             changed = replace(options, seed=seed, output_dir=target)
-            results[name].append(finished_run(task_class, task_options, changed, name))
-            further[name].append(more(target, task_options) if more is not None else {})
+            metrics = finished_or_failed(task_class, task_options, changed, name)
+            if metrics is not None:
+                results[name].append(metrics)
+                further[name].append(more(target, task_options) if more is not None else {})
 
     rows = []
     for name, runs in results.items():
+        if not runs:
+            raise InputError(f"{folder}: all runs of {name} exploded; lower --learning-rate")
         row = {"setting": name}
         for column in columns:
             row[column] = mean_and_spread([metrics["dev"][column] for metrics in runs])
         for column in further[name][0]:
-            row[column] = mean_and_spread([numbers[column] for numbers in further[name]])
+            row[column] = mean_and_spread([found[column] for found in further[name]])
+        failed = seeds - len(runs) + sum(metrics["collapsed"] for metrics in runs)
+        row["failed"] = f"{failed} of {seeds}"
         row["seconds"] = f"{sum(metrics['seconds'] for metrics in runs) / len(runs):.0f}"
         rows.append(row)
     points = {
@@ -111,3 +143,40 @@ def compare(
     if not plotted:
         print("no plot: matplotlib is not installed (pip install 'minift[extra]')")
     return rows
+
+
+def train_script(
+    task_class: type[Task], options_class: type, description: str | None, **defaults: Any
+) -> None:
+    """What the scripts that train do: one run, or one for each of --seeds with a table of them.
+
+    defaults: of options, where they differ from those of the dataclasses.
+    """
+    task_options, options, repeat = command_line(
+        options_class,
+        TrainOptions,
+        CompareOptions,
+        description=description,
+        defaults={"seeds": 1, **defaults},
+    )
+    if repeat.seeds == 1:
+        run(task_class, task_options, options)
+        return
+    if task_options.train_file and not task_options.dev_file:
+        raise InputError("--seeds compares runs by their dev scores; give a --dev-file")
+    if options.output_dir is None:
+        options = replace(options, output_dir=output_folder(options, task_class.name))
+
+    def on_test(folder: Path, _: Any) -> dict[str, float]:
+        scores = numbers(read_json(folder / METRICS).get("test", {}))
+        return {f"test {name}": value for name, value in scores.items()}
+
+    compare(
+        task_class,
+        {task_class.name: (task_options, options)},
+        seeds=repeat.seeds,
+        folder=options.output_dir,
+        columns=[task_class.metric],
+        title=f"{task_class.name}, {repeat.seeds} seeds",
+        more=on_test,
+    )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minift.errors import InputError
+from minift.errors import NotFinite
 
 
 def stop_if_not_finite(
@@ -23,14 +23,14 @@ def stop_if_not_finite(
     step: int,
     learning_rate: float,
 ) -> None:
-    """`InputError` naming the first layer if `value`, the loss and norm of a step, is not finite.
+    """`NotFinite` naming the first layer if `value`, the loss and norm of a step, is not finite.
 
     losses: compute the loss of each batch of the step again.
     """
     if torch.isfinite(value):
         return
     found = next(filter(None, (first_not_finite(model, loss) for loss in losses)), None)
-    raise InputError(
+    raise NotFinite(
         f"step {step}: the loss or its gradient is not finite"
         f"{f', first in {found}' if found else ''}; the step was not taken; "
         f"lower --learning-rate (it was {learning_rate:g})"

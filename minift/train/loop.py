@@ -12,9 +12,10 @@ the gradient of the big one also where they hold different numbers of records or
 from __future__ import annotations
 
 import math
+import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,25 +27,26 @@ from minift.data.batch import chunks, progress, training_batches
 from minift.errors import InputError
 from minift.files import read_json, write_json, write_jsonl
 from minift.models.base import PretrainedModel
+from minift.models.lora import save_adapter
 from minift.tasks.base import Batch, Feature, Task
+from minift.train.averaging import Averages
 from minift.train.checkpoint import Progress, load_state, remove_state, save_state
 from minift.train.finite import stop_if_not_finite
 from minift.train.optim import (
     describe_groups,
-    learn_above,
-    lowest_that_learns,
     new_optimizer,
     normalise_gradients,
     parameter_groups,
     pull,
-    restart_layers,
     set_rate,
 )
 from minift.train.options import TrainOptions, as_dict
 from minift.train.report import LOG, Log, environment, numbers, one_line, peak_memory_mb
 from minift.train.schedules import SCHEDULES
+from minift.train.trainable import choose_what_learns, learn_above, lowest_that_learns
 
-OPTIONS, METRICS = "options.json", "metrics.json"
+OPTIONS, METRICS, ADAPTER = "options.json", "metrics.json", "adapter"
+SAMPLE = "train sample"  # the split of the training records that are scored
 # Options that may differ between a run and its resumption: they do not change the result.
 FREE = {"output_dir", "resume", "overwrite", "save_every"}
 
@@ -68,30 +70,25 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     folder = output_folder(options, task_class.name)
     options = options.with_rate(task_options.usual_rate)
     device = pick_device(options.device)
+    resolved = {**resolve(task_options, options), "output_dir": str(folder)}
     torch.manual_seed(options.seed)
     task, model, splits = task_class.start(task_options)
     model.to(device)
-    resolved = as_dict(task_options, options)
-    resolved.update(output_dir=str(folder))
     if options.resume:
-        check_same_options(folder, resolved)
+        check_same_options(folder, resolved, "resume it with the same options")
 
+    if options.train_sample:
+        count = min(options.train_sample, len(splits["train"]))
+        chosen = random.Random(options.seed).sample(range(len(splits["train"])), count)
+        splits = {**splits, SAMPLE: [splits["train"][i] for i in sorted(chosen)]}
     features = {s: task.featurize(records, s == "train") for s, records in splits.items()}
     print("options   " + ", ".join(f"{k}={v}" for k, v in resolved.items()))
     print("records   " + ", ".join(f"{split} {len(r)}" for split, r in splits.items()))
     print(task.describe(splits["train"], features["train"]))
-    for name, most in {"freeze_below": 1, "reinit_layers": 0}.items():
-        if getattr(options, name) > model.top_layer + most:
-            raise InputError(
-                f"--{name.replace('_', '-')} is {getattr(options, name)}, but the model has "
-                f"{model.top_layer} layers; give at most {model.top_layer + most}"
-            )
-    if options.reinit_layers:
-        print(f"anew      {', '.join(restart_layers(model, options.reinit_layers))}")
-    learn_above(model, options.freeze_below)
+    anew = choose_what_learns(model, options)
+    if anew:
+        print(f"anew      {', '.join(anew)}")
     if options.freeze_encoder:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad = name.startswith(f"{model.head}.")
         features = {
             split: task.freeze(model, part, options.batch_size) for split, part in features.items()
         }
@@ -100,11 +97,17 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
         verify(task, model, features["dev"], splits["dev"], options)
 
     claim(folder, options, resolved)
-    dev = splits.get("dev")
-    work = train(task, model, features, dev, options, folder)
+    scored = {
+        name: (features[split], splits[split])
+        for name, split in (("dev", "dev"), ("train", SAMPLE))
+        if split in splits
+    }
+    work = train(task, model, features["train"], scored, options, folder)
 
     best = type(model).from_pretrained(folder).to(device)
     metrics: dict[str, Any] = {"task": task.name, "options": resolved}
+    if "dev" in splits:
+        metrics["trivial"] = task.trivial_score(splits["train"], splits["dev"])
     for split in ("dev", "test"):
         if split in splits:
             records = splits[split]
@@ -118,6 +121,13 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
                 write_json(folder / f"{name}.{split}.json", value)
             print(f"\n{split}  {one_line(metrics[split])}")
             print(task.explain(predictions, records, metrics[split]))
+    metrics["collapsed"] = "dev" in splits and metrics["dev"][task.metric] <= metrics["trivial"]
+    if metrics["collapsed"]:
+        print(
+            f"\nwarning: {task.metric} {metrics['dev'][task.metric]:.4f} on dev is no better than "
+            f"{metrics['trivial']:.4f}, what {task.trivial_answer} gives; a lower --learning-rate, "
+            "more steps or another --seed may help"
+        )
     metrics.update(
         train_examples_per_second=round(work.examples / max(work.seconds, 1e-9), 2),
         train_tokens_per_second=round(work.real_tokens / max(work.seconds, 1e-9), 1),
@@ -136,17 +146,18 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
 def train(
     task: Task,
     model: PretrainedModel,
-    features: dict[str, Sequence[Feature]],
-    dev: Sequence[Any] | None,
+    features: Sequence[Feature],
+    scored: Mapping[str, tuple[Sequence[Feature], Sequence[Any]]],
     options: TrainOptions,
     folder: Path,
 ) -> Work:
     """Train `model` in place; the best model by the dev score, or the last one, is in `folder`.
 
+    features: to train on.
+    scored: "dev" and what else each evaluation scores -> features and records.
     The options must say the learning rate.
     """
-    train_features = features["train"]
-    lengths = [feature.length for feature in train_features]
+    lengths = [feature.length for feature in features]
 
     def steps_of(epoch: int) -> list[list[list[int]]]:
         by_length = options.batching == "length"
@@ -154,7 +165,7 @@ def train(
         return chunks(batches, options.accumulation)
 
     def forward(indices: Sequence[int]) -> tuple[Batch, Tensor, Tensor]:
-        batch = task.collate([train_features[j] for j in indices]).to(model.device)
+        batch = task.collate([features[j] for j in indices]).to(model.device)
         with autocast(model.device, options.precision):
             return batch, *task.loss(model, batch)
 
@@ -167,8 +178,10 @@ def train(
     optimizer, schedule = new_optimizer(options.optimizer, groups), SCHEDULES[options.schedule]
     kept = groups if options.l2_start else []
     starts = [[parameter.detach().clone() for parameter in group["params"]] for group in kept]
-    at = (load_state(folder, model, optimizer) if options.resume else None) or Progress()
+    averages = Averages(model, options, total)
+    at = Progress()
     if options.resume:
+        at = load_state(folder, model, optimizer, averages.mean) or at
         print(f"resuming at step {at.step} of {total}", flush=True)
     log = Log(folder, keep=at.log_lines)
     work = Work()
@@ -204,6 +217,7 @@ def train(
             for group, start in zip(optimizer.param_groups, starts, strict=False):
                 pull(group["params"], start, group["lr"] * options.l2_start)
             at.step += 1
+            averages.update(at.step)
             at.epoch, at.batch = (epoch, i + 1) if i + 1 < len(steps) else (epoch + 1, 0)
             work.seconds += time.perf_counter() - clock
 
@@ -214,20 +228,44 @@ def train(
                 totals.zero_()
             every = options.eval_every
             due = at.step % every == 0 if every else at.batch == 0
-            if dev is not None and (due or at.step == total):
-                with autocast(model.device, options.precision):
-                    predictions = task.predict(model, features["dev"], options.batch_size)
-                score = task.score(predictions, dev)
-                log.write({**row, "dev": numbers(score)})
-                print(f"{label}, step {at.step}  dev  {one_line(score)}", flush=True)
-                keep_best(task, model, folder, options, at, score)
+            if scored and (due or at.step == total):
+                with averages.in_place(at.step):
+                    scores = evaluate(task, model, scored, options)
+                    log.write({**row, **{name: numbers(score) for name, score in scores.items()}})
+                    for name, score in scores.items():
+                        print(f"{label}, step {at.step}  {name}  {one_line(score)}", flush=True)
+                    if "dev" in scores:
+                        keep_best(task, model, folder, options, at, scores["dev"])
             if options.save_every and at.step % options.save_every == 0:
                 at.loss_sum, at.loss_count = totals.tolist()
                 at.log_lines = log.lines
-                save_state(folder, model, optimizer, at)
-    if dev is None:
-        task.save(model, folder)
+                save_state(folder, model, optimizer, at, averages.mean)
+    if "dev" not in scored:
+        with averages.in_place(at.step):
+            save_model(task, model, folder, options)
     return work
+
+
+def evaluate(
+    task: Task,
+    model: PretrainedModel,
+    scored: Mapping[str, tuple[Sequence[Feature], Sequence[Any]]],
+    options: TrainOptions,
+) -> dict[str, dict[str, Any]]:
+    """The score of each part."""
+    scores = {}
+    for name, (features, records) in scored.items():
+        with autocast(model.device, options.precision):
+            predictions = task.predict(model, features, options.batch_size)
+        scores[name] = task.score(predictions, records)
+    return scores
+
+
+def save_model(task: Task, model: PretrainedModel, folder: Path, options: TrainOptions) -> None:
+    """The model, and beside it what LoRA learned alone."""
+    task.save(model, folder)
+    if options.lora_rank:
+        save_adapter(model, folder / ADAPTER)
 
 
 def keep_best(
@@ -244,7 +282,7 @@ def keep_best(
     value = -score[name] if name == "loss" else score[name]
     if at.best_score is None or value > at.best_score:
         at.best_score, at.best_step, at.evaluations_since_best = value, at.step, 0
-        task.tuned(score).save(model, folder)
+        save_model(task.tuned(score), model, folder, options)
         return
     at.evaluations_since_best += 1
     if options.early_stopping and at.evaluations_since_best >= options.early_stopping:
@@ -333,12 +371,17 @@ def claim(folder: Path, options: TrainOptions, resolved: dict[str, Any]) -> None
         (folder / LOG).touch()
 
 
-def check_same_options(folder: Path, resolved: dict[str, Any]) -> None:
-    """A resumed run must be the run that was interrupted."""
+def resolve(task_options: Any, options: TrainOptions) -> dict[str, Any]:
+    """All options of a run, as they are printed and stored, the rate that it takes included."""
+    return as_dict(task_options, options.with_rate(task_options.usual_rate))
+
+
+def check_same_options(folder: Path, resolved: dict[str, Any], remedy: str) -> None:
+    """`InputError` naming an option if the run in a folder was another one."""
     before = read_json(folder / OPTIONS)
     for name, value in resolved.items():
         if name not in FREE and before.get(name) != value:
             raise InputError(
                 f"{folder / OPTIONS}: the run has --{name.replace('_', '-')} {before.get(name)!r}, "
-                f"not {value!r}; resume it with the same options"
+                f"not {value!r}; {remedy}"
             )

@@ -1,4 +1,4 @@
-"""Which parameters learn, and how fast.
+"""How fast each parameter learns.
 
 References: Loshchilov and Hutter 2019, "Decoupled weight decay regularization" (AdamW), with bias
 correction, which the original BERT lacked and small data needs (Mosbach et al. 2021); Shazeer and
@@ -14,40 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from minift.models.base import PretrainedModel
-from minift.train.options import TrainOptions
-
-
-def learn_above(model: PretrainedModel, depth: int) -> None:
-    """Let learn what is at this depth or above it, in place; see `PretrainedModel.depth_of`."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad = model.depth_of(name) >= depth
-
-
-def lowest_that_learns(model: PretrainedModel, epoch: int, options: TrainOptions) -> int:
-    """The depth from which on parameters learn in an epoch (the first is 0).
-
-    Unfreezing from the top (Howard and Ruder 2018): the head alone, then one layer more with each
-    `unfreeze_epochs` (at least 1), down to the lowest that learns at all.
-    """
-    thawed = epoch // options.unfreeze_epochs
-    return max(options.freeze_below, model.top_layer + 1 - thawed)
-
-
-def restart_layers(model: PretrainedModel, count: int) -> list[str]:
-    """Give the top layers, and all that stands above them, new weights in place; their names.
-
-    The top of a pretrained model is made for its old task; on few data it is better to start there
-    anew (Zhang et al. 2021, "Revisiting few-sample BERT fine-tuning").
-    """
-    lowest = model.top_layer + 1 - count
-    restarted: list[str] = []
-    for name, module in model.named_modules():
-        own = [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
-        within = any(name.startswith(f"{outer}.") for outer in restarted)
-        if own and not within and all(model.depth_of(one) >= lowest for one in own):
-            module.apply(model.init_weights)
-            restarted.append(name)
-    return restarted
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -27,7 +28,9 @@ class TrainOptions:
     batch_size: int = option(16, "Features in one forward pass.")
     accumulation: int = option(1, "Forward passes that make one step of the optimiser.")
     learning_rate: float | None = option(
-        None, "Highest rate; if not given, the task's usual one, or 1e-2 with --freeze-encoder."
+        None,
+        "Highest rate; if not given, the task's usual one, or what suits --freeze-encoder "
+        "(1e-2), LoRA and BitFit (ten times the usual).",
     )
     schedule: Literal[tuple(SCHEDULES)] = option("linear", "How the rate falls after warm-up.")
     warmup_ratio: float = option(0.1, "Share of the steps in which the rate rises from zero.")
@@ -47,11 +50,27 @@ class TrainOptions:
         0, "First the head alone, then a layer more from the top every so many epochs; 0: all."
     )
     reinit_layers: int = option(0, "Layers at the top, with all above them, that start anew.")
+    lora_rank: int = option(0, "LoRA: rank of the updates that learn beside frozen weights; 0: no.")
+    lora_alpha: float | None = option(None, "LoRA: updates times this / rank; if not given, rank.")
+    lora_dropout: float = option(0.0, "LoRA: dropout of what goes into the updates.")
+    lora_targets: tuple[str, ...] = option(
+        (), "LoRA: projections with updates, by their names' ends; none: queries and values."
+    )
+    bitfit: bool = option(False, "Only the biases and the head learn.")
+    average_last: float = option(
+        0.0, "Share of the steps, at the end, whose weights are averaged for what is saved."
+    )
+    average_start: float = option(
+        0.0, "Share of the pretrained weights in what is saved; keeps more of what they knew."
+    )
     min_steps: int = option(0, "Least steps of the optimiser: more epochs where data is small.")
     batching: Literal["length", "random"] = option(
         "length", "length: texts of similar length share a batch."
     )
     eval_every: int = option(0, "Steps between two evaluations; 0: after each epoch.")
+    train_sample: int = option(
+        0, "Training records that are scored at each evaluation too, to see overfitting; 0: none."
+    )
     early_stopping: int = option(0, "Evaluations without a better score before stopping; 0: never.")
     best_metric: str | None = option(None, "Metric that chooses the best model; the task's own.")
     log_every: int = option(20, "Steps between two lines in log.jsonl.")
@@ -67,11 +86,12 @@ class TrainOptions:
             check_range(self, name, 0)
         for name in ("l2_start", "freeze_below", "unfreeze_epochs", "reinit_layers"):
             check_range(self, name, 0)
-        if self.freeze_encoder and (self.freeze_below or self.unfreeze_epochs):
-            raise ValueError(
-                "--freeze-encoder leaves nothing to --freeze-below and --unfreeze-epochs; "
-                "leave one of them out"
-            )
+        check_range(self, "train_sample", 0)
+        check_range(self, "lora_rank", 0, 1024)
+        check_range(self, "lora_alpha", 1e-6, 1e6)
+        for name in ("lora_dropout", "average_last", "average_start"):
+            check_range(self, name, 0, 1)
+        self._check_what_learns()
         check_range(self, "seed", 0, 2**32 - 1)
         check_range(self, "warmup_ratio", 0, 1)
         check_range(self, "layer_decay", 1e-6, 1)
@@ -84,14 +104,38 @@ class TrainOptions:
         check_device(self.device)
         check_precision(self.precision)
 
+    def _check_what_learns(self) -> None:
+        """`ValueError` if two options say it differently."""
+        alone = ("freeze_encoder", "lora_rank", "bitfit")  # each says all of it
+        partly = ("freeze_below", "unfreeze_epochs", "reinit_layers")
+        for first, second in [*combinations(alone, 2), *product(alone, partly)]:
+            if getattr(self, first) and getattr(self, second):
+                flags = [f"--{name.replace('_', '-')}" for name in (first, second)]
+                raise ValueError(
+                    f"{' and '.join(flags)} exclude each other, since each says which parameters "
+                    "learn; leave one of them out"
+                )
+        if not self.lora_rank and (self.lora_alpha or self.lora_dropout or self.lora_targets):
+            raise ValueError("--lora-... is given without --lora-rank; give it a rank, such as 8")
+        if self.average_start and self.reinit_layers:
+            raise ValueError(
+                "--average-start goes back to pretrained weights, which the layers of "
+                "--reinit-layers have not; leave one of them out"
+            )
+
     def with_rate(self, usual: float) -> TrainOptions:
         """The same with a learning rate: the one given, or else what is usual.
 
-        A new head on frozen features bears, and needs, a far higher one.
+        What learns beside frozen weights bears, and needs, a higher one: updates and biases ten
+        times as high, a new head alone 1e-2.
         """
         if self.learning_rate is not None:
             return self
-        return dataclasses.replace(self, learning_rate=1e-2 if self.freeze_encoder else usual)
+        if self.freeze_encoder:
+            usual = 1e-2
+        elif self.lora_rank or self.bitfit:
+            usual = 10 * usual
+        return dataclasses.replace(self, learning_rate=usual)
 
 
 def check_device(name: str) -> None:
