@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -52,9 +52,12 @@ class Objective(Protocol):
     """What a family learns from text without labels.
 
     end: id of the token that stands behind each document.
+    optimizer, usual_rate: what the family learns with; see `train.optim.new_optimizer`.
     """
 
     end: int
+    optimizer: ClassVar[str]
+    usual_rate: ClassVar[float]
 
     def __init__(self, tokenizer: Tokenizer, options: ModelOptions): ...
 

@@ -53,7 +53,13 @@ SHORTEST, LONGEST = 6, 64  # tokens of a sentence that may be a summary
 
 
 class Gaps(Objective):
-    """T5's part of pre-training."""
+    """T5's part of pre-training.
+
+    T5 was made with Adafactor (Shazeer and Stern 2018): its steps are in proportion to the size of
+    what they change, which suits embeddings of size 1 beside matrices of size 1 / sqrt(H).
+    """
+
+    optimizer, usual_rate = "adafactor", 1e-2
 
     def __init__(self, tokenizer: Tokenizer, options: ModelOptions):
         self.sentences, self.whole = options.sentences, options.whole

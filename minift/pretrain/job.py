@@ -6,9 +6,7 @@ With `--model` a model that is there already goes on with more text, and with it
 (Gururangan et al. 2020, "Don't stop pretraining").
 
 All of it is in `--output-dir`; with `--resume` a run that was killed goes on from its last saved
-state to the same bits.  The optimiser is Adafactor (Shazeer and Stern 2018), which T5 was made
-with: its steps are in proportion to the size of what they change, which suits embeddings of size 1
-beside matrices of size 1 / sqrt(H).
+state to the same bits.
 """
 
 from __future__ import annotations
@@ -62,6 +60,9 @@ class PretrainOptions:
     model: str | None = option(
         None, "Folder, name or hub id of a model to go on from, instead of a new one."
     )
+    freeze_encoder: bool = option(
+        False, "BERT: the head for masked words learns alone, a probe of what its encoder knows."
+    )
     output_dir: Path | None = option(None, "Where the run goes; runs/pretrain-N if not given.")
     resume: bool = option(False, "Go on with the run in --output-dir from its last saved state.")
     overwrite: bool = option(False, "Replace the run that --output-dir holds.")
@@ -69,7 +70,9 @@ class PretrainOptions:
     batch_size: int = option(32, "Chunks in a step.")
     chunk: int = option(256, "Tokens of text in a chunk.")
     held_out: int = option(200, "Chunks at the end of the text that the loss is measured on.")
-    learning_rate: float = option(1e-2, "Highest rate, in proportion to what it changes.")
+    learning_rate: float | None = option(
+        None, "Highest rate; if not given, 1e-2 for t5 (Adafactor) and 1e-3 for bert (AdamW)."
+    )
     warmup: int = option(500, "Steps in which the rate rises from zero; then it falls to zero.")
     eval_every: int = option(1000, "Steps between two measurements of the held-out loss.")
     log_every: int = option(20, "Steps between two lines in log.jsonl.")
@@ -96,12 +99,16 @@ def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str,
     started = time.perf_counter()
     device = pick_device(options.device)
     objective_class = objective_of(model_options, options)
+    if options.freeze_encoder and objective_class is not Masks:
+        raise InputError("--freeze-encoder leaves nothing of a T5 that could learn; leave it out")
     folder = output_folder(options, "pretrain")
     for path in options.text:
         if next(read_documents([path]), None) is None:
             raise InputError(f"{path}: holds no text; give files of plain text")
     if options.model is not None:  # refused, if it must be, before the folder is touched
         objective_class(Tokenizer.from_pretrained(options.model), model_options)
+    if options.learning_rate is None:
+        options = replace(options, learning_rate=objective_class.usual_rate)
     resolved = {**as_dict(model_options, options), "output_dir": str(folder)}
     if options.resume:
         check_same_options(folder, resolved, "resume it with the same options")
@@ -116,7 +123,16 @@ def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str,
         model = objective.load_model(hub.resolve(options.model), model_options.dropout)
     else:
         model = objective.new_model(tokenizer, model_options, longest=options.chunk + 2)
+    limit = model.config.max_position_embeddings
+    if model.config.hard_limit and options.chunk + 2 > limit:
+        raise InputError(
+            f"--chunk is {options.chunk}, but {options.model} reads at most {limit} tokens, of "
+            f"which 2 are special; give at most {limit - 2}"
+        )
     model.to(device)
+    if options.freeze_encoder:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad = name.startswith(f"{model.head}.")
     print(f"tokens    {chunks.total} chunks of {options.chunk}")
     print(describe_model(model), flush=True)
 
@@ -195,7 +211,7 @@ def train_steps(
 
     Returns the held-out loss at the end.
     """
-    optimizer = new_optimizer("adafactor", parameter_groups(model, weight_decay=0.0))
+    optimizer = new_optimizer(objective.optimizer, parameter_groups(model, weight_decay=0.0))
     at = (load_state(folder, model, optimizer) if options.resume else None) or Progress()
     if options.resume:
         print(f"resuming at step {at.step} of {options.steps}", flush=True)

@@ -34,7 +34,12 @@ DENSITY, MASKED, REPLACED = 0.15, 0.8, 0.1
 
 
 class Masks(Objective):
-    """BERT's part of pre-training."""
+    """BERT's part of pre-training.
+
+    Biases begin at zero, where steps in proportion to what they change would get nowhere: AdamW.
+    """
+
+    optimizer, usual_rate = "adamw", 1e-3
 
     def __init__(self, tokenizer: Tokenizer, options: ModelOptions):
         frame = (tokenizer.cls_token_id, tokenizer.mask_token_id, tokenizer.sep_token_id)

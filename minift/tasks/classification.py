@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -122,6 +122,16 @@ class ClassificationTask(Task):
     ) -> tuple[ClassificationTask, PretrainedModel, dict[str, list[TextRecord]]]:
         splits = read_splits(options)
         labels = sort_labels({record.label for record in splits["train"]})
+        return *cls.start_with(options, splits, labels), splits
+
+    @classmethod
+    def start_with(
+        cls,
+        options: ClassificationOptions,
+        splits: Mapping[str, Sequence[TextRecord]],
+        labels: tuple[str, ...],
+    ) -> tuple[ClassificationTask, PretrainedModel]:
+        """Task and model for records that have been read."""
         if len(labels) < 2:
             where = options.training_data
             raise InputError(f"{where}: every label is {labels[0]!r}; give examples of two or more")
@@ -137,7 +147,7 @@ class ClassificationTask(Task):
             max_length=max_length,
             class_weight=_class_weight(options, labels, splits["train"]),
         )
-        return task, model, splits
+        return task, model
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> tuple[ClassificationTask, PretrainedModel]:

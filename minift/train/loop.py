@@ -93,6 +93,7 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
             split: task.freeze(model, part, options.batch_size) for split, part in features.items()
         }
     print(describe_model(model), flush=True)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if "dev" in splits:
         verify(task, model, features["dev"], splits["dev"], options)
 
@@ -129,6 +130,7 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
             "more steps or another --seed may help"
         )
     metrics.update(
+        trained_parameters=trained,
         train_examples_per_second=round(work.examples / max(work.seconds, 1e-9), 2),
         train_tokens_per_second=round(work.real_tokens / max(work.seconds, 1e-9), 1),
         padding_fraction=round(1 - work.real_tokens / max(work.all_tokens, 1), 4),
