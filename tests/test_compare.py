@@ -13,7 +13,8 @@ from minift.errors import InputError, NotFinite
 from minift.files import write_json
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.train.compare import finished_run
-from minift.train.loop import resolve, run
+from minift.train.folder import resolve
+from minift.train.loop import run
 from minift.train.options import TrainOptions
 from minift.train.report import markdown_table, mean_and_spread, scatter_plot
 

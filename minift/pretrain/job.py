@@ -34,19 +34,13 @@ from minift.tasks.base import check_range, option
 from minift.text.tokenizer import Tokenizer
 from minift.train.checkpoint import Progress, load_state, remove_state, save_state
 from minift.train.finite import stop_if_not_finite
-from minift.train.loop import (
-    METRICS,
-    autocast,
-    check_same_options,
-    claim,
-    describe_model,
-    output_folder,
-    pick_device,
-)
+from minift.train.folder import METRICS, check_same_options, claimed, output_folder
+from minift.train.loop import autocast, describe_model, pick_device
 from minift.train.optim import new_optimizer, normalise_gradients, parameter_groups, set_rate
 from minift.train.options import as_dict, check_device, check_precision
 from minift.train.report import Log, environment
 from minift.train.schedules import cosine
+from minift.train.stop import Stop, Stopped, stopped_at
 
 TOKENS = "tokens.bin"
 OBJECTIVES: dict[str, type[Objective]] = {"t5": Gaps, "bert": Masks}
@@ -97,7 +91,7 @@ class PretrainOptions:
 def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str, Any]:
     """The whole job; returns what metrics.json holds.  The model is stored in half precision."""
     started = time.perf_counter()
-    device = pick_device(options.device)
+    pick_device(options.device)  # refused, if it must be, before the folder is touched
     objective_class = objective_of(model_options, options)
     if options.freeze_encoder and objective_class is not Masks:
         raise InputError("--freeze-encoder leaves nothing of a T5 that could learn; leave it out")
@@ -105,14 +99,32 @@ def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str,
     for path in options.text:
         if next(read_documents([path]), None) is None:
             raise InputError(f"{path}: holds no text; give files of plain text")
-    if options.model is not None:  # refused, if it must be, before the folder is touched
+    if options.model is not None:  # refused likewise
         objective_class(Tokenizer.from_pretrained(options.model), model_options)
     if options.learning_rate is None:
         options = replace(options, learning_rate=objective_class.usual_rate)
     resolved = {**as_dict(model_options, options), "output_dir": str(folder)}
     if options.resume:
         check_same_options(folder, resolved, "resume it with the same options")
-    claim(folder, options, resolved)
+    with claimed(folder, options, resolved), Stop() as stop:
+        metrics = work(objective_class, model_options, options, resolved, folder, stop)
+        metrics["seconds"] = round(time.perf_counter() - started, 2)
+        write_json(folder / METRICS, metrics)
+        remove_state(folder)
+    print(f"held-out loss {metrics['dev']['loss']:.4f}; the model is in {folder}")
+    return metrics
+
+
+def work(
+    objective_class: type[Objective],
+    model_options: ModelOptions,
+    options: PretrainOptions,
+    resolved: dict[str, Any],
+    folder: Path,
+    stop: Stop,
+) -> dict[str, Any]:
+    """Tokenizer, tokens, model, training; what metrics.json says of it."""
+    device = pick_device(options.device)
     print("options   " + ", ".join(f"{k}={v}" for k, v in resolved.items()), flush=True)
 
     tokenizer = make_tokenizer(objective_class, folder, model_options, options)
@@ -123,12 +135,6 @@ def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str,
         model = objective.load_model(hub.resolve(options.model), model_options.dropout)
     else:
         model = objective.new_model(tokenizer, model_options, longest=options.chunk + 2)
-    limit = model.config.max_position_embeddings
-    if model.config.hard_limit and options.chunk + 2 > limit:
-        raise InputError(
-            f"--chunk is {options.chunk}, but {options.model} reads at most {limit} tokens, of "
-            f"which 2 are special; give at most {limit - 2}"
-        )
     model.to(device)
     if options.freeze_encoder:
         for name, parameter in model.named_parameters():
@@ -136,25 +142,20 @@ def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str,
     print(f"tokens    {chunks.total} chunks of {options.chunk}")
     print(describe_model(model), flush=True)
 
-    held_out = train_steps(model, chunks, objective, options, folder)
+    held_out = train_steps(model, chunks, objective, options, folder, stop)
     # Whoever fine-tunes it finds the usual dropout again, as with T5 v1.1.
     usual = type(model.config)()
     rates = {name: getattr(usual, name) for name in usual.dropouts.values()}
     model.config = replace(model.config, **rates)
     model.save_pretrained(folder, dtype=torch.float16)
-    metrics = {
+    return {
         "task": "pretraining",
         "options": resolved,
         "parameters": sum(p.numel() for p in model.parameters()),
         "chunks": chunks.total,
         "dev": {"loss": held_out},
-        "seconds": round(time.perf_counter() - started, 2),
         "environment": environment(device),
     }
-    write_json(folder / METRICS, metrics)
-    remove_state(folder)
-    print(f"held-out loss {held_out:.4f}; the model is in {folder}")
-    return metrics
 
 
 def objective_of(model_options: ModelOptions, options: PretrainOptions) -> type[Objective]:
@@ -167,6 +168,12 @@ def objective_of(model_options: ModelOptions, options: PretrainOptions) -> type[
     if found not in OBJECTIVES:
         raise InputError(
             f"{path}: model_type is {found!r}; minift pre-trains {', '.join(sorted(OBJECTIVES))}"
+        )
+    limit = config.get("max_position_embeddings")
+    if found == "bert" and isinstance(limit, int) and options.chunk + 2 > limit:
+        raise InputError(
+            f"--chunk is {options.chunk}, but {options.model} reads at most {limit} tokens, of "
+            f"which 2 are special; give at most {limit - 2}"
         )
     return OBJECTIVES[found]
 
@@ -206,6 +213,7 @@ def train_steps(
     objective: Objective,
     options: PretrainOptions,
     folder: Path,
+    stop: Stop,
 ) -> float:
     """Train in place; log.jsonl has the loss, and the held-out loss, as they fall.
 
@@ -251,9 +259,12 @@ def train_steps(
             held = held_out_loss(model, chunks, objective, options)
             log.write({"step": at.step, "dev": {"loss": held}})
             print(f"step {at.step}  held-out loss {held:.4f}", flush=True)
-        if options.save_every and at.step % options.save_every == 0:
+        asked = None if last else stop.asked
+        if asked or (options.save_every and at.step % options.save_every == 0):
             at.log_lines = log.lines
             save_state(folder, model, optimizer, at)
+        if asked:
+            raise Stopped(asked, stopped_at(at.step, options.steps, folder))
     # A run that was killed behind its last step has none left that would have measured it.
     return held_out_loss(model, chunks, objective, options) if held is None else held
 

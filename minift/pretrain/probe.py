@@ -17,7 +17,7 @@ from minift.pretrain.job import PretrainOptions, held_out_loss, make_chunks, pre
 from minift.pretrain.masks import Masks
 from minift.tasks.base import check_range, option
 from minift.text.tokenizer import Tokenizer
-from minift.train.loop import METRICS, check_same_options
+from minift.train.folder import METRICS, check_same_options
 from minift.train.options import as_dict
 
 MODEL = ModelOptions(family="bert")

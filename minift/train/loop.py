@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import random
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,13 +24,22 @@ from torch import Tensor
 
 from minift.data.batch import chunks, progress, training_batches
 from minift.errors import InputError
-from minift.files import read_json, write_json, write_jsonl
+from minift.files import write_json, write_jsonl
 from minift.models.base import PretrainedModel
 from minift.models.lora import save_adapter
 from minift.tasks.base import Batch, Feature, Task
 from minift.train.averaging import Averages
 from minift.train.checkpoint import Progress, load_state, remove_state, save_state
 from minift.train.finite import stop_if_not_finite
+from minift.train.folder import (
+    METRICS,
+    check_same_options,
+    check_same_start,
+    claimed,
+    digests,
+    output_folder,
+    resolve,
+)
 from minift.train.optim import (
     describe_groups,
     new_optimizer,
@@ -40,15 +48,14 @@ from minift.train.optim import (
     pull,
     set_rate,
 )
-from minift.train.options import TrainOptions, as_dict
-from minift.train.report import LOG, Log, environment, numbers, one_line, peak_memory_mb
+from minift.train.options import TrainOptions
+from minift.train.report import Log, environment, numbers, one_line, peak_memory_mb
 from minift.train.schedules import SCHEDULES
+from minift.train.stop import Stop, Stopped, stopped_at
 from minift.train.trainable import choose_what_learns, learn_above, lowest_that_learns
 
-OPTIONS, METRICS, ADAPTER = "options.json", "metrics.json", "adapter"
+ADAPTER = "adapter"
 SAMPLE = "train sample"  # the split of the training records that are scored
-# Options that may differ between a run and its resumption: they do not change the result.
-FREE = {"output_dir", "resume", "overwrite", "save_every"}
 
 
 @dataclass
@@ -71,11 +78,14 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     options = options.with_rate(task_options.usual_rate)
     device = pick_device(options.device)
     resolved = {**resolve(task_options, options), "output_dir": str(folder)}
+    if options.resume and not options.accept_changes:
+        check_same_options(folder, resolved, "resume it with the same options")
     torch.manual_seed(options.seed)
     task, model, splits = task_class.start(task_options)
     model.to(device)
-    if options.resume:
-        check_same_options(folder, resolved, "resume it with the same options")
+    begun_with = digests(splits, model)
+    if options.resume and not options.accept_changes:
+        check_same_start(folder, begun_with)
 
     if options.train_sample:
         count = min(options.train_sample, len(splits["train"]))
@@ -97,52 +107,74 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     if "dev" in splits:
         verify(task, model, features["dev"], splits["dev"], options)
 
-    claim(folder, options, resolved)
     scored = {
         name: (features[split], splits[split])
         for name, split in (("dev", "dev"), ("train", SAMPLE))
         if split in splits
     }
-    work = train(task, model, features["train"], scored, options, folder)
+    with claimed(folder, options, {**resolved, "digests": begun_with}):
+        with Stop() as stop:
+            work = train(task, model, features["train"], scored, options, folder, stop)
+        best = type(model).from_pretrained(folder).to(device)
+        metrics = {
+            "task": task.name,
+            "options": resolved,
+            **judge(task, best, features, splits, options, folder),
+            "trained_parameters": trained,
+            "train_examples_per_second": round(work.examples / max(work.seconds, 1e-9), 2),
+            "train_tokens_per_second": round(work.real_tokens / max(work.seconds, 1e-9), 1),
+            "padding_fraction": round(1 - work.real_tokens / max(work.all_tokens, 1), 4),
+            "peak_memory_mb": round(peak_memory_mb(device), 1),
+            "train_seconds": round(work.seconds, 2),
+            "seconds": round(time.perf_counter() - started, 2),
+            "environment": environment(device),
+        }
+        write_json(folder / METRICS, metrics)
+        remove_state(folder)
+    print(f"\nthe best model is in {folder} ({metrics['seconds']:.0f} s in all)")
+    return metrics
 
-    best = type(model).from_pretrained(folder).to(device)
-    metrics: dict[str, Any] = {"task": task.name, "options": resolved}
-    if "dev" in splits:
-        metrics["trivial"] = task.trivial_score(splits["train"], splits["dev"])
+
+def judge(
+    task: Task,
+    best: PretrainedModel,
+    features: Mapping[str, Sequence[Feature]],
+    splits: Mapping[str, Sequence[Any]],
+    options: TrainOptions,
+    folder: Path,
+) -> dict[str, Any]:
+    """What the best model says of dev and test: its predictions in the folder, the scores returned.
+
+    What dev decides beside the weights, such as a threshold, is what test is judged with.
+    """
+    found: dict[str, Any] = {}
     for split in ("dev", "test"):
         if split in splits:
             records = splits[split]
-            with autocast(device, options.precision):
+            with autocast(best.device, options.precision):
                 predictions = task.predict(best, features[split], options.batch_size)
-            metrics[split] = task.score(predictions, records)
+            score = task.score(predictions, records)
             if split == "dev":
-                task = task.tuned(metrics[split])
+                task = task.tuned(score)
             write_jsonl(folder / f"predictions.{split}.jsonl", task.rows(predictions, records))
             for name, value in task.exports(predictions, records).items():
                 write_json(folder / f"{name}.{split}.json", value)
-            print(f"\n{split}  {one_line(metrics[split])}")
-            print(task.explain(predictions, records, metrics[split]))
-    metrics["collapsed"] = "dev" in splits and metrics["dev"][task.metric] <= metrics["trivial"]
-    if metrics["collapsed"]:
-        print(
-            f"\nwarning: {task.metric} {metrics['dev'][task.metric]:.4f} on dev is no better than "
-            f"{metrics['trivial']:.4f}, what {task.trivial_answer} gives; a lower --learning-rate, "
-            "more steps or another --seed may help"
+            print(f"\n{split}  {one_line(score)}")
+            print(task.explain(predictions, records, score))
+            found[split] = score
+    if "dev" in splits:
+        value, trivial = (
+            found["dev"][task.metric],
+            task.trivial_score(splits["train"], splits["dev"]),
         )
-    metrics.update(
-        trained_parameters=trained,
-        train_examples_per_second=round(work.examples / max(work.seconds, 1e-9), 2),
-        train_tokens_per_second=round(work.real_tokens / max(work.seconds, 1e-9), 1),
-        padding_fraction=round(1 - work.real_tokens / max(work.all_tokens, 1), 4),
-        peak_memory_mb=round(peak_memory_mb(device), 1),
-        train_seconds=round(work.seconds, 2),
-        seconds=round(time.perf_counter() - started, 2),
-        environment=environment(device),
-    )
-    write_json(folder / METRICS, metrics)
-    remove_state(folder)
-    print(f"\nthe best model is in {folder} ({metrics['seconds']:.0f} s in all)")
-    return metrics
+        found.update(trivial=trivial, collapsed=value <= trivial)
+        if found["collapsed"]:
+            print(
+                f"\nwarning: {task.metric} {value:.4f} on dev is no better than {trivial:.4f}, "
+                f"what {task.trivial_answer} gives; a lower --learning-rate, more steps or another "
+                "--seed may help"
+            )
+    return found
 
 
 def train(
@@ -152,11 +184,13 @@ def train(
     scored: Mapping[str, tuple[Sequence[Feature], Sequence[Any]]],
     options: TrainOptions,
     folder: Path,
+    stop: Stop,
 ) -> Work:
     """Train `model` in place; the best model by the dev score, or the last one, is in `folder`.
 
     features: to train on.
     scored: "dev" and what else each evaluation scores -> features and records.
+    stop: when it is asked for, the step is finished and the state saved; then `Stopped` is raised.
     The options must say the learning rate.
     """
     lengths = [feature.length for feature in features]
@@ -238,10 +272,13 @@ def train(
                         print(f"{label}, step {at.step}  {name}  {one_line(score)}", flush=True)
                     if "dev" in scores:
                         keep_best(task, model, folder, options, at, scores["dev"])
-            if options.save_every and at.step % options.save_every == 0:
+            asked = stop.asked if at.step < total else None
+            if asked or (options.save_every and at.step % options.save_every == 0):
                 at.loss_sum, at.loss_count = totals.tolist()
                 at.log_lines = log.lines
                 save_state(folder, model, optimizer, at, averages.mean)
+            if asked:
+                raise Stopped(asked, stopped_at(at.step, total, folder))
     if "dev" not in scored:
         with averages.in_place(at.step):
             save_model(task, model, folder, options)
@@ -336,54 +373,3 @@ def describe_model(model: PretrainedModel) -> str:
             lines.append(f"  new     {', '.join(model.report.new)}")
         lines += [f"  aside   {name}: {why}" for name, why in model.report.ignored.items()]
     return "\n".join(lines)
-
-
-def output_folder(options: TrainOptions, task: str) -> Path:
-    """Where the run goes; refused if a run is there that nobody asked to resume or replace."""
-    folder = options.output_dir
-    if folder is None:
-        candidates = (Path("runs") / f"{task}-{i}" for i in range(1, 10**6))
-        return next(path for path in candidates if not path.exists())
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; give --output-dir a folder")
-    used = folder.exists() and any(folder.iterdir())
-    if used and not (options.resume or options.overwrite):
-        raise InputError(
-            f"{folder}: already holds a run; add --resume to go on with it, --overwrite to replace "
-            "it, or choose another --output-dir"
-        )
-    if used and options.overwrite and not (folder / OPTIONS).exists():
-        raise InputError(
-            f"{folder}: is not the output of a run ({OPTIONS} is missing), so --overwrite does not "
-            "delete it; choose another --output-dir"
-        )
-    if options.resume and not (folder / OPTIONS).exists():
-        raise InputError(f"{folder}: holds no run to resume; leave --resume out")
-    if options.resume and (folder / METRICS).exists():
-        raise InputError(f"{folder}: this run is finished; add --overwrite to run it again")
-    return folder
-
-
-def claim(folder: Path, options: TrainOptions, resolved: dict[str, Any]) -> None:
-    """Make the output directory this run's own."""
-    if options.overwrite and folder.exists():
-        shutil.rmtree(folder)
-    if not options.resume:
-        write_json(folder / OPTIONS, resolved)
-        (folder / LOG).touch()
-
-
-def resolve(task_options: Any, options: TrainOptions) -> dict[str, Any]:
-    """All options of a run, as they are printed and stored, the rate that it takes included."""
-    return as_dict(task_options, options.with_rate(task_options.usual_rate))
-
-
-def check_same_options(folder: Path, resolved: dict[str, Any], remedy: str) -> None:
-    """`InputError` naming an option if the run in a folder was another one."""
-    before = read_json(folder / OPTIONS)
-    for name, value in resolved.items():
-        if name not in FREE and before.get(name) != value:
-            raise InputError(
-                f"{folder / OPTIONS}: the run has --{name.replace('_', '-')} {before.get(name)!r}, "
-                f"not {value!r}; {remedy}"
-            )

@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 from minift.errors import InputError
 from minift.tasks.base import check_range, option
 from minift.train.schedules import SCHEDULES
+from minift.train.stop import Stopped
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class TrainOptions:
     output_dir: Path | None = option(None, "Where the run goes; runs/TASK-N if not given.")
     resume: bool = option(False, "Go on with the run in --output-dir from its last saved state.")
     overwrite: bool = option(False, "Replace the run that --output-dir holds.")
+    accept_changes: bool = option(
+        False, "With --resume: go on although options, data or the model to start from changed."
+    )
     epochs: int = option(4, "Passes over the training data.")
     batch_size: int = option(16, "Features in one forward pass.")
     accumulation: int = option(1, "Forward passes that make one step of the optimiser.")
@@ -99,6 +103,8 @@ class TrainOptions:
             check_range(self, name, 1e-12)
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite exclude each other; give one of them")
+        if self.accept_changes and not self.resume:
+            raise ValueError("--accept-changes belongs to --resume; give both or none")
         if self.resume and self.output_dir is None:
             raise ValueError("--resume needs the --output-dir of the run to go on with")
         check_device(self.device)
@@ -229,11 +235,16 @@ def as_dict(*options: Any) -> dict[str, Any]:
 
 
 def run_script(main: Callable[[], object]) -> NoReturn:
-    """Run a script's `main`: status 2 and one line on stderr for bad input, 130 for Ctrl-C."""
+    """Run a script's `main`: status 2 and one line on stderr for bad input, 130 for Ctrl-C.
+
+    A run that was asked to stop by a signal has saved itself, and exits with 128 + its number.
+    """
     try:
         main()
     except InputError as error:
         sys.exit(_complain(f"error: {error}", 2))
+    except Stopped as stopped:
+        sys.exit(_complain(str(stopped), 128 + stopped.signal))
     except KeyboardInterrupt:
         sys.exit(_complain("interrupted; a run with --save-every goes on with --resume", 130))
     except BrokenPipeError:  # whoever read our output has had enough
