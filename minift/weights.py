@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minift.errors import InputError
-from minift.files import read_json, write_atomically
+from minift.files import check_whole, read_json, require_space, write_atomically
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -124,6 +124,7 @@ class Checkpoint:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint: the one, or the shards that the index names."""
     if (folder / WEIGHTS).exists():
+        check_whole(folder / WEIGHTS)
         return [folder / WEIGHTS]
     if (folder / INDEX).exists():
         index = read_json(folder / INDEX)
@@ -214,6 +215,8 @@ def save(
 ) -> None:
     """Write `model.safetensors`; whoever reads meanwhile sees the old file or the new one."""
     tensors = {name: tensor.to(dtype) for name, tensor in export(model, table).items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    require_space(folder, sum(tensor.nbytes for tensor in tensors.values()))
     # Readers of the format look here for the framework whose memory layout was stored.
     write_atomically(
         folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"})

@@ -20,9 +20,11 @@ from minift import hub
 from minift.data.batch import pad, progress, sorted_batches
 from minift.data.read import builtin
 from minift.errors import InputError
-from minift.models.base import PretrainedModel
+from minift.files import write_manifest
+from minift.models.base import CONFIG, PretrainedModel
 from minift.models.registry import model_class
-from minift.text.tokenizer import Tokenizer
+from minift.text.tokenizer import TOKENIZER_FILES, Tokenizer
+from minift.weights import WEIGHTS
 
 
 def option(default: Any, sentence: str) -> Any:
@@ -350,6 +352,7 @@ def save_task(model: PretrainedModel, tokenizer: Tokenizer, folder: Path, **sett
     model.config = replace(model.config, extra={**model.config.extra, "minift": settings})
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    write_manifest(folder, (CONFIG, WEIGHTS, *TOKENIZER_FILES))
 
 
 def load_task(folder: Path, task: str) -> tuple[PretrainedModel, Tokenizer, dict[str, Any]]:

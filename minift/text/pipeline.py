@@ -16,7 +16,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from minift.errors import InputError
-from minift.files import read_json
+from minift.files import check_whole, read_json
 
 NO_LIMIT = 10**9  # a model_max_length above this (1e30 is common) means that there is none
 
@@ -118,6 +118,7 @@ def _read_tokenizer_json(path: Path, config: dict[str, Any]) -> tokenizers.Token
 
     As in the reference, BERT's settings in tokenizer_config.json win over those in the file.
     """
+    check_whole(path)
     try:
         backend = tokenizers.Tokenizer.from_buffer(path.read_bytes())
     except OSError as error:

@@ -38,6 +38,7 @@ from minift.files import write_json, write_text
 from minift.text.pipeline import BERT_SETTINGS, content, read_pipeline, stored_limit
 from minift.text.windows import shares
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")  # what is written
 CHUNK = 1024  # texts that Rust works on at once: parallel, yet its bulky results are soon released
 # Keys of tokenizer_config.json that are not written again: they speak of another machine or of code
 # to run, or say what tokenizer.json says.
@@ -283,8 +284,8 @@ class Tokenizer:
         name = "BertTokenizer" if settings else "PreTrainedTokenizerFast"
         limit = {} if self.max_length is None else {"model_max_length": self.max_length}
         config = {"tokenizer_class": name, **kept, **settings, **limit}
-        write_text(Path(folder, "tokenizer.json"), self._backend.to_str(pretty=True))
-        write_json(Path(folder, "tokenizer_config.json"), config)
+        write_text(Path(folder, TOKENIZER_FILES[0]), self._backend.to_str(pretty=True))
+        write_json(Path(folder, TOKENIZER_FILES[1]), config)
 
 
 def _layout(backend: tokenizers.Tokenizer, pair: bool) -> list[tuple[int | None, int, int]]:

@@ -22,7 +22,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from minift.errors import InputError
-from minift.files import read_json, write_json
+from minift.files import (
+    check_whole,
+    read_json,
+    require_space,
+    sync,
+    write_json,
+    write_manifest,
+    writing,
+)
 
 STATE = "state"
 NEW, OLD = f".{STATE}.new", f".{STATE}.old"
@@ -53,8 +61,6 @@ def save_state(
 ) -> None:
     """Store everything that the next step depends on; more: further tensors by name."""
     new, old, state = folder / NEW, folder / OLD, folder / STATE
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for i, slots in optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer.{i}.{slot}": tensor for slot, tensor in slots.items()})
@@ -63,17 +69,25 @@ def save_state(
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(tensors, new / "state.safetensors")
-    write_json(new / "state.json", asdict(progress))
-    for path in (new / "state.safetensors", new / "state.json", new):
-        sync(path)
-    # Between the two renames there is no `state`, but a whole `.state.old` to be read instead.
-    if state.exists():
+    with writing(state):
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        try:
+            require_space(folder, sum(tensor.nbytes for tensor in tensors.values()))
+            save_file(tensors, new / "state.safetensors")
+            write_json(new / "state.json", asdict(progress))
+            write_manifest(new, ("state.safetensors", "state.json"))
+            for path in (new / "state.safetensors", new):
+                sync(path)
+            # Between the two renames there is no `state`, but a whole `.state.old` to be read.
+            if state.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                os.rename(state, old)
+            os.rename(new, state)
+            sync(folder)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-        os.rename(state, old)
-    os.rename(new, state)
-    sync(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def load_state(
@@ -90,6 +104,7 @@ def load_state(
     if state is None:
         return None
     path = state / "state.safetensors"
+    check_whole(path)
     try:
         tensors = load_file(path)
         progress = Progress(**read_json(state / "state.json"))
@@ -116,15 +131,6 @@ def remove_state(folder: Path) -> None:
     """A finished run needs no state to go on from."""
     for name in (STATE, NEW, OLD):
         shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from minift.errors import InputError
-from minift.files import read_json, write_json
+from minift.files import read_json, remove_left_overs, write_json
 from minift.train.options import TrainOptions, as_dict
 from minift.train.report import LOG
 
@@ -70,6 +70,7 @@ def claimed(folder: Path, options: TrainOptions, resolved: Mapping[str, Any]) ->
                 f"{folder}: another run works there now; wait for it, or choose another "
                 "--output-dir"
             ) from None
+        remove_left_overs(folder)
         if not options.resume:
             for path in folder.iterdir():
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from minift.files import writing
+
 LOG = "log.jsonl"
 
 
@@ -30,7 +32,7 @@ class Log:
         self.lines = min(keep, len(lines))
 
     def write(self, row: Mapping[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self.lines += 1
 
