@@ -47,6 +47,7 @@ class Progress:
     best_step: int = 0
     evaluations_since_best: int = 0
     stopped: bool = False
+    skipped: int = 0
     loss_sum: float = 0.0  # this and the next since the last logged step
     loss_count: float = 0.0
     log_lines: int = 0

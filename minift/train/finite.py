@@ -27,14 +27,17 @@ def stop_if_not_finite(
 
     losses: compute the loss of each batch of the step again.
     """
-    if torch.isfinite(value):
-        return
+    if not torch.isfinite(value):
+        raise NotFinite(
+            f"{not_finite(model, losses, step)}; lower --learning-rate (it was {learning_rate:g})"
+        )
+
+
+def not_finite(model: nn.Module, losses: Iterable[Callable[[], Tensor]], step: int) -> str:
+    """What people are told: the step, and the first layer where inf or nan arose."""
     found = next(filter(None, (first_not_finite(model, loss) for loss in losses)), None)
-    raise NotFinite(
-        f"step {step}: the loss or its gradient is not finite"
-        f"{f', first in {found}' if found else ''}; the step was not taken; "
-        f"lower --learning-rate (it was {learning_rate:g})"
-    )
+    where = f", first in {found}" if found else ""
+    return f"step {step}: the loss or its gradient is not finite{where}; the step was not taken"
 
 
 def first_not_finite(model: nn.Module, loss: Callable[[], Tensor]) -> str | None:

@@ -2,11 +2,7 @@
 
 `run` is the whole job that a script wires up; `train` is the loop itself.  One step:
 
-    for each batch of the step:   loss, count = task.loss(model, batch);  backward(loss)
-    gradients / sum of counts, clipped;  the optimiser at the rate of the schedule
-
-The losses are summed and divided once by what they count, so that accumulating small batches gives
-the gradient of the big one also where they hold different numbers of records or tokens.
+    the gradients of its batches (step.py);  the optimiser at the rate of the schedule
 """
 
 from __future__ import annotations
@@ -15,22 +11,19 @@ import math
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from minift.data.batch import chunks, progress, training_batches
 from minift.errors import InputError
 from minift.files import write_json, write_jsonl
 from minift.models.base import PretrainedModel
 from minift.models.lora import save_adapter
-from minift.tasks.base import Batch, Feature, Task
+from minift.tasks.base import Feature, Task
 from minift.train.averaging import Averages
 from minift.train.checkpoint import Progress, load_state, remove_state, save_state
-from minift.train.finite import stop_if_not_finite
 from minift.train.folder import (
     METRICS,
     check_same_options,
@@ -43,7 +36,6 @@ from minift.train.folder import (
 from minift.train.optim import (
     describe_groups,
     new_optimizer,
-    normalise_gradients,
     parameter_groups,
     pull,
     set_rate,
@@ -51,21 +43,12 @@ from minift.train.optim import (
 from minift.train.options import TrainOptions
 from minift.train.report import Log, environment, numbers, one_line, peak_memory_mb
 from minift.train.schedules import SCHEDULES
+from minift.train.step import Gradients, Work
 from minift.train.stop import Stop, Stopped, stopped_at
 from minift.train.trainable import choose_what_learns, learn_above, lowest_that_learns
 
 ADAPTER = "adapter"
 SAMPLE = "train sample"  # the split of the training records that are scored
-
-
-@dataclass
-class Work:
-    """What training did since it was started or resumed."""
-
-    seconds: float = 0.0
-    examples: int = 0
-    real_tokens: int = 0
-    all_tokens: int = 0
 
 
 def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dict[str, Any]:
@@ -200,11 +183,6 @@ def train(
         batches = training_batches(lengths, options.batch_size, options.seed, epoch, by_length)
         return chunks(batches, options.accumulation)
 
-    def forward(indices: Sequence[int]) -> tuple[Batch, Tensor, Tensor]:
-        batch = task.collate([features[j] for j in indices]).to(model.device)
-        with autocast(model.device, options.precision):
-            return batch, *task.loss(model, batch)
-
     epochs = max(options.epochs, math.ceil(options.min_steps / len(steps_of(0))))
     total = len(steps_of(0)) * epochs
     warmup = math.ceil(total * options.warmup_ratio)
@@ -221,6 +199,8 @@ def train(
         print(f"resuming at step {at.step} of {total}", flush=True)
     log = Log(folder, keep=at.log_lines)
     work = Work()
+    gradients = Gradients(task, model, features, options, work)
+    gradients.skipped, norm = at.skipped, torch.zeros(())
     totals = torch.tensor([at.loss_sum, at.loss_count], dtype=torch.float64, device=model.device)
 
     for epoch in range(at.epoch, epochs):
@@ -236,29 +216,21 @@ def train(
             model.train()
             rate = options.learning_rate * schedule(at.step, total, warmup)
             set_rate(optimizer, rate)
-            count = 0.0
-            for indices in steps[i]:
-                batch, loss, weight = forward(indices)
-                loss.backward()
-                count = count + weight
-                totals += torch.stack([loss.detach(), weight]).double()
-                work.examples += len(indices)
-                work.real_tokens += batch.real_tokens
-                work.all_tokens += batch.all_tokens
-            norm = normalise_gradients(model, count, options.max_grad_norm)
-            again = (lambda part=part: forward(part)[1] for part in steps[i])
-            stop_if_not_finite(norm + totals[0], model, again, at.step + 1, options.learning_rate)
-            optimizer.step()
-            optimizer.zero_grad()
-            for group, start in zip(optimizer.param_groups, starts, strict=False):
-                pull(group["params"], start, group["lr"] * options.l2_start)
+            found = gradients.of(steps[i], at.step + 1)
+            if found is not None:
+                totals += found[0]
+                norm = found[1]
+                optimizer.step()
+                optimizer.zero_grad()
+                for group, start in zip(optimizer.param_groups, starts, strict=False):
+                    pull(group["params"], start, group["lr"] * options.l2_start)
             at.step += 1
             averages.update(at.step)
             at.epoch, at.batch = (epoch, i + 1) if i + 1 < len(steps) else (epoch + 1, 0)
             work.seconds += time.perf_counter() - clock
 
             row = {"step": at.step, "epoch": round(epoch + (i + 1) / len(steps), 4)}
-            if at.step % options.log_every == 0 or at.step == total:
+            if (at.step % options.log_every == 0 or at.step == total) and totals[1]:
                 mean = (totals[0] / totals[1]).item()
                 log.write({**row, "loss": mean, "learning_rate": rate, "grad_norm": norm.item()})
                 totals.zero_()
@@ -275,7 +247,7 @@ def train(
             asked = stop.asked if at.step < total else None
             if asked or (options.save_every and at.step % options.save_every == 0):
                 at.loss_sum, at.loss_count = totals.tolist()
-                at.log_lines = log.lines
+                at.log_lines, at.skipped = log.lines, gradients.skipped
                 save_state(folder, model, optimizer, at, averages.mean)
             if asked:
                 raise Stopped(asked, stopped_at(at.step, total, folder))

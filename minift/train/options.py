@@ -79,6 +79,10 @@ class TrainOptions:
     best_metric: str | None = option(None, "Metric that chooses the best model; the task's own.")
     log_every: int = option(20, "Steps between two lines in log.jsonl.")
     save_every: int = option(0, "STEPS between two saved states for --resume; 0: none.")
+    halve_batches: bool = option(
+        False, "Where memory runs out, go on with smaller batches in steps as large as before."
+    )
+    skip_steps: int = option(0, "Steps whose loss is not finite that are left out, at most.")
     seed: int = option(1, "Seed of everything random.")
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
     precision: str = option("fp32", "fp32, or bf16: mixed precision, weights in fp32.")
@@ -90,7 +94,8 @@ class TrainOptions:
             check_range(self, name, 0)
         for name in ("l2_start", "freeze_below", "unfreeze_epochs", "reinit_layers"):
             check_range(self, name, 0)
-        check_range(self, "train_sample", 0)
+        for name in ("train_sample", "skip_steps"):
+            check_range(self, name, 0)
         check_range(self, "lora_rank", 0, 1024)
         check_range(self, "lora_alpha", 1e-6, 1e6)
         for name in ("lora_dropout", "average_last", "average_start"):
