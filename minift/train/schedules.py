@@ -9,10 +9,14 @@ the first steps of an adaptive optimiser know the gradients' size from a few bat
     inverse-sqrt  falls as 1 / sqrt(step): long runs whose end nobody knows (Vaswani et al. 2017)
     one-cycle     as cosine, to nearly 0; meant for a long warm-up, a third of the run (Smith 2018)
 
-           linear          cosine         constant      inverse-sqrt     one-cycle
-         /\\               /‾-.           /‾‾‾‾‾‾         /\\.               .‾-.
-        /   ` .          /    \\         /              /   ` - .         .'    \\
-       /        ` .     /      ` -     /              /         - -    .'       ` -
+One only rises, without a warm-up:
+
+    exponential   by the same factor at each step, from 1 / 100,000: see range_test.py (Smith 2017)
+
+      linear        cosine        constant     inverse-sqrt     one-cycle       exponential
+      /\\            /‾-.          /‾‾‾‾‾‾        /\\.              .‾-.                 /
+     /   ` .       /    \\        /             /   ` - .        .'    \\               /
+    /        ` .  /      ` -    /             /         - -   .'       ` -    ____..-'
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from collections.abc import Callable
 Schedule = Callable[[int, int, int], float]  # step, total, warmup -> factor
 
 BEFORE, AFTER = 1 / 25, 1 / 250_000  # factors at both ends of one-cycle
+DECADES = 5  # powers of ten that exponential runs through
 
 
 def linear(step: int, total: int, warmup: int) -> float:
@@ -79,10 +84,19 @@ def one_cycle(step: int, total: int, warmup: int) -> float:
     return between(1.0, AFTER, (step - warmup) / max(1, total - warmup - 1))
 
 
+def exponential(step: int, total: int, warmup: int) -> float:
+    """
+    >>> [exponential(step, total=6, warmup=0) for step in range(6)]
+    [1e-05, 0.0001, 0.001, 0.01, 0.1, 1.0]
+    """
+    return 10.0 ** (DECADES * step / max(1, total - 1) - DECADES)
+
+
 SCHEDULES: dict[str, Schedule] = {
     "linear": linear,
     "cosine": cosine,
     "constant": constant,
     "inverse-sqrt": inverse_sqrt,
     "one-cycle": one_cycle,
+    "exponential": exponential,
 }
