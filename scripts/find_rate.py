@@ -7,29 +7,13 @@ thousandth of it, --min-steps its length; nothing is evaluated, and no model is 
 
 import sys
 
-from minift.errors import InputError
-from minift.tasks.classification import ClassificationOptions, ClassificationTask
-from minift.tasks.ner import NerOptions, NerTask
-from minift.tasks.qa import QaOptions, QaTask
-from minift.tasks.summarization import SummarizationOptions, SummarizationTask
+from minift.tasks.names import task_and_flags
 from minift.train.options import TrainOptions, command_line, run_script
 from minift.train.range_test import HIGHEST, STEPS, find_rate
 
-TASKS = {
-    "classification": (ClassificationTask, ClassificationOptions),
-    "ner": (NerTask, NerOptions),
-    "qa": (QaTask, QaOptions),
-    "summarization": (SummarizationTask, SummarizationOptions),
-}
-
 
 def main() -> None:
-    task, *flags = sys.argv[1:] or [""]
-    if "--help" in sys.argv:
-        task, flags = task if task in TASKS else "classification", ["--help"]
-    elif task not in TASKS:
-        raise InputError(f"find_rate.py: give it {{{','.join(TASKS)}}} FLAGS, not {task!r}")
-    task_class, options_class = TASKS[task]
+    task_class, options_class, flags = task_and_flags("find_rate.py", sys.argv[1:])
     task_options, options = command_line(
         options_class,
         TrainOptions,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -189,3 +190,34 @@ def test_pretraining_stops_and_goes_on_too(tmp_path, monkeypatch):
     assert done.returncode == 130
     assert "stopped after step 1 of 3, and saved" in done.stderr.splitlines()[-1]
     assert "resuming at step 1 of 3" in run_script("pretrain", *flags, "--resume").stdout
+
+
+def test_what_stopped_a_run_passes_from_process_to_process():
+    sent = pickle.loads(pickle.dumps(Stopped(15, "stopped after step 3")))
+    assert (sent.signal, str(sent)) == (15, "stopped after step 3")
+
+
+def test_a_signal_that_was_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Stop() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.asked is None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_folder_that_was_claimed_halfway_may_be_taken_again(start, monkeypatch):
+    task, options = start()
+    run(ClassificationTask, task, options)
+    again = replace(options, overwrite=True)
+
+    def killed(*_args):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr("minift.train.folder.write_json", killed)  # all old files are gone by then
+        with pytest.raises(SystemExit):
+            run(ClassificationTask, task, again)
+    (options.output_dir / ".options.json.123.tmp").write_text("{")
+    run(ClassificationTask, task, again)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 TagLists = Sequence[Sequence[str]]
@@ -47,6 +48,9 @@ def entities(tags: Sequence[str], strict: bool = False) -> list[Entity]:
     found: list[Entity] = []
     before, start, kind = "O", 0, ""  # prefix of the last tag; the entity that is open, if any
     for i, tag in enumerate([*tags, "O"]):
+        if tag == "O" and not kind:  # most words
+            before = "O"
+            continue
         prefix, this = _parse(tag, "BIO" if strict else "BIOES")
         goes_on = bool(kind) and prefix in "IE" and this == kind and before not in "ES"
         if kind and not goes_on:
@@ -59,6 +63,7 @@ def entities(tags: Sequence[str], strict: bool = False) -> list[Entity]:
     return found
 
 
+@lru_cache(maxsize=1 << 12)
 def _parse(tag: str, prefixes: str) -> tuple[str, str]:
     """Split "B-PER" -> ("B", "PER"); a bare "B" has the type "_", as in seqeval."""
     prefix, this = tag[:1], tag[1:].removeprefix("-")
@@ -84,14 +89,16 @@ def entity_f1(predictions: TagLists, references: TagLists, strict: bool = False)
     >>> round(score["f1"], 4), score["per_type"]["PER"]["precision"]
     (0.3333, 0.5)
     """
-    hits: Counter[str] = Counter()
-    predicted: Counter[str] = Counter()
-    true: Counter[str] = Counter()
+    found: list[Entity] = []
+    there: list[Entity] = []
+    both: list[Entity] = []
     for guess, gold in _sentences(predictions, references):
-        ours, theirs = entities(guess, strict), entities(gold, strict)
-        hits.update(entity.type for entity in set(ours) & set(theirs))
-        predicted.update(entity.type for entity in ours)
-        true.update(entity.type for entity in theirs)
+        ours = entities(guess, strict)
+        theirs = ours if guess == gold else entities(gold, strict)
+        found += ours
+        there += theirs
+        both += ours if theirs is ours else set(ours) & set(theirs)
+    predicted, true, hits = (Counter(e.type for e in some) for some in (found, there, both))
     per_type = {
         kind: {**_scores(hits[kind], predicted[kind], true[kind]), "support": true[kind]}
         for kind in sorted(predicted | true)

@@ -10,15 +10,7 @@ import torch
 
 from minift.data.batch import parts
 from minift.models.registry import task_of
-from minift.tasks.base import Task
-from minift.tasks.classification import ClassificationTask
-from minift.tasks.ner import NerTask
-from minift.tasks.qa import QaTask
-from minift.tasks.summarization import SummarizationTask
-
-TASKS: dict[str, type[Task]] = {
-    t.name: t for t in (ClassificationTask, NerTask, QaTask, SummarizationTask)
-}
+from minift.tasks.names import TASKS
 
 AT_ONCE = 1024  # inputs that are batched by length together, and lines held back meanwhile
 
@@ -39,7 +31,8 @@ def predict_lines(
     questions: to be asked of each text, where the task is about questions.
     Lines are taken, predicted and given back a thousand at a time.
     """
-    task, model = TASKS[task_of(folder)].from_pretrained(folder)
+    task_class, _ = TASKS[task_of(folder)]
+    task, model = task_class.from_pretrained(folder)
     model.to(device)
     for part in parts(task.read_inputs(lines, questions), AT_ONCE):
         predictions = task.predict(model, task.featurize(part), batch_size)

@@ -18,6 +18,7 @@ from minift.train.folder import METRICS, check_same_options, output_folder, reso
 from minift.train.loop import run
 from minift.train.options import TrainOptions, command_line
 from minift.train.report import markdown_table, mean_and_spread, numbers, scatter_plot
+from minift.train.stop import Stopped
 
 FAILED = "failed.json"
 
@@ -56,6 +57,9 @@ def finished_run(
     except NotFinite as error:
         write_json(folder / FAILED, {"error": str(error)})
         raise
+    except Stopped as stopped:
+        why = f"stopped in {folder.name}, and saved; the same command with --resume goes on"
+        raise Stopped(stopped.signal, why) from None
 
 
 def finished_or_failed(*run: Any) -> dict[str, Any] | None:

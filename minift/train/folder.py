@@ -36,7 +36,8 @@ def output_folder(options: TrainOptions, task: str) -> Path:
         return next(path for path in candidates if not path.exists())
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; give --output-dir a folder")
-    used = folder.exists() and any(folder.iterdir())
+    # A killed process may leave temporary files, whose names begin with a dot.
+    used = folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir())
     if used and not (options.resume or options.overwrite):
         raise InputError(
             f"{folder}: already holds a run; add --resume to go on with it, --overwrite to replace "
@@ -72,7 +73,8 @@ def claimed(folder: Path, options: TrainOptions, resolved: Mapping[str, Any]) ->
             ) from None
         remove_left_overs(folder)
         if not options.resume:
-            for path in folder.iterdir():
+            # options.json last: until then the folder is known as a run's.
+            for path in sorted(folder.iterdir(), key=lambda path: path.name == OPTIONS):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             write_json(folder / OPTIONS, resolved)
             (folder / LOG).touch()

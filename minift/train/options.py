@@ -36,7 +36,9 @@ class TrainOptions:
         "Highest rate; if not given, the task's usual one, or what suits --freeze-encoder "
         "(1e-2), LoRA and BitFit (ten times the usual).",
     )
-    schedule: Literal[tuple(SCHEDULES)] = option("linear", "How the rate moves, see train/schedules.py.")
+    schedule: Literal[tuple(SCHEDULES)] = option(
+        "linear", "How the rate moves, see train/schedules.py."
+    )
     warmup_ratio: float = option(0.1, "Share of the steps in which the rate rises from zero.")
     layer_decay: float = option(1.0, "A layer learns at this share of the rate of the one above.")
     head_rate: float = option(1.0, "Rate of what stands above the layers, times --learning-rate.")

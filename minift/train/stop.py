@@ -18,8 +18,11 @@ class Stopped(Exception):
     """
 
     def __init__(self, number: int, message: str):
-        super().__init__(message)
-        self.signal = number
+        super().__init__(number, message)  # both, so that it passes from process to process
+        self.signal, self.message = number, message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def stopped_at(step: int, total: int, folder: Path) -> str:
@@ -41,7 +44,11 @@ class Stop:
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            now = {number: signal.getsignal(number) for number in SIGNALS}
+            # What is ignored, as under nohup or in a worker, stays ignored.
+            self._before = {n: handler for n, handler in now.items() if handler != signal.SIG_IGN}
+            for number in self._before:
+                signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
