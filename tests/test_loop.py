@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ROOT
 from running import read_lines, read_metrics, run_script
 from safetensors.torch import load_file
 
@@ -167,39 +160,6 @@ def test_without_dev_data_the_last_model_is_kept(tiny_bert, reviews, tmp_path, c
     metrics = run(ClassificationTask, replace(task, dev_file=None), train)
     assert "dev" not in metrics
     assert BertForSequenceClassification.from_pretrained(tmp_path / "out").report.new == ()
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_and_resumed_gives_the_same_bits(tiny_bert, reviews, tmp_path):
-    common = {"epochs": 6, "accumulation": 2, "batch_size": 3, "eval_every": 5, "save_every": 2}
-    straight = tmp_path / "straight"
-    began = time.monotonic()
-    run_script("train_classification", *flags(tiny_bert, reviews, straight, **common))
-    whole = time.monotonic() - began
-    chance = random.Random(int.from_bytes(os.urandom(2), "little"))
-    for attempt in range(2):
-        folder = tmp_path / f"killed-{attempt}"
-        command = flags(tiny_bert, reviews, folder, **common)
-        kills, resume = 0, []
-        while not (folder / "metrics.json").exists():
-            process = subprocess.Popen(
-                [sys.executable, ROOT / "scripts" / "train_classification.py", *command, *resume],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-            )
-            if kills < 3:
-                # Wait until training is under way, then kill after a random piece of it.
-                while not (folder / "options.json").exists() and process.poll() is None:
-                    time.sleep(0.005)
-                time.sleep(chance.uniform(0, whole / 4))
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-            _, stderr = process.communicate()
-            assert process.returncode in (0, -signal.SIGKILL), stderr.decode()
-            resume = ["--resume"] if (folder / "options.json").exists() else []
-        assert same(weights(folder), weights(straight))
-        assert (folder / "log.jsonl").read_text() == (straight / "log.jsonl").read_text()
 
 
 def test_resuming_with_other_options_is_refused(tiny_bert, reviews, tmp_path):

@@ -60,7 +60,10 @@ class PretrainedConfig:
                 raise ValueError(f"{name} is {values[name]!r}; only {fine[0]!r} is supported")
         values["labels"] = read_labels(values.pop("id2label", None))
         values.pop("label2id", None)  # the same again, the other way round
-        values["architectures"] = tuple(values.get("architectures") or ())
+        architectures = values.get("architectures") or []
+        if not isinstance(architectures, list):
+            raise ValueError(f"architectures is {architectures!r:.80}; write it as a list of names")
+        values["architectures"] = tuple(map(str, architectures))
         own = {f.name for f in dataclasses.fields(cls)} - {"extra"}
         known = {name: value for name, value in values.items() if name in own}
         extra = {name: value for name, value in values.items() if name not in own}

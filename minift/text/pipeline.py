@@ -69,13 +69,14 @@ def token_id(
 ) -> tuple[str, int]:
     """A special token that is needed, and its id."""
     token = config.get(name)
-    number = None if token is None else backend.token_to_id(content(token))
-    if token is None or number is None:
+    text = token.get("content") if isinstance(token, dict) else token
+    number = backend.token_to_id(text) if isinstance(text, str) else None
+    if number is None:
         raise InputError(
             f"{path}: its {name} is {token!r}, which is not in the vocabulary; restore the file, "
             "or name another token in tokenizer_config.json"
         )
-    return content(token), number
+    return text, number
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -102,7 +102,14 @@ class Tokenizer:
         folder = hub.resolve(source)
         backend, config = read_pipeline(folder)
         limits = [limit for limit in (max_length, stored_limit(folder, config)) if limit]
-        return cls(backend, config, min(limits, default=None))
+        try:
+            return cls(backend, config, min(limits, default=None))
+        except BaseException as error:  # a panic of Rust's is no Exception
+            if type(error).__name__ != "PanicException":
+                raise
+            raise InputError(
+                f"{folder}: its tokenizer cannot encode a letter ({error}); restore tokenizer.json"
+            ) from None
 
     # ---- text -> tokens ------------------------------------------------------------------------
 

@@ -1,0 +1,25 @@
+"""A few hundred spoiled files; `python tests/fuzzing.py` tries twenty thousand."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from fuzzing import fuzz
+
+
+def test_spoiled_files_are_read_or_refused():
+    # Other files each day; a failure names the seed that makes its file again.
+    first = int(time.time()) // 86_400 * 1_000
+    found, failures = fuzz(first, 300)
+    assert not failures, failures[:3]
+    assert sum(found.values()) == 300
+    assert sum(count for (_, fate), count in found.items() if fate == "refused") > 100
+    assert sum(count for (_, fate), count in found.items() if fate == "accepted") > 20
+
+
+@pytest.mark.parametrize("seed", [296, 1453, 1686])
+def test_files_that_once_were_neither(seed):
+    """What the fuzzer found: architectures a number, a token that is true, a template's panic."""
+    _, failures = fuzz(seed, 1)
+    assert not failures
