@@ -31,8 +31,11 @@ def test_scripts_and_flags_exist():
             for i, word in enumerate(words):
                 if word.startswith("scripts/"):
                     flags = {w.split("=")[0] for w in words[i + 1 :] if w.startswith("--")}
-                    # benchmark.py takes a mode and a task first, and has the flags of the task.
-                    task = words[i + 1 : i + 3] if "benchmark" in word else []
+                    # benchmark.py takes a mode and a task first, others a task; flags are the task's.
+                    count = (
+                        2 if "benchmark" in word else word.endswith(("sweep.py", "find_rate.py"))
+                    )
+                    task = words[i + 1 : i + 1 + count]
                     used.setdefault((word, *task), set()).update(flags)
     assert ("scripts/train_classification.py",) in used
     for (script, *task), flags in used.items():
