@@ -31,7 +31,7 @@ def test_scripts_and_flags_exist():
             for i, word in enumerate(words):
                 if word.startswith("scripts/"):
                     flags = {w.split("=")[0] for w in words[i + 1 :] if w.startswith("--")}
-                    # benchmark.py takes a mode and a task first, others a task; flags are the task's.
+                    # benchmark.py takes a mode and a task first, others a task, whose flags follow.
                     count = (
                         2 if "benchmark" in word else word.endswith(("sweep.py", "find_rate.py"))
                     )
