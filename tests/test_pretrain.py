@@ -22,7 +22,7 @@ from minift import BertForMaskedLM, T5ForConditionalGeneration, Tokenizer
 from minift.errors import InputError
 from minift.pretrain.base import ModelOptions
 from minift.pretrain.corpus import Chunks, kind_of_token, read_documents, write_tokens
-from minift.pretrain.gaps import Gaps, central_sentence, span_corruption
+from minift.pretrain.gaps import Gaps, central_sentence, first_sentence, span_corruption
 from minift.pretrain.masks import Masks, mask_tokens
 from minift.pretrain.vocabulary import (
     SENTINELS,
@@ -184,6 +184,29 @@ def test_central_sentence_equals_the_plain_search():
         else:
             assert found in whole
             assert f1(found) == pytest.approx(max(map(f1, whole)))
+
+
+def test_the_first_whole_sentence_becomes_the_target_as_often_as_told(prose):
+    chunk = np.array([token for ids in prose.ids(SENTENCES) for token in ids])
+    rest = "".join(SENTENCES[2:]).replace(" ", "")
+    for share in (0.0, 0.5, 1.0):
+        objective = Gaps(prose, ModelOptions(sentences=1.0, lead=share))
+        random, first, kept = np.random.default_rng(0), 0, 0
+        for _ in range(60):
+            source, target = objective.pair(chunk, random)
+            # The one before it may not be whole, which nobody can tell.
+            if prose.decode(target) == SENTENCES[1]:
+                first += 1
+                shown = prose.decode(source, skip_special_tokens=False).replace(" ", "")
+                own = SENTENCES[1].replace(" ", "")
+                kept += own in shown
+                own = own if own in shown else sentinel(0)
+                assert shown == f"summarize:{own}{rest}</s>"
+        assert first / 60 == pytest.approx(share, abs=0.2)
+        assert kept == pytest.approx(0.5 * first, abs=9)
+    tokens = np.arange(20)
+    for bounds in ([1, 4], [1], []):  # three tokens are no summary; a sentence that has no end
+        assert first_sentence(tokens, np.array(bounds)) == (tokens, None)
 
 
 def test_text_without_whole_sentences_gets_gaps(prose):

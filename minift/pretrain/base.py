@@ -31,6 +31,7 @@ class ModelOptions:
     sentences: float = option(
         0.5, "T5: share of the chunks that hide a sentence, as a summary, instead of gaps."
     )
+    lead: float = option(0.0, "T5: share of the hidden sentences that are the first of their text.")
     whole: float = option(0.0, "T5: share of the gaps whose target is the whole text.")
     tokenizer_documents: int = option(20_000, "Documents that the tokenizer learns from.")
 
@@ -39,7 +40,7 @@ class ModelOptions:
         for name in ("d_model", "d_ff", "num_layers", "num_heads", "tokenizer_documents"):
             check_range(self, name, 1)
         check_range(self, "dropout", 0, 0.99)
-        for name in ("sentences", "whole"):
+        for name in ("sentences", "lead", "whole"):
             check_range(self, name, 0, 1)
         if self.d_model % self.num_heads:
             raise ValueError(

@@ -17,7 +17,12 @@ common with the others is the target, as if it were their summary:
     source   summarize: It rained. <0> Tea was served. </s>
     target   The river rose in the rain. </s>
 
-Every other time the sentence stays where it is, so that the model learns to copy.
+Every other time the sentence stays where it is, so that the model learns to copy.  A share of them
+is not the most central but the first, with which writers tend to say what follows (Zhu et al. 2021,
+"Leveraging lead bias for zero-shot abstractive news summarization"); the text then begins with it:
+
+    source   summarize: <0> The river rose in the rain. Tea was served. </s>
+    target   It rained. </s>
 
 Whole texts (Lewis et al. 2020, BART): a share of the gaps' targets is the text itself, every token
 of it.  Most can be copied, and copying is what a summary needs first: with a few thousand steps to
@@ -62,7 +67,7 @@ class Gaps(Objective):
     optimizer, usual_rate = "adafactor", 1e-2
 
     def __init__(self, tokenizer: Tokenizer, options: ModelOptions):
-        self.sentences, self.whole = options.sentences, options.whole
+        self.sentences, self.lead, self.whole = options.sentences, options.lead, options.whole
         self.end = tokenizer.eos_token_id
         ids = [tokenizer.id_of(sentinel(i)) for i in range(SENTINELS)]
         if None in ids or self.end is None:
@@ -117,7 +122,11 @@ class Gaps(Objective):
         """A chunk (R,) -> source and target; a chunk without a sentence to hide gets gaps."""
         place = None
         if random.random() < self.sentences:
-            place = central_sentence(chunk, self.sentence_bounds(chunk))
+            bounds = self.sentence_bounds(chunk)
+            if self.lead and random.random() < self.lead:
+                chunk, place = first_sentence(chunk, bounds)
+            else:
+                place = central_sentence(chunk, bounds)
         if place is None:
             source, target = span_corruption(chunk, random, self.sentinels, self.end)
             return source, [*chunk.tolist(), self.end] if random.random() < self.whole else target
@@ -156,6 +165,19 @@ def span_corruption(
         target += [sentinels[number], *tokens[position : position + gone].tolist()]
         position += gone
     return [*source, eos], [*target, eos]
+
+
+def first_sentence(
+    tokens: np.ndarray, bounds: np.ndarray
+) -> tuple[np.ndarray, tuple[int, int] | None]:
+    """The chunk from its first whole sentence on, and where that ends; None: its length is not fit.
+
+    >>> first_sentence(np.array([9, 1, 2, 3, 4, 5, 6, 7, 8]), np.array([1, 7]))
+    (array([1, 2, 3, 4, 5, 6, 7, 8]), (0, 6))
+    """
+    if len(bounds) < 2 or not SHORTEST <= bounds[1] - bounds[0] <= LONGEST:
+        return tokens, None
+    return tokens[bounds[0] :], (0, int(bounds[1] - bounds[0]))
 
 
 def _parts(total: int, count: int, random: np.random.Generator) -> list[int]:
