@@ -144,7 +144,10 @@ class Theirs:
         ]
         for parameter in model.parameters():
             groups[parameter.dim() <= 1]["params"].append(parameter)
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, fused=fused)
+        if options.optimizer == "adafactor":
+            self.optimizer = torch.optim.Adafactor(groups, lr=0.0)
+        else:
+            self.optimizer = torch.optim.AdamW(groups, lr=0.0, fused=fused)
 
     def step(self, features, rate):
         self.model.train()

@@ -15,8 +15,9 @@ from minift.tasks.decoding import (
     side_by_side,
     table_rows,
 )
-from minift.tasks.summarization import SummarizationOptions, SummarizationTask
+from minift.tasks.summarization import USUAL, SummarizationOptions, SummarizationTask
 from minift.train.compare import finished_run
+from minift.train.folder import METRICS
 from minift.train.loop import pick_device
 from minift.train.options import TrainOptions, command_line, run_script
 from minift.train.report import markdown_table, mean_and_spread, scatter_plot
@@ -24,7 +25,7 @@ from minift.train.report import markdown_table, mean_and_spread, scatter_plot
 
 def main() -> None:
     task_options, options, decoding = command_line(
-        SummarizationOptions, TrainOptions, DecodingOptions, description=__doc__
+        SummarizationOptions, TrainOptions, DecodingOptions, description=__doc__, defaults=USUAL
     )
     folder = options.output_dir or Path("runs/compare-decoding")
     splits = SummarizationTask.read_splits(task_options)
@@ -32,7 +33,8 @@ def main() -> None:
         raise InputError("--dev-file is missing; give one, since the comparison is made on it")
     records = splits["dev"][: decoding.limit or None]
     device = pick_device(options.device)
-    finished_run(SummarizationTask, task_options, replace(options, output_dir=folder))
+    if not (folder / METRICS).exists():
+        finished_run(SummarizationTask, task_options, replace(options, output_dir=folder))
     found = score_settings(folder, records, decoding, options.batch_size, options.seed, device)
 
     table = markdown_table(table_rows(found, records, mean_and_spread))

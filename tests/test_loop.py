@@ -197,4 +197,5 @@ def test_the_usual_rate_is_the_tasks_unless_one_is_given():
 
     assert rate() == 1e-4
     assert rate(freeze_encoder=True) == 1e-2
+    assert rate(optimizer="adafactor") == 1e-3
     assert rate(learning_rate=3e-5, freeze_encoder=True) == 3e-5

@@ -33,8 +33,8 @@ class TrainOptions:
     accumulation: int = option(1, "Forward passes that make one step of the optimiser.")
     learning_rate: float | None = option(
         None,
-        "Highest rate; if not given, the task's usual one, or what suits --freeze-encoder "
-        "(1e-2), LoRA and BitFit (ten times the usual).",
+        "Highest rate; if not given, the task's usual one, or what suits Adafactor (1e-3), "
+        "--freeze-encoder (1e-2), LoRA and BitFit (ten times the usual).",
     )
     schedule: Literal[tuple(SCHEDULES)] = option(
         "linear", "How the rate moves, see train/schedules.py."
@@ -139,12 +139,15 @@ class TrainOptions:
     def with_rate(self, usual: float) -> TrainOptions:
         """The same with a learning rate: the one given, or else what is usual.
 
-        What learns beside frozen weights bears, and needs, a higher one: updates and biases ten
-        times as high, a new head alone 1e-2.
+        Adafactor's steps are in proportion to what they change, so its rate suits any model.  What
+        learns beside frozen weights bears, and needs, a higher one: updates and biases ten times as
+        high, a new head alone 1e-2.
         """
         if self.learning_rate is not None:
             return self
-        if self.freeze_encoder:
+        if self.optimizer == "adafactor":
+            usual = 1e-3
+        elif self.freeze_encoder:
             usual = 1e-2
         elif self.lora_rank or self.bitfit:
             usual = 10 * usual
