@@ -86,7 +86,7 @@ def make_inputs(folder: Path) -> dict[str, list[str]]:
         flags += ["--epochs", "2", "--batch-size", "4", "--accumulation", "2", "--log-every", "1"]
         flags += ["--eval-every", "4", "--save-every", str(SAVE_EVERY), "--max-length", "128"]
         if task == "summarization":
-            flags += ["--max-target-length", "12"]
+            flags += ["--max-target-length", "12", "--freeze-below", "0"]
         commands[task] = [str(SCRIPTS / f"train_{task}.py"), *flags]
     return commands
 
@@ -172,7 +172,7 @@ def crash(command: list[str], folder: Path, kills: int, draw: random.Random) -> 
                 time.sleep(draw.uniform(0, whole))
                 os.kill(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
-            printed = log.read_text(errors="replace")
+            printed = log.read_text(errors="replace") if log.exists() else ""
             found = re.search(r"resuming at step (\d+)", printed)
             if found:
                 outcome.resumed += 1

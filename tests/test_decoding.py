@@ -186,7 +186,7 @@ def run_here(monkeypatch, capsys, *flags: object) -> str:
 def test_the_comparison(tiny_t5, trees, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "out"
     flags = ["--model", tiny_t5, "--train-file", trees["train"], "--dev-file", trees["dev"]]
-    flags += ["--epochs", 1, "--device", "cpu", "--output-dir", folder]
+    flags += ["--epochs", 1, "--device", "cpu", "--output-dir", folder, "--freeze-below", 0]
     flags += ["--draws", 2, "--limit", 7, "--examples", 3]
     shown = run_here(monkeypatch, capsys, *flags)
     assert "--- train, seed 1" in shown

@@ -248,6 +248,7 @@ def test_bad_input(tiny_t5, tiny_bert, trees, tmp_path, monkeypatch, capsys, spo
         "dev-file": trees["dev"],
         "output-dir": tmp_path / "out",
         "device": "cpu",
+        "freeze-below": 0,
         **changes,
     }
     if changes.get("model") == "tiny-bert":
