@@ -29,7 +29,7 @@ from minift.metrics.rouge import stem
 from minift.metrics.squad import plain
 from minift.models.t5 import IGNORE, T5Config, T5ForConditionalGeneration
 from minift.tasks.base import option
-from minift.tasks.classification import ClassificationOptions, ClassificationTask
+from minift.tasks.names import TASKS
 from minift.tasks.ner import NerOptions, NerTask
 from minift.tasks.qa import QaOptions, QaTask
 from minift.tasks.summarization import SummarizationOptions, SummarizationTask, first_sentence
@@ -88,26 +88,18 @@ def with_decoder(task, source):
     return Reference("AutoModelForSeq2SeqLM", source, **settings)
 
 
-TASKS = {
+# Task -> the reference for it, and the metrics to show.
+REFERENCES = {
     "classification": (
-        ClassificationTask,
-        ClassificationOptions,
         classifier("AutoModelForSequenceClassification"),
         ("accuracy", "matthews_correlation"),
     ),
-    "ner": (NerTask, NerOptions, classifier("AutoModelForTokenClassification"), ("f1",)),
+    "ner": (classifier("AutoModelForTokenClassification"), ("f1",)),
     "qa": (
-        QaTask,
-        QaOptions,
         classifier("AutoModelForQuestionAnswering"),
         ("f1", "exact", "f1_at_zero", "exact_at_zero", "answerable_f1", "answerable_exact"),
     ),
-    "summarization": (
-        SummarizationTask,
-        SummarizationOptions,
-        with_decoder,
-        ("rougeL", "rouge1", "rouge2", "words"),
-    ),
+    "summarization": (with_decoder, ("rougeL", "rouge1", "rouge2", "words")),
 }
 
 
@@ -439,7 +431,7 @@ def main():
     elif mode not in modes or task not in TASKS:
         usage = f"{{{','.join(modes)}}} {{{','.join(TASKS)}}} FLAGS"
         raise InputError(f"benchmark.py: give it {usage}, not {f'{mode} {task}'.strip()!r}")
-    task_class, options_class, reference, columns = TASKS[task]
+    (task_class, options_class), (reference, columns) = TASKS[task], REFERENCES[task]
     task_options, options, compare = command_line(
         options_class, TrainOptions, CompareOptions, argv=flags
     )

@@ -35,12 +35,14 @@ from minift.text.tokenizer import Tokenizer
 from minift.train.checkpoint import Progress, load_state, remove_state, save_state
 from minift.train.finite import stop_if_not_finite
 from minift.train.folder import METRICS, check_same_options, claimed, output_folder
-from minift.train.loop import autocast, describe_model, pick_device
+from minift.train.loop import describe_model, pick_device
 from minift.train.optim import new_optimizer, normalise_gradients, parameter_groups, set_rate
 from minift.train.options import as_dict, check_device, check_precision
 from minift.train.report import Log, environment
 from minift.train.schedules import cosine
+from minift.train.step import autocast
 from minift.train.stop import Stop, Stopped, stopped_at
+from minift.train.trainable import learn_head
 
 TOKENS = "tokens.bin"
 OBJECTIVES: dict[str, type[Objective]] = {"t5": Gaps, "bert": Masks}
@@ -137,8 +139,7 @@ def work(
         model = objective.new_model(tokenizer, model_options, longest=options.chunk + 2)
     model.to(device)
     if options.freeze_encoder:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad = name.startswith(f"{model.head}.")
+        learn_head(model)
     print(f"tokens    {chunks.total} chunks of {options.chunk}")
     print(describe_model(model), flush=True)
 

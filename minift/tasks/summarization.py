@@ -282,7 +282,7 @@ class SummarizationTask(Task):
         ROUGE of the documents' first sentences, which a summary should beat."""
         truth = [list(record.summaries) for record in records]
         texts = [prediction.text for prediction in predictions]
-        lead = metrics.rouge([first_sentence(record.document) for record in records], truth)
+        lead = lead_scores(records)
         return {
             **metrics.rouge(texts, truth),
             "words": sum(len(text.split()) for text in texts) / len(texts),
@@ -291,8 +291,7 @@ class SummarizationTask(Task):
         }
 
     def trivial_score(self, train: Sequence[SummaryRecord], dev: Sequence[SummaryRecord]) -> float:
-        truth = [list(record.summaries) for record in dev]
-        return metrics.rouge([first_sentence(record.document) for record in dev], truth)["rougeL"]
+        return lead_scores(dev)["rougeL"]
 
     def explain(
         self,
@@ -362,6 +361,12 @@ class SummarizationTask(Task):
             "beam_stopping": self.options.beam_stopping,
         }
         save_task(model, self.tokenizer, folder, **settings)
+
+
+def lead_scores(records: Sequence[SummaryRecord]) -> dict[str, float]:
+    """ROUGE of the documents' first sentences."""
+    truth = [list(record.summaries) for record in records]
+    return metrics.rouge([first_sentence(record.document) for record in records], truth)
 
 
 def first_sentence(text: str) -> str:

@@ -43,7 +43,7 @@ from minift.train.optim import (
 from minift.train.options import TrainOptions
 from minift.train.report import Log, environment, numbers, one_line, peak_memory_mb
 from minift.train.schedules import SCHEDULES
-from minift.train.step import Gradients, Work
+from minift.train.step import Gradients, Work, autocast
 from minift.train.stop import Stop, Stopped, stopped_at
 from minift.train.trainable import choose_what_learns, learn_above, lowest_that_learns
 
@@ -146,10 +146,8 @@ def judge(
             print(task.explain(predictions, records, score))
             found[split] = score
     if "dev" in splits:
-        value, trivial = (
-            found["dev"][task.metric],
-            task.trivial_score(splits["train"], splits["dev"]),
-        )
+        value = found["dev"][task.metric]
+        trivial = task.trivial_score(splits["train"], splits["dev"])
         found.update(trivial=trivial, collapsed=value <= trivial)
         if found["collapsed"]:
             print(
@@ -316,10 +314,6 @@ def verify(
             f"--best-metric is {options.best_metric!r}, which {task.name} does not have; "
             f"use one of {', '.join(names)}"
         )
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def pick_device(name: str) -> torch.device:

@@ -83,9 +83,8 @@ class Gradients:
         return None
 
     def _forward(self, indices: Sequence[int]) -> tuple[Batch, Tensor, Tensor]:
-        device = self.model.device
-        batch = self.task.collate([self.features[i] for i in indices]).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
+        batch = self.task.collate([self.features[i] for i in indices]).to(self.model.device)
+        with autocast(self.model.device, self.options.precision):
             return batch, *self.task.loss(self.model, batch)
 
     def _backward(self, indices: Sequence[int]) -> tuple[Tensor, Batch]:
@@ -126,6 +125,10 @@ class Gradients:
         raise NotFinite(
             f"{what}; lower --learning-rate (it was {self.options.learning_rate:g}), or mend them"
         )
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -41,11 +41,16 @@ def choose_what_learns(model: PretrainedModel, options: TrainOptions) -> list[st
     elif options.bitfit:
         bitfit(model)
     elif options.freeze_encoder:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad = name.startswith(f"{model.head}.")
+        learn_head(model)
     else:
         learn_above(model, options.freeze_below)
     return anew
+
+
+def learn_head(model: PretrainedModel) -> None:
+    """Let learn the head alone, in place."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name.startswith(f"{model.head}.")
 
 
 def learn_above(model: PretrainedModel, depth: int) -> None:
