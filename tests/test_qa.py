@@ -274,16 +274,21 @@ def test_loss_takes_no_notice_of_padding(task_and_model):
     draw = random.Random(4)
     records = [question(i, draw, length=draw.randint(1, 30)) for i in range(6)]
     features = task.featurize(records, training=True)
-    total, count = task.loss(model, task.collate(features))
-    parts = [task.loss(model, task.collate([feature])) for feature in features]
-    assert count == len(features)
-    assert total.item() == pytest.approx(sum(part.item() for part, _ in parts), rel=1e-5)
+    smoothed = replace(task, options=replace(task.options, label_smoothing=0.2))
+    for way in (smoothed, task):
+        total, count = way.loss(model, way.collate(features))
+        parts = [way.loss(model, way.collate([feature])) for feature in features]
+        assert count == len(features)
+        assert total.item() == pytest.approx(sum(part.item() for part, _ in parts), rel=1e-5)
     # One question alone: the mean of both cross-entropies, as the field defines it.
     batch = task.collate(features[:1])
     starts, ends = model(batch.ids, batch.mask, batch.types)
     first, last = features[0].answer
     expected = -(starts.log_softmax(-1)[0, first] + ends.log_softmax(-1)[0, last]) / 2
     assert parts[0][0].item() == pytest.approx(expected.item(), rel=1e-5)
+    spread = -(starts.log_softmax(-1).mean() + ends.log_softmax(-1).mean()) / 2  # over all places
+    both = smoothed.loss(model, batch)[0].item()
+    assert both == pytest.approx((0.8 * expected + 0.2 * spread).item(), rel=1e-5)
 
 
 def test_nothing_to_choose_from_is_no_error(task_and_model):

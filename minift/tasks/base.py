@@ -58,13 +58,16 @@ class TaskOptions:
     dropout: float | None = option(None, "Dropout of the whole model instead of the checkpoint's.")
     attention_dropout: float | None = option(None, "Dropout of what attention looks at alone.")
     head_dropout: float | None = option(None, "Dropout of what goes into the head alone.")
+    label_smoothing: float = option(
+        0.0, "Share of the probability spread evenly over all labels, tokens or places."
+    )
     from_scratch: bool = option(
         False, "Start from random weights of the same shape: what is pre-training worth?"
     )
 
     def __post_init__(self) -> None:
         check_range(self, "max_length", 3)
-        for name in ("dropout", "attention_dropout", "head_dropout"):
+        for name in ("dropout", "attention_dropout", "head_dropout", "label_smoothing"):
             check_range(self, name, 0, 0.99)
         if isinstance(self.train_file, str | Path):  # one file, as people write it in Python
             object.__setattr__(self, "train_file", (Path(self.train_file),))

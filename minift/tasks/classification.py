@@ -67,7 +67,6 @@ class ClassificationOptions(TaskOptions):
     pooling: Literal["pooler", "cls", "mean"] | None = option(
         None, "How a text becomes one vector; the pooler if the model does not say otherwise."
     )
-    label_smoothing: float = option(0.0, "Share of the probability spread evenly over the labels.")
     r_drop: float = option(
         0.0, "Weight of how far two passes with different dropout disagree; twice the time."
     )
@@ -77,7 +76,6 @@ class ClassificationOptions(TaskOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, "label_smoothing", 0, 0.99)
         check_range(self, "r_drop", 0)
 
 

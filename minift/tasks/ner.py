@@ -270,7 +270,11 @@ class NerTask(Task):
             logits = model(batch.ids, batch.mask, batch.types)  # (B, T, C)
         labels = batch.labels.flatten()  # (B * T,)
         total = F.cross_entropy(
-            logits.float().flatten(0, 1), labels, ignore_index=IGNORE, reduction="sum"
+            logits.float().flatten(0, 1),
+            labels,
+            ignore_index=IGNORE,
+            reduction="sum",
+            label_smoothing=self.options.label_smoothing,
         )
         return total, (labels != IGNORE).sum().to(total.dtype)
 

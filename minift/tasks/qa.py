@@ -284,18 +284,22 @@ class QaTask(Task):
     def loss(self, model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Sum over the windows of the mean of both cross-entropies, and the number of windows.
 
-        The choice is among the real tokens of a window; padding takes no part.
+        The choice is among the real tokens of a window; padding takes no part, nor does it get a
+        share of smoothed labels.
         """
         if batch.vectors is not None:
             logits = model.qa_outputs(batch.vectors).unbind(-1)  # (B, T) each
         else:
             logits = model(batch.ids, batch.mask, batch.types)  # (B, T) each
-        padding = batch.mask == 0
-        losses = [
-            F.cross_entropy(side.float().masked_fill(padding, -math.inf), place, reduction="sum")
-            for side, place in zip(logits, batch.labels.unbind(-1), strict=True)
-        ]
-        total = (losses[0] + losses[1]) / 2
+        padding = batch.mask == 0  # (B, T)
+        smoothing = self.options.label_smoothing
+        total = logits[0].new_zeros((), dtype=torch.float32)
+        for side, places in zip(logits, batch.labels.unbind(-1), strict=True):
+            log_p = side.float().masked_fill(padding, -math.inf).log_softmax(-1)  # (B, T)
+            total = total + (1 - smoothing) / 2 * F.nll_loss(log_p, places, reduction="sum")
+            if smoothing:
+                mean = log_p.masked_fill(padding, 0.0).sum(-1) / batch.mask.sum(-1)  # (B,)
+                total = total - smoothing / 2 * mean.sum()
         return total, total.new_tensor(float(len(batch.labels)))
 
     def predict(

@@ -79,7 +79,6 @@ class SummarizationOptions(TaskOptions):
     max_target_length: int | None = option(
         None, "Longest summary in tokens; the longest of the training data if not given."
     )
-    label_smoothing: float = option(0.0, "Share of the probability spread evenly over all tokens.")
     num_beams: int = option(1, "Beams in generation; 1: the best token at each step.")
     length_penalty: float = option(1.0, "With beams: above 1 for longer summaries, below shorter.")
     no_repeat_ngram_size: int = option(0, "Tokens in a row that a summary never repeats; 0: any.")
@@ -90,7 +89,6 @@ class SummarizationOptions(TaskOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, "max_target_length", 2)
-        check_range(self, "label_smoothing", 0, 0.99)
         self.generation(1)
 
     def generation(self, longest: int) -> Generation:
