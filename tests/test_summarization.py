@@ -281,6 +281,17 @@ def test_files_that_cannot_be_read(tmp_path, line, words):
         read_summaries(tmp_path / "x.tsv")
 
 
+def test_documents_trained_on_and_documents_that_are_all_cut(tiny_t5, trees):
+    files = {"dev_file": trees["train"], "max_length": 4}
+    task, _, splits = SummarizationTask.start(options(tiny_t5, trees, None, files)[0])
+    features = {split: task.featurize(records, True) for split, records in splits.items()}
+    found = [line.split(" (")[0] for line in task.doubts(splits, features)]
+    assert found == [
+        "96 of 96 dev records are also trained on",
+        "all training texts have more than 4 tokens",
+    ]
+
+
 def test_built_in_reports():
     splits = {
         name: read_summaries(builtin(f"reports.{name}.jsonl")) for name in ("train", "dev", "test")

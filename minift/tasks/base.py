@@ -8,7 +8,7 @@ which task they run.  Below it stands what the tasks themselves share.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -23,6 +23,7 @@ from minift.errors import InputError
 from minift.files import write_manifest
 from minift.models.base import CONFIG, PretrainedModel
 from minift.models.registry import model_class
+from minift.tasks.doubts import overlaps
 from minift.text.tokenizer import TOKENIZER_FILES, Tokenizer
 from minift.weights import WEIGHTS
 
@@ -137,6 +138,15 @@ class Task(Protocol):
 
     def describe(self, records: Sequence[Any], features: Sequence[Any]) -> str:
         """The first record as text, tokens and labels, and the counts: shown before training."""
+
+    def asked(self, record: Any) -> Hashable:
+        """What the model is asked of a record, without the answer."""
+
+    def doubts(
+        self, splits: Mapping[str, Sequence[Any]], features: Mapping[str, Sequence[Feature]]
+    ) -> list[str]:
+        """What may be wrong with data that can be used: shown before training, for a person."""
+        return overlaps(self.asked, splits)
 
     def featurize(self, records: Sequence[Any], training: bool = False) -> list[Feature]:
         """One feature or more for each record; in training a task may leave some out."""

@@ -49,6 +49,7 @@ from minift.tasks.base import (
     save_task,
     token_batch,
 )
+from minift.tasks.doubts import all_cut, rare
 from minift.text.tokenizer import Tokenizer
 from minift.text.windows import shares, windows
 
@@ -183,6 +184,28 @@ class ClassificationTask(Task):
             f"(--long-text {self.options.long_text})",
         ]
         return "\n".join(lines)
+
+    def asked(self, record: TextRecord) -> tuple[str, str | None]:
+        return record.text, record.text_pair
+
+    def doubts(
+        self,
+        splits: Mapping[str, Sequence[TextRecord]],
+        features: Mapping[str, Sequence[TextFeature]],
+    ) -> list[str]:
+        doubts = [
+            *super().doubts(splits, features),
+            *rare(record.label for record in splits["train"]),
+            *all_cut(features["train"], self.max_length),
+        ]
+        for split in ("dev", "test"):
+            found = {record.label for record in splits.get(split, ())}
+            if len(found) == 1 and len(splits[split]) > 1:
+                doubts.append(
+                    f"every {split} record is {found.pop()!r}: f1 and matthews_correlation say "
+                    "nothing there"
+                )
+        return doubts
 
     def featurize(self, records: Sequence[TextRecord], training: bool = False) -> list[TextFeature]:
         """Tokens with [CLS] and [SEP], cut as `long_text` says; one feature, or one a window."""

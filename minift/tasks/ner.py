@@ -25,7 +25,7 @@ Dimensions: B batch, T width of the batch, H hidden, C tags, W words.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -56,6 +56,7 @@ from minift.tasks.base import (
     save_task,
     token_batch,
 )
+from minift.tasks.doubts import rare
 from minift.tasks.entities import found_entities, listed, marked_text
 from minift.text.align import (
     IGNORE,
@@ -222,6 +223,18 @@ class NerTask(Task):
             f"tokens; they are read in {sum(long)} windows, nothing is cut",
         ]
         return "\n".join(lines)
+
+    def asked(self, record: TagRecord) -> tuple[str, ...]:
+        return record.words
+
+    def doubts(
+        self,
+        splits: Mapping[str, Sequence[TagRecord]],
+        features: Mapping[str, Sequence[TagFeature]],
+    ) -> list[str]:
+        tags = [tag for record in splits["train"] for tag in record.tags]
+        kinds = [tag.removeprefix("B-") for tag in tags if tag.startswith("B-")]
+        return [*super().doubts(splits, features), *rare(kinds)]
 
     def featurize(self, records: Sequence[TagRecord], training: bool = False) -> list[TagFeature]:
         """Pieces between [CLS] and [SEP]; one feature a text, or one a window."""

@@ -207,6 +207,9 @@ class QaTask(Task):
         ]
         return "\n".join(lines)
 
+    def asked(self, record: QuestionRecord) -> tuple[str, str]:
+        return record.question, record.context
+
     def featurize(
         self, records: Sequence[QuestionRecord], training: bool = False
     ) -> list[WindowFeature]:

@@ -21,7 +21,7 @@ Dimensions: B batch, T width of the documents, U width of the summaries, V vocab
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -49,6 +49,7 @@ from minift.tasks.base import (
     save_task,
     token_batch,
 )
+from minift.tasks.doubts import all_cut
 from minift.text.tokenizer import Tokenizer
 
 # Options that suit the default model.  Few documents soon make a small model forget what it can,
@@ -203,6 +204,16 @@ class SummarizationTask(Task):
             f"their end; generated ones have at most {self.max_target_length}",
         ]
         return "\n".join(lines)
+
+    def asked(self, record: SummaryRecord) -> str:
+        return record.document
+
+    def doubts(
+        self,
+        splits: Mapping[str, Sequence[SummaryRecord]],
+        features: Mapping[str, Sequence[SummaryFeature]],
+    ) -> list[str]:
+        return [*super().doubts(splits, features), *all_cut(features["train"], self.max_length)]
 
     def featurize(
         self, records: Sequence[SummaryRecord], training: bool = False

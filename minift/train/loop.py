@@ -78,6 +78,8 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     print("options   " + ", ".join(f"{k}={v}" for k, v in resolved.items()))
     print("records   " + ", ".join(f"{split} {len(r)}" for split, r in splits.items()))
     print(task.describe(splits["train"], features["train"]))
+    for doubt in task.doubts(splits, features):
+        print(f"warning: {doubt}")
     anew = choose_what_learns(model, options)
     if anew:
         print(f"anew      {', '.join(anew)}")
