@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+
+# Controls but tab and line feed, and what turns the direction of writing around.
+STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class InputError(Exception):
@@ -24,3 +28,12 @@ def at(path: str | os.PathLike, line: int | None = None) -> str:
     'train.tsv, line 12'
     """
     return f"{os.fspath(path)}, line {line}" if line is not None else os.fspath(path)
+
+
+def visible(text: str) -> str:
+    r"""A text that came from data, as a terminal may have it: what would steer it is spelled out.
+
+    >>> print(visible("good\x1b[2Jbad"))
+    good\x1b[2Jbad
+    """
+    return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -25,6 +25,7 @@ import numpy as np
 
 from minift import metrics
 from minift.data.squad import QuestionRecord, as_squad
+from minift.errors import visible
 
 SENTENCE_END = re.compile(r"[.!?]['\"”’)\]]*\s+(?=[^\sa-z])|\n+")
 WIDEST = 160  # characters shown before and after an answer
@@ -242,11 +243,15 @@ def in_sentence(text: str, start: int, end: int) -> dict[str, str]:
 
 def answer_lines(row: dict[str, Any], colour: bool) -> str:
     """One prediction, as `answer_row` gives it, in two or three lines."""
-    question = " ".join(row["question"].split())
+    question = visible(" ".join(row["question"].split()))
     if not row["predicted"]:
-        closest = f"  (closest: {' '.join(row['best_span'].split())})" if row["best_span"] else ""
+        closest = (
+            f"  (closest: {visible(' '.join(row['best_span'].split()))})"
+            if row["best_span"]
+            else ""
+        )
         return f"{question}\n  no answer  {row['score']:.2f}{closest}"
-    before, answer, after = row["sentence"].values()
+    before, answer, after = map(visible, row["sentence"].values())
     shown = f"\x1b[1;32m{answer}\x1b[0m" if colour else f"[{answer}]"
     if len(before) > WIDEST:
         before = "... " + before[-WIDEST:].partition(" ")[2]

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from minift import metrics
 from minift.data.read import TextRecord, numbered, read_classification, records_of
-from minift.errors import InputError
+from minift.errors import InputError, visible
 from minift.models.base import PretrainedModel
 from minift.tasks.base import (
     Task,
@@ -389,7 +389,8 @@ class ClassificationTask(Task):
         for prediction, record in zip(predictions, records, strict=True):
             probabilities = zip(self.labels, prediction.probabilities, strict=True)
             shown = " ".join(f"{label}={p:.4f}" for label, p in probabilities)
-            lines.append(f"{prediction.label}\t{shown}\t{' '.join(record.text.split())}")
+            line = f"{prediction.label}\t{shown}\t{' '.join(record.text.split())}"
+            lines.append(visible(line))
         return lines
 
     def save(self, model: PretrainedModel, folder: Path) -> None:

@@ -25,6 +25,7 @@ import torch
 
 from minift import metrics
 from minift.data.read import SummaryRecord
+from minift.errors import visible
 from minift.generate.rules import Generation
 from minift.metrics.diversity import distinct, novelty, repetition
 from minift.tasks.base import check_range, option
@@ -192,7 +193,7 @@ def side_by_side(
 def _entry(title: str, text: str, width: int) -> str:
     """A title and, beside it, a text in lines; indented, so that Markdown shows it as it is."""
     return textwrap.fill(
-        " ".join(text.split()) or "(nothing)",
+        visible(" ".join(text.split())) or "(nothing)",
         width=100,
         initial_indent=f"    {title:<{width}}",
         subsequent_indent=" " * (4 + width),

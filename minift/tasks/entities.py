@@ -12,6 +12,7 @@ from typing import Any
 
 from minift import metrics
 from minift.data.columns import TagRecord
+from minift.errors import visible
 
 COLOURS = (31, 32, 34, 35, 36, 33)  # of a terminal: red, green, blue, magenta, cyan, yellow
 
@@ -51,13 +52,13 @@ def marked_text(
     marked, position = "", 0
     lines = []
     for entity in found:
-        kind, name = entity["type"], entity["text"]
+        kind, name = entity["type"], visible(entity["text"])
         shown = f"\x1b[1;{paint[kind]}m{name}\x1b[0m" if colour else f"[{name}]{kind}"
-        marked += text[position : entity["start"]] + shown
+        marked += visible(text[position : entity["start"]]) + shown
         position = entity["end"]
         place = f"{entity['start']}-{entity['end']}"
         lines.append(f"  {kind:8} {entity['score']:.2f}  {place:>9}  {name}")
-    marked += text[position:]
+    marked += visible(text[position:])
     return "\n".join([" ".join(marked.split()), *lines])
 
 

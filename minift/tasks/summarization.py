@@ -32,7 +32,7 @@ from torch import Tensor
 from minift import metrics
 from minift.data.batch import pad, progress, sorted_batches
 from minift.data.read import SummaryRecord, numbered, read_lines, read_summaries
-from minift.errors import InputError
+from minift.errors import InputError, visible
 from minift.generate.rules import Generation
 from minift.models.base import PretrainedModel
 from minift.models.t5 import IGNORE
@@ -356,7 +356,7 @@ class SummarizationTask(Task):
         records: Sequence[SummaryRecord],
         colour: bool = False,
     ) -> list[str]:
-        return [" ".join(prediction.text.split()) for prediction in predictions]
+        return [visible(" ".join(prediction.text.split())) for prediction in predictions]
 
     def save(self, model: PretrainedModel, folder: Path) -> None:
         """Model, tokenizer, and in config.json how summaries are generated."""

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from minift.data.batch import chunks, progress, training_batches
-from minift.errors import InputError
+from minift.errors import InputError, visible
 from minift.files import write_json, write_jsonl
 from minift.models.base import PretrainedModel
 from minift.models.lora import save_adapter
@@ -77,9 +77,9 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     features = {s: task.featurize(records, s == "train") for s, records in splits.items()}
     print("options   " + ", ".join(f"{k}={v}" for k, v in resolved.items()))
     print("records   " + ", ".join(f"{split} {len(r)}" for split, r in splits.items()))
-    print(task.describe(splits["train"], features["train"]))
+    print(visible(task.describe(splits["train"], features["train"])))
     for doubt in task.doubts(splits, features):
-        print(f"warning: {doubt}")
+        print(visible(f"warning: {doubt}"))
     anew = choose_what_learns(model, options)
     if anew:
         print(f"anew      {', '.join(anew)}")
@@ -145,7 +145,7 @@ def judge(
             for name, value in task.exports(predictions, records).items():
                 write_json(folder / f"{name}.{split}.json", value)
             print(f"\n{split}  {one_line(score)}")
-            print(task.explain(predictions, records, score))
+            print(visible(task.explain(predictions, records, score)))
             found[split] = score
     if "dev" in splits:
         value = found["dev"][task.metric]

@@ -12,7 +12,7 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from minift.errors import InputError
+from minift.errors import InputError, visible
 from minift.tasks.base import check_range, option
 from minift.train.schedules import SCHEDULES
 from minift.train.stop import Stopped
@@ -264,5 +264,5 @@ def run_script(main: Callable[[], object]) -> NoReturn:
 
 
 def _complain(message: str, status: int) -> int:
-    print(" ".join(message.split()), file=sys.stderr)
+    print(visible(" ".join(message.split())), file=sys.stderr)
     return status

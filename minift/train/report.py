@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from minift.errors import visible
 from minift.files import writing
 
 LOG = "log.jsonl"
@@ -83,10 +84,16 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     | model | accuracy |
     | --- | --- |
     | whole | 0.88 |
+
+    A bar within a cell, or an end of line, is written so that it stays in its cell.
     """
+
+    def cell(value: Any) -> str:
+        return visible(" ".join(str(value).split())).replace("|", "\\|")
+
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns), *([row[c] for c in columns] for row in rows)]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
 
 
 def mean_and_spread(values: Sequence[float], digits: int = 3) -> str:
