@@ -35,7 +35,13 @@ from minift.tasks.qa import QaOptions, QaTask
 from minift.tasks.summarization import SummarizationOptions, SummarizationTask, first_sentence
 from minift.train.compare import CompareOptions
 from minift.train.loop import pick_device, run
-from minift.train.optim import new_optimizer, normalise_gradients, parameter_groups, set_rate
+from minift.train.optim import (
+    keep_rows_apart,
+    new_optimizer,
+    normalise_gradients,
+    parameter_groups,
+    set_rate,
+)
 from minift.train.options import TrainOptions, command_line, run_script
 from minift.train.report import markdown_table, mean_and_spread
 from minift.train.schedules import SCHEDULES
@@ -111,6 +117,7 @@ class Ours:
         self.optimizer = new_optimizer(
             options.optimizer, parameter_groups(model, options.weight_decay)
         )
+        keep_rows_apart(model, self.optimizer)
 
     def step(self, features, rate):
         self.model.train()

@@ -20,6 +20,7 @@ from minift import (
 )
 from minift.train.optim import (
     describe_groups,
+    keep_rows_apart,
     new_optimizer,
     normalise_gradients,
     parameter_groups,
@@ -117,6 +118,75 @@ def test_gradients_of_a_sum_become_those_of_the_mean_clipped(max_norm):
     torch.testing.assert_close(norm, expected)
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
+
+
+class Bag(nn.Module):
+    """The mean of some rows of a table, and a line through it."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(50, 8)
+        self.line = nn.Linear(8, 1)
+
+    def forward(self, ids):
+        return self.line(self.table(ids).mean(1)).squeeze(-1)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_rows_kept_apart_learn_as_all_rows_do(monkeypatch, name):
+    """Over steps that accumulate, clip and use rows twice; rows that are not used move alike."""
+    monkeypatch.setattr("minift.train.optim.LARGE", 400)
+    plain, apart = Bag(), Bag()
+    apart.load_state_dict(plain.state_dict())
+    optimizers = []
+    for model in (plain, apart):
+        group = {"params": list(model.parameters()), "weight_decay": 0.1, "factor": 1.0}
+        optimizers.append(new_optimizer(name, [group]))
+        set_rate(optimizers[-1], 0.05)
+    keep_rows_apart(apart, optimizers[1])
+    for _ in range(6):
+        batches = [torch.randint(0, 30, (4, 3)) for _ in range(2)]
+        norms = []
+        for model, optimizer in zip((plain, apart), optimizers, strict=True):
+            for ids in batches:
+                model(ids).square().sum().backward()
+            assert model.table.weight.grad.is_sparse == (model is apart)
+            norms.append(normalise_gradients(model, torch.tensor(8.0), max_norm=0.05))
+            optimizer.step()
+            optimizer.zero_grad()
+        torch.testing.assert_close(*norms)
+    for a, b in zip(plain.parameters(), apart.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert not torch.equal(apart.table.weight[40:], Bag().table.weight[40:])
+
+
+def test_which_gradients_are_sparse(monkeypatch, tiny_bert):
+    """Those of large tables that learn, and that no output layer shares."""
+    monkeypatch.setattr("minift.train.optim.LARGE", 100)
+    models = tiny_models(tiny_bert)
+    ids = torch.randint(1, 9, (2, 5))
+    found = {}
+    for name in ("sequence", "masked", "t5", "gated"):
+        model = models[name]
+        optimizer = new_optimizer("adamw", parameter_groups(model, 0.0))
+        keep_rows_apart(model, optimizer)
+        set_rate(optimizer, 0.01)
+        more = {"decoder_input_ids": ids} if name in ("t5", "gated") else {}
+        model(ids, **more).square().sum().backward()
+        found[name] = [n.split(".")[-2] for n, p in model.named_parameters() if p.grad.is_sparse]
+        normalise_gradients(model, torch.tensor(1.0), 1.0)
+        optimizer.step()
+        assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert found == {
+        "sequence": ["word", "position"],
+        "masked": ["position"],
+        "t5": ["shared"],
+        "gated": [],
+    }
+    frozen = models["tokens"]
+    frozen.bert.requires_grad_(False)
+    keep_rows_apart(frozen, new_optimizer("adamw", parameter_groups(frozen, 0.0)))
+    assert not any(getattr(module, "sparse", False) for module in frozen.modules())
 
 
 def test_adamw_follows_the_paper():

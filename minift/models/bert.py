@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from minift.models.base import PretrainedConfig, PretrainedModel, require, require_number
 from minift.models.heads import POOLINGS, Head
 from minift.nn.attention import Packing, attend, pack
-from minift.nn.layers import ACTIVATIONS, init_linear
+from minift.nn.layers import ACTIVATIONS, Dropout, init_linear
 from minift.weights import Checkpoint, NameTable
 
 
@@ -110,7 +110,7 @@ class BertEmbeddings(nn.Module):
         self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, ids: Tensor, positions: Tensor, types: Tensor) -> Tensor:
         x = self.word(ids) + self.position(positions) + self.token_type(types)  # (S, H)
@@ -128,7 +128,7 @@ class BertAttention(nn.Module):
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.weight_dropout = config.attention_probs_dropout_prob
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(1)  # (S, N, D) each
@@ -146,7 +146,7 @@ class BertFeedForward(nn.Module):
         self.activation = ACTIVATIONS[config.hidden_act]
         self.down = nn.Linear(config.intermediate_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor) -> Tensor:
         wide = self.activation(self.up(x))  # (S, I)

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from minift.nn.layers import Dropout
+
 POOLINGS = ("pooler", "cls", "mean")
 
 
@@ -21,7 +23,7 @@ class Head(nn.Linear):
 
     def __init__(self, hidden_size: int, num_labels: int, dropout: float):
         super().__init__(hidden_size, num_labels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return super().forward(self.dropout(hidden))

@@ -41,6 +41,7 @@ from torch.nn.functional import linear
 from minift.errors import InputError
 from minift.files import read_json, write_atomically, write_json
 from minift.models.base import ModelType, PretrainedModel, require_number
+from minift.nn.layers import Dropout
 from minift.weights import opened
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -101,7 +102,7 @@ class Update(nn.Module):
         super().__init__()
         self.a = nn.Parameter(rows.new_empty(settings.rank, rows.shape[1]))
         self.b = nn.Parameter(rows.new_zeros(rows.shape[0], settings.rank))
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         self.scale = settings.alpha / settings.rank
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))  # as torch's linear layers start
 

@@ -40,7 +40,7 @@ from minift.generate.search import Ends, search
 from minift.models.base import PretrainedConfig, PretrainedModel, require, require_number
 from minift.models.t5_decoder import Source, T5Decoder
 from minift.nn.attention import Packing, attend, attend_padded, pack
-from minift.nn.layers import ACTIVATIONS, FeedForward, Linear, RMSNorm, product
+from minift.nn.layers import ACTIVATIONS, Dropout, FeedForward, Linear, RMSNorm, product
 from minift.nn.positions import PositionBias
 from minift.weights import Checkpoint, NameTable
 
@@ -138,7 +138,7 @@ class T5Attention(nn.Module):
         self.inner = config.num_heads * config.d_kv
         self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.output = Linear(self.inner, config.d_model)
-        self.dropout = nn.Dropout(config.dropout_rate)
+        self.dropout = Dropout(config.dropout_rate)
 
     @property
     def weight_dropout(self) -> float:
@@ -251,7 +251,7 @@ class T5Stack(nn.Module):
         )
         self.layers = nn.ModuleList(layers)
         self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
-        self.dropout = nn.Dropout(config.dropout_rate)
+        self.dropout = Dropout(config.dropout_rate)
 
     def finish(self, x: Tensor) -> Tensor:
         return self.dropout(self.norm(x))

@@ -35,6 +35,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minift.nn.layers import drop
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -174,13 +176,13 @@ def attend_padded(
     if bias is not None:
         bias = bias.to(q.dtype)
         bias = bias if bias.dim() == 4 else bias[None]  # else torch takes its slow path
-    if fused:
+    if fused and (q.is_cuda or not dropout):  # the CPU has no kernel with dropout
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale
         )
     scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
     scores = scores if bias is None else scores + bias  # (n, N, Q, K)
-    return F.dropout(scores.softmax(-1), dropout) @ v  # (n, N, Q, D)
+    return drop(scores.softmax(-1), dropout) @ v  # (n, N, Q, D)
 
 
 def attend_jagged(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from minift.errors import NotFinite
+from minift.train.optim import values_of
 
 
 def stop_if_not_finite(
@@ -71,7 +72,7 @@ def first_not_finite(model: nn.Module, loss: Callable[[], Tensor]) -> str | None
     parameters = (
         f"the gradient of {name}"
         for name, p in model.named_parameters()
-        if p.grad is not None and not torch.isfinite(p.grad).all()
+        if p.grad is not None and not torch.isfinite(values_of(p.grad)).all()
     )
     end = [] if torch.isfinite(total) else ["the loss"]
     return next(iter([*outputs, *end, *gradients, *parameters]), None)

@@ -35,6 +35,7 @@ from minift.train.folder import (
 )
 from minift.train.optim import (
     describe_groups,
+    keep_rows_apart,
     new_optimizer,
     parameter_groups,
     pull,
@@ -190,6 +191,7 @@ def train(
     if len({group["factor"] for group in groups}) > 1:
         print(describe_groups(groups, options.learning_rate), flush=True)
     optimizer, schedule = new_optimizer(options.optimizer, groups), SCHEDULES[options.schedule]
+    keep_rows_apart(model, optimizer)
     kept = groups if options.l2_start else []
     starts = [[parameter.detach().clone() for parameter in group["params"]] for group in kept]
     averages = Averages(model, options, total)
