@@ -12,6 +12,7 @@ from running import last_line_of_refusal, read_lines, run_script
 from minift.data.read import SummaryRecord, builtin, read_summaries
 from minift.errors import InputError
 from minift.metrics import rouge
+from minift.metrics.diversity import novelty
 from minift.models.t5 import IGNORE, T5Config, T5ForConditionalGeneration, shift_right
 from minift.pretrain.vocabulary import save_unigram, train_unigram
 from minift.tasks.summarization import (
@@ -174,6 +175,25 @@ def test_length_is_taken_from_the_training_summaries(task_and_model, trees):
     assert task.max_target_length == longest
 
 
+def test_a_document_is_learned_with_one_summary_or_all(tiny_t5, tmp_path, trees):
+    rows = [
+        {"document": "the oak.", "summaries": ["oak fell", "the oak fell all day long"]},
+        {"document": "the elm.", "summary": "elm fell"},
+    ]
+    train = write(tmp_path / "several.jsonl", rows)
+    said, longest = {}, {}
+    for targets in ("first", "all"):
+        changes = {"train_file": train, "targets": targets}
+        task, _, splits = SummarizationTask.start(options(tiny_t5, trees, None, changes)[0])
+        features = task.featurize(splits["train"], training=True)
+        said[targets] = [(f.record, task.tokenizer.decode(f.labels[:-1])) for f in features]
+        longest[targets] = task.max_target_length
+        assert [f.record for f in task.featurize(splits["train"])] == [0, 1]
+    assert said["first"] == [(0, "oak fell"), (1, "elm fell")]
+    assert said["all"] == [(0, "oak fell"), (0, "the oak fell all day long"), (1, "elm fell")]
+    assert longest["all"] > longest["first"]
+
+
 def test_people_are_told_when_summaries_are_cut(task_and_model):
     task, _ = task_and_model
     records = [SummaryRecord(str(i), "a b. c", ("a",)) for i in range(10)]
@@ -297,11 +317,11 @@ def test_built_in_reports():
         name: read_summaries(builtin(f"reports.{name}.jsonl")) for name in ("train", "dev", "test")
     }
     records = [record for part in splits.values() for record in part]
-    assert len(records) >= 160
+    assert [len(part) for part in splits.values()] == [880, 60, 80]
     assert len({record.document for record in records}) == len(records)
     runs: set[tuple[str, ...]] = set()
     for record in records:
-        words, (summary,) = record.document.split(), record.summaries
+        words, (*condensed, summary) = record.document.split(), record.summaries
         assert 60 <= len(words) <= 120
         assert 9 <= len(summary.split()) <= 20
         assert summary.endswith(".")
@@ -311,6 +331,13 @@ def test_built_in_reports():
         copied = summary.split()
         for i in range(len(copied) - 6):
             assert " ".join(copied[i : i + 7]) not in " ".join(words)
-    truth = [list(record.summaries) for record in records]
+    # A text to learn from also has its news in its own words: the first of its summaries.
+    for record in splits["train"]:
+        condensed, summary = record.summaries
+        assert 9 <= len(condensed.split()) <= 20
+        assert condensed.endswith(".")
+        assert novelty([condensed], [record.document], 1) <= 0.4
+    assert all(len(record.summaries) == 1 for record in [*splits["dev"], *splits["test"]])
+    truth = [record.summaries[-1:] for record in records]
     lead = rouge([first_sentence(record.document) for record in records], truth)
     assert lead["rougeL"] < 0.3  # the first sentence alone is a poor summary

@@ -77,6 +77,9 @@ class SummarizationOptions(TaskOptions):
 
     model: str = option("minift-t5-mini", "Folder, name under weights/ or hub id to start from.")
     prefix: str = option("summarize: ", "What is written before each document.")
+    targets: Literal["first", "all"] = option(
+        "first", "Which summaries of a document are learned, where it has several."
+    )
     max_target_length: int | None = option(
         None, "Longest summary in tokens; the longest of the training data if not given."
     )
@@ -149,8 +152,8 @@ class SummarizationTask(Task):
         model, tokenizer, max_length = load_start(options, cls.name, labels=None)
         longest = options.max_target_length
         if longest is None:
-            summaries = [record.summaries[0] for record in splits["train"]]
-            longest = 1 + max(map(len, tokenizer.ids(summaries)))
+            learned = [text for record in splits["train"] for text in learnt(record, options)]
+            longest = 1 + max(map(len, tokenizer.ids(learned)))
         return cls(options, tokenizer, max_length, longest), model, splits
 
     @staticmethod
@@ -190,7 +193,7 @@ class SummarizationTask(Task):
         first, feature = records[0], features[0]
         pieces = self.tokenizer.convert_ids_to_tokens(feature.ids)
         wanted = [token for token in feature.labels or () if token != IGNORE]
-        cut = sum(feature.cut for feature in features)
+        cut = len({feature.record for feature in features if feature.cut})
         target_cut = sum(feature.target_cut for feature in features)
         lines = [
             f"first record ({first.where})",
@@ -218,18 +221,22 @@ class SummarizationTask(Task):
     def featurize(
         self, records: Sequence[SummaryRecord], training: bool = False
     ) -> list[SummaryFeature]:
-        """Prefix, document, </s>, cut to `max_length`; and in training the first summary."""
+        """Prefix, document, </s>, cut to `max_length`; in training once for each target."""
         texts = [self.options.prefix + record.document for record in records]
         sources = self.tokenizer.ids(texts)
-        targets = self.tokenizer.ids([r.summaries[0] if training else "" for r in records])
         room = self.max_length - self.tokenizer.num_special(pair=False)
         eos = self.tokenizer.eos_token_id
         features = []
-        for i, (source, target) in enumerate(zip(sources, targets, strict=True)):
+        for i, (record, source) in enumerate(zip(records, sources, strict=True)):
             ids, types = self.tokenizer.build(source[:room])
-            labels = [*target[: self.max_target_length - 1], eos] if training else None
-            target_cut = training and len(target) >= self.max_target_length
-            features.append(SummaryFeature(i, ids, types, labels, len(source) > room, target_cut))
+            cut = len(source) > room
+            if not training:
+                features.append(SummaryFeature(i, ids, types, None, cut, False))
+                continue
+            for target in self.tokenizer.ids(learnt(record, self.options)):
+                labels = [*target[: self.max_target_length - 1], eos]
+                target_cut = len(target) >= self.max_target_length
+                features.append(SummaryFeature(i, ids, types, labels, cut, target_cut))
         return features
 
     def freeze(
@@ -370,6 +377,11 @@ class SummarizationTask(Task):
             "beam_stopping": self.options.beam_stopping,
         }
         save_task(model, self.tokenizer, folder, **settings)
+
+
+def learnt(record: SummaryRecord, options: SummarizationOptions) -> tuple[str, ...]:
+    """Those of a document's summaries that the model is to give."""
+    return record.summaries if options.targets == "all" else record.summaries[:1]
 
 
 def lead_scores(records: Sequence[SummaryRecord]) -> dict[str, float]:
