@@ -58,11 +58,10 @@ from minift.text.tokenizer import Tokenizer
 USUAL = {
     "optimizer": "adafactor",
     "learning_rate": 5e-3,
-    "epochs": 20,
+    "epochs": 3,
     "batch_size": 8,
     "freeze_below": 3,
     "average_last": 0.5,
-    "average_start": 0.2,
     "num_beams": 4,
     "no_repeat_ngram_size": 3,
 }
