@@ -64,6 +64,7 @@ def _here(command: list[str], input: str, cwd: Path) -> Done:
     before = sys.argv, sys.stdin, os.getcwd()
     sys.argv, sys.stdin = command, io.StringIO(input)
     os.chdir(cwd)
+    sys.path.insert(0, str(Path(command[0]).parent))  # as Python does for a script
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             runpy.run_path(command[0], run_name="__main__")
@@ -71,6 +72,7 @@ def _here(command: list[str], input: str, cwd: Path) -> Done:
     except SystemExit as ended:
         code = ended.code or 0
     finally:
+        sys.path.pop(0)
         sys.argv, sys.stdin = before[:2]
         os.chdir(before[2])
     return Done(code, out.getvalue(), err.getvalue())

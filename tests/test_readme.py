@@ -35,7 +35,7 @@ def test_scripts_and_flags_exist():
                     count = (
                         2 if "benchmark" in word else word.endswith(("sweep.py", "find_rate.py"))
                     )
-                    task = words[i + 1 : i + 1 + count]
+                    task = [w for w in words[i + 1 : i + 1 + count] if not w.startswith("--")]
                     used.setdefault((word, *task), set()).update(flags)
     assert ("scripts/train_classification.py",) in used
     for (script, *task), flags in used.items():

@@ -1,0 +1,1 @@
+"""The comparisons that benchmark.py offers; the only code that runs the reference itself."""

@@ -1,0 +1,188 @@
+"""Training steps of both sides in turn: speed, memory, and how near the machine's limit it is.
+
+The limit: the floating-point operations of our step, over the rate at which the same machine, in
+the same run, multiplies two large matrices.  `--profile` says where the rest of the time goes.
+"""
+
+import multiprocessing
+import resource
+import statistics
+import tempfile
+from dataclasses import dataclass
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.peers import REFERENCES, Ours, Theirs, alternate, times_as_fast
+from minift import hub
+from minift.data.batch import training_batches
+from minift.tasks.base import option
+from minift.tasks.names import TASKS
+from minift.train.loop import pick_device
+from minift.train.report import markdown_table
+
+OURS = "minift"
+BEST = "transformers, length-grouped, fused AdamW"
+DEFAULT = "transformers, random batches, AdamW"
+PRODUCT = "a large matrix product"
+SIZE = 2048  # rows and columns of its matrices
+
+# What an operation of torch is for, by the beginning of its name.
+PURPOSES = {
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product"),
+    "optimiser": ("_fused_adamw_", "_foreach_", "lerp_", "linalg_vector_norm"),
+    "dropout": ("random_", "ge", "bernoulli_"),
+    "activations": ("gelu", "relu", "threshold", "silu"),
+    "norms and softmax": ("native_layer_norm", "_softmax", "_log_softmax", "mean", "rsqrt", "pow"),
+    "sums and products": ("add", "mul", "sum", "div", "sub", "neg", "where", "masked_fill"),
+    "copies and fills": ("copy_", "cat", "fill_", "zero_", "clone", "index", "embedding", "_to_"),
+}
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How long it is measured."""
+
+    rounds: int = option(15, "Rounds in which the sides take turns.")
+    steps: int = option(4, "Steps of each side in a round.")
+    profile: bool = option(False, "Say what the time of our step goes into.")
+
+
+def training(task, task_options, options, measured):
+    task_class = TASKS[task][0]
+    device = pick_device(options.device)
+    features, batches = prepared(task_class, task_options, options)
+    ours = side_of(OURS, task, task_options, options)
+    best, default = (side_of(name, task, task_options, options) for name in (BEST, DEFAULT))
+    print(f"losses of single texts differ by at most {same_losses(task, ours, features):.2g}")
+
+    def steps(side, name):
+        def take(i):
+            start = (i + 1) * measured.steps
+            for indices in batches[name][start : start + measured.steps]:
+                side.step([features[j] for j in indices], 1e-5)
+
+        return take
+
+    a, b = torch.randn(2, SIZE, SIZE, device=device)
+    sides = {
+        OURS: steps(ours, OURS),
+        BEST: steps(best, BEST),
+        DEFAULT: steps(default, DEFAULT),
+        PRODUCT: lambda i: a @ b,
+    }
+    seconds, _ = alternate(sides, measured.rounds)
+    per_token = {}
+    for name in (OURS, BEST, DEFAULT):
+        real = [
+            sum(features[j].length for indices in part for j in indices)
+            for part in in_rounds(batches[name], measured)
+        ]
+        per_token[name] = [s / n for s, n in zip(seconds[name], real, strict=True)]
+    memory = {name: peak_memory(name, task, task_options, options) for name in per_token}
+    rows = [
+        {
+            "training step": name,
+            "real tokens per second": round(1 / statistics.median(times)),
+            "seconds, relative": times_as_fast(per_token[OURS], times)[0],
+            "from ... to": times_as_fast(per_token[OURS], times)[1],
+            "memory, MB": round(memory[name]),
+        }
+        for name, times in per_token.items()
+    ]
+    print("\n" + markdown_table(rows))
+
+    rate = 2 * SIZE**3 / statistics.median(seconds[PRODUCT])
+    part = batches[OURS][: measured.steps]
+    flops = [operations(ours, [features[j] for j in indices]) for indices in part]
+    tokens = sum(features[j].length for indices in part for j in indices)
+    limit = sum(flops) / tokens / rate
+    share = limit / statistics.median(per_token[OURS])
+    each = sum(flops) / tokens / 1e6
+    print(
+        f"\n{PRODUCT}: {rate / 1e9:.0f} GFLOP/s; a step of {OURS} does {each:.0f} MFLOP for a "
+        f"token, at {share:.0%} of that rate"
+    )
+    if measured.profile:
+        print("\n" + markdown_table(purposes(ours, [[features[j] for j in i] for i in part])))
+
+
+def prepared(task_class, task_options, options):
+    """The training features, and the batches of each side."""
+    story, _, splits = task_class.start(task_options)
+    features = story.featurize(splits["train"], training=True)
+    lengths = [feature.length for feature in features]
+    grouped, random = (
+        training_batches(lengths, options.batch_size, options.seed, 0, by_length=by_length)
+        for by_length in (True, False)
+    )
+    return features, {OURS: grouped, BEST: grouped, DEFAULT: random}
+
+
+def side_of(name, task, task_options, options):
+    """A side, ready to take a step."""
+    device = pick_device(options.device)
+    story, model, _ = TASKS[task][0].start(task_options)
+    if name == OURS:
+        return Ours(story, model.to(device), options)
+    reference = REFERENCES[task](story, hub.resolve(task_options.model)).to(device)
+    return Theirs(story, reference, options, fused=name == BEST)
+
+
+def same_losses(task, ours, features):
+    """Our weights go to disk and are read by the reference: how far single losses are apart."""
+    with tempfile.TemporaryDirectory() as folder:
+        ours.model.save_pretrained(folder)
+        theirs = REFERENCES[task](ours.task, folder).to(ours.model.device)
+    gaps = []
+    with torch.inference_mode():
+        for feature in features[:8]:
+            one = ours.task.collate([feature]).to(ours.model.device)
+            a, b = (ours.task.loss(m.eval(), one)[0] for m in (ours.model, theirs))
+            gaps.append(abs(a - b).item())
+    return max(gaps)
+
+
+def in_rounds(batches, measured):
+    """The batches of each round that counts."""
+    for i in range(1, measured.rounds + 1):
+        yield batches[i * measured.steps : (i + 1) * measured.steps]
+
+
+def operations(side, features):
+    """Floating-point operations of a step, forwards and backwards."""
+    with FlopCounterMode(display=False) as counter:
+        side.step(features, 1e-5)
+    return counter.get_total_flops()
+
+
+def peak_memory(name, task, task_options, options):
+    """MB that a process of its own needs for some steps, beyond those before it has a model."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_memory, (name, task, task_options, options))
+
+
+def _peak_memory(name, task, task_options, options):
+    features, batches = prepared(TASKS[task][0], task_options, options)
+    import transformers  # noqa: F401  (for each side: what is imported is not what is compared)
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    side = side_of(name, task, task_options, options)
+    for indices in batches[name][:8]:
+        side.step([features[j] for j in indices], 1e-5)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def purposes(side, batches):
+    """What the time of our steps goes into, as rows of a table."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        for features in batches:
+            side.step(features, 1e-5)
+    sums = dict.fromkeys([*PURPOSES, "all else"], 0.0)
+    for event in profiled.key_averages():
+        name = event.key.removeprefix("aten::")
+        own = (purpose for purpose, starts in PURPOSES.items() if name.startswith(starts))
+        sums[next(own, "all else")] += event.self_cpu_time_total
+    total = sum(sums.values())
+    return [{"purpose": name, "share": f"{part / total:.1%}"} for name, part in sums.items()]
