@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--int8", action="store_true", help="faster on a CPU, a little less exact")
     options = parser.parse_intermixed_args()
     inputs = options.file or options.texts or sys.stdin
     device = pick_device(options.device)
@@ -36,6 +37,7 @@ def main() -> None:
         colour,
         options.batch_size,
         device,
+        options.int8,
     ):
         print(line, flush=True)
 

@@ -296,7 +296,7 @@ def projections(model: PretrainedModel) -> dict[str, dict[str, str]]:
     head = {id(parameter) for parameter in head_parameters(model).values()}
     found = {}
     for name, module in model.named_modules():
-        # The head learns without LoRA; T5's lm_head is never called, only its matrix is used.
+        # The head learns without LoRA; T5's output has one row for each token, and stays as it is.
         if isinstance(module, nn.Linear) and id(module.weight) not in head and name != "lm_head":
             theirs = [n.removesuffix(".weight") for n in model.table.theirs(f"{name}.weight")]
             found[name] = {n.rpartition(".")[2]: n for n in theirs}

@@ -384,8 +384,7 @@ class T5ForConditionalGeneration(PretrainedModel):
         """(..., H) -> (..., V)"""
         if self.config.scale_decoder_outputs:
             x = x * self.config.d_model**-0.5
-        output = self.shared if self.lm_head is None else self.lm_head
-        return product(x, output.weight)
+        return product(x, self.shared.weight) if self.lm_head is None else self.lm_head(x)
 
     def target_loss(
         self,
