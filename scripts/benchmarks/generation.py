@@ -1,15 +1,21 @@
-"""Generation of both sides in turn, with a T5 of random weights."""
+"""Generation in turn, with a T5 of random weights: minift and transformers, and, where it is
+installed, CTranslate2; in float32, and in whole numbers of 8 bits."""
 
+import importlib.util
 import statistics
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from benchmarks.peers import Reference, alternate, times_as_fast
+from minift.models.int8 import in_int8
 from minift.models.t5 import T5Config, T5ForConditionalGeneration
 from minift.tasks.base import option
 from minift.train.report import markdown_table
+
+SPECIAL = {"<pad>": 0, "</s>": 1, "<unk>": 2}  # tokens that CTranslate2 must know
 
 
 @dataclass(frozen=True)
@@ -19,38 +25,85 @@ class GenerationOptions:
     sources: int = option(8, "Texts in a batch.")
     source_length: int = option(256, "Tokens of each.")
     new_tokens: int = option(48, "Tokens generated for each.")
-    rounds: int = option(7, "Rounds in which both sides take turns.")
+    rounds: int = option(7, "Rounds in which the sides take turns.")
     seed: int = option(1, "Seed of weights and texts.")
 
 
 def generation(options):
-    """Greedy and beam search of both sides in turn, from the same weights; outputs compared."""
+    """Greedy and beam search, from the same weights and in turns; outputs compared."""
     torch.manual_seed(options.seed)
-    ours = T5ForConditionalGeneration(T5Config()).eval()
-    with tempfile.TemporaryDirectory() as folder:
-        ours.save_pretrained(folder)
-        theirs = Reference("AutoModelForSeq2SeqLM", folder).eval()
-    ids = torch.randint(2, ours.config.vocab_size, (options.sources, options.source_length))
+    config = T5Config()
+    ours = T5ForConditionalGeneration(config).eval()
+    ids = torch.randint(100, config.vocab_size - 100, (options.sources, options.source_length))
     mask = torch.ones_like(ids)
     length = {"max_new_tokens": options.new_tokens, "min_new_tokens": options.new_tokens}
+    with tempfile.TemporaryDirectory() as folder:
+        ours.save_pretrained(folder)
+        torch_models = {
+            "minift": ours,
+            "transformers": Reference("AutoModelForSeq2SeqLM", folder).eval(),
+            "minift, int8": in_int8(ours),
+        }
+        others = {}
+        if importlib.util.find_spec("ctranslate2") is not None:
+            others = {
+                "CTranslate2": translator(Path(folder), config, "float32"),
+                "CTranslate2, int8": translator(Path(folder), config, "int8"),
+            }
     rows = []
     for name, beams in {"greedy": 1, "4 beams": 4}.items():
-        sides = {
-            side: lambda _, model=model, beams=beams: model.generate(
-                ids, mask, num_beams=beams, **length
-            )
-            for side, model in {"minift": ours, "transformers": theirs}.items()
-        }
+
+        def with_torch(model, beams=beams):
+            return lambda _: model.generate(ids, mask, num_beams=beams, **length)[:, 1:]
+
+        def with_other(model, beams=beams):
+            return lambda _: translated(model, ids, beams, options.new_tokens)
+
+        sides = {side: with_torch(model) for side, model in torch_models.items()}
+        sides |= {side: with_other(model) for side, model in others.items()}
         seconds, found = alternate(sides, options.rounds)
-        times, spread = times_as_fast(*seconds.values())
-        rows.append(
-            {
-                "generation": name,
-                "minift, seconds": f"{statistics.median(seconds['minift']):.2f}",
-                "times as fast": times,
-                "from ... to": spread,
-                "same sequences": f"{(found['minift'] == found['transformers']).all(1).sum()} "
-                f"of {options.sources}",
-            }
-        )
+        for side, times in seconds.items():
+            faster, spread = times_as_fast(seconds["minift"], times)
+            same = (found[side] == found["minift"]).all(1).sum()
+            rows.append(
+                {
+                    "generation": f"{name}, {side}",
+                    "seconds": f"{statistics.median(times):.2f}",
+                    "relative": faster,
+                    "from ... to": spread,
+                    "same sequences": f"{same} of {options.sources}",
+                }
+            )
     print("\n" + markdown_table(rows))
+
+
+def translator(folder, config, numbers):
+    """CTranslate2's model of the same weights; `numbers`: float32 or int8."""
+    import ctranslate2
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    # It wants a tokenizer; a token's name is its number here.
+    words = SPECIAL | {str(i): i for i in range(len(SPECIAL), config.vocab_size)}
+    bare = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=bare, **names).save_pretrained(folder)
+    out = folder / numbers
+    converter = ctranslate2.converters.TransformersConverter(str(folder))
+    converter.convert(str(out), quantization=None if numbers == "float32" else numbers)
+    threads = {"inter_threads": 1, "intra_threads": torch.get_num_threads()}
+    return ctranslate2.Translator(str(out), compute_type=numbers, **threads)
+
+
+def translated(model, ids, beams, new_tokens):
+    """What CTranslate2 generates, as token ids (B, U)."""
+    results = model.translate_batch(
+        [[str(i) for i in row] for row in ids.tolist()],
+        beam_size=beams,
+        max_decoding_length=new_tokens,
+        min_decoding_length=new_tokens,
+        max_input_length=0,
+    )
+    rows = [[int(SPECIAL.get(token, token)) for token in r.hypotheses[0]] for r in results]
+    return torch.tensor([row[:new_tokens] + [0] * (new_tokens - len(row)) for row in rows])
