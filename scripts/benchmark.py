@@ -4,6 +4,7 @@
     benchmark.py training TASK FLAGS   training steps in turn: speed, memory, the machine's limit
     benchmark.py inference TASK FLAGS  predictions for a file in turn (not for summarization)
     benchmark.py head TASK FLAGS       a head-only run beside one evaluation pass over its data
+    benchmark.py guarantees TASK FLAGS what safe saves and checks cost in a run
     benchmark.py features FLAGS        questions to windows, beside `datasets.map`
     benchmark.py generation FLAGS      generation in turn, with a T5 of random weights
     benchmark.py metrics FLAGS         beside rouge-score, seqeval and torchmetrics' SQuAD
@@ -17,6 +18,7 @@ import sys
 
 from benchmarks.features import FeaturesOptions, features
 from benchmarks.generation import GenerationOptions, generation
+from benchmarks.guarantees import guarantees
 from benchmarks.inference import InferenceOptions, inference
 from benchmarks.metrics import MetricsOptions, metrics_speed
 from benchmarks.quality import head, quality
@@ -28,12 +30,13 @@ from minift.tasks.qa import QaOptions
 from minift.train.compare import CompareOptions
 from minift.train.options import TrainOptions, command_line, run_script
 
-# Name -> what it does, and the options it takes beside those of a task; the first four need a task.
+# Name -> what it does, and the options it takes beside those of a task; the first need a task.
 OF_A_TASK = {
     "quality": (quality, CompareOptions),
     "training": (training, TrainingOptions),
     "inference": (inference, InferenceOptions),
     "head": (head, CompareOptions),
+    "guarantees": (guarantees, CompareOptions),
 }
 ALONE = {
     "features": (features, (QaOptions, FeaturesOptions)),

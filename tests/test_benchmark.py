@@ -46,6 +46,16 @@ def test_features(minilm):
     assert same == ours == theirs
 
 
+def test_guarantees(tiny_bert, reviews):
+    flags = ("--model", tiny_bert, "--train-file", reviews["train"], "--dev-file", reviews["dev"])
+    more = ("--epochs", "2", "--batch-size", "10", "--save-every", "3")
+    out = run_script("benchmark", "guarantees", "classification", *flags, *more).stdout
+    rows = dict(re.findall(r"^\| ([a-z :,]+) \| (\d+) \|", out, re.M))
+    assert rows["a state to go on from"] == "3"  # of ten steps
+    assert int(rows["the best model, whole or not there"]) >= 1
+    assert int(rows["of these: waiting for the disk"]) > 3
+
+
 def test_metrics():
     for package in ("rouge_score", "seqeval", "torchmetrics"):
         pytest.importorskip(package, reason=f"{package} is not installed")
