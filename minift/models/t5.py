@@ -40,7 +40,15 @@ from minift.generate.search import Ends, search
 from minift.models.base import PretrainedConfig, PretrainedModel, require, require_number
 from minift.models.t5_decoder import Source, T5Decoder
 from minift.nn.attention import Packing, attend, attend_padded, pack
-from minift.nn.layers import ACTIVATIONS, Dropout, FeedForward, Linear, RMSNorm, product
+from minift.nn.layers import (
+    ACTIVATIONS,
+    Dropout,
+    FeedForward,
+    Linear,
+    RMSNorm,
+    packed_for_few,
+    product,
+)
 from minift.nn.positions import PositionBias
 from minift.weights import Checkpoint, NameTable
 
@@ -274,6 +282,7 @@ class T5ForConditionalGeneration(PretrainedModel):
     def __init__(self, config: T5Config):
         super().__init__(config)
         self.shared = nn.Embedding(config.vocab_size, config.d_model)
+        self.shared.packed = None  # as that of a `Linear`, where it is also the output
         self.encoder = T5Stack(
             config, [T5EncoderLayer(config) for _ in range(config.num_layers)], both_ways=True
         )
@@ -384,7 +393,9 @@ class T5ForConditionalGeneration(PretrainedModel):
         """(..., H) -> (..., V)"""
         if self.config.scale_decoder_outputs:
             x = x * self.config.d_model**-0.5
-        return product(x, self.shared.weight) if self.lm_head is None else self.lm_head(x)
+        if self.lm_head is None:
+            return product(x, self.shared.weight, self.shared.packed)
+        return self.lm_head(x)
 
     def target_loss(
         self,
@@ -426,7 +437,18 @@ class T5ForConditionalGeneration(PretrainedModel):
         source = self.source(*self.encode(input_ids, attention_mask))
         decoder = T5Decoder(self, source, generation.width, generation.max_new_tokens)
         ends = Ends(config.decoder_start_token_id, config.eos_token_id, config.pad_token_id)
-        return search(decoder, len(input_ids), ends, generation, generator, input_ids.device)
+        with packed_for_few(self.stepping(), len(input_ids) * generation.width):
+            return search(decoder, len(input_ids), ends, generation, generator, input_ids.device)
+
+    def stepping(self) -> list[nn.Module]:
+        """The modules whose weights every step of generation reads."""
+        layers = [
+            module
+            for name, module in self.decoder.named_modules()
+            if isinstance(module, Linear) and not name.endswith("cross.kv")
+        ]
+        output = self.shared if self.lm_head is None else self.lm_head
+        return [*layers, *([output] if isinstance(output, nn.Embedding | Linear) else [])]
 
 
 def shift_right(labels: Tensor, config: T5Config) -> Tensor:
