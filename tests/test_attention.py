@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from minift.nn.attention import attend, attend_jagged, attend_padded, pack
+from minift.nn import attention
+from minift.nn.attention import attend, attend_padded, barred, pack
 
 MASKS = {
     "right padding": [[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]],
@@ -67,15 +68,68 @@ def test_attend_equals_masked_attention_over_the_padded_batch(rows, fused):
     torch.testing.assert_close(mixed[mask], expected[mask], atol=1e-5, rtol=1e-5)
 
 
+def a_kernel(q, k, v, starts, longest, scale):
+    """What torch's variable-length kernels do, sequence by sequence; (S, N, D) each."""
+    bounds = list(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True))
+    assert starts.dtype is torch.int32
+    assert longest == max(end - start for start, end in bounds)
+    parts = []
+    for start, end in bounds:
+        heads = (x[start:end].transpose(0, 1) for x in (q, k, v))
+        parts.append(attend_padded(*heads, scale=scale).transpose(0, 1))
+    return torch.cat(parts)
+
+
+class Kernels:
+    """In place of torch.ops.aten: its kernels for a GPU, with the arguments that they take."""
+
+    @staticmethod
+    def _efficient_attention_forward(
+        q, k, v, bias, starts, same, longest, also, dropout, mask, learns, *, scale
+    ):
+        assert (bias, mask, learns) == (None, 0, True)
+        assert (id(same), also) == (id(starts), longest)
+        return [a_kernel(q[0], k[0], v[0], starts, longest, scale)[None]]
+
+    @staticmethod
+    def _flash_attention_forward(
+        q, k, v, starts, same, longest, also, dropout, causal, debug, *, scale
+    ):
+        assert (causal, debug) == (False, False)
+        assert (id(same), also) == (id(starts), longest)
+        return [a_kernel(q, k, v, starts, longest, scale)]
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", MASKS.values(), ids=MASKS)
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_the_jagged_kernel_of_the_gpu_gives_the_same_with_gradients(rows):
+def test_the_kernels_of_the_gpu_are_told_where_sequences_are(rows, kind, monkeypatch):
     packing = pack(torch.tensor(rows))
+    x = torch.randn(len(packing.index), 3, 3, 8, dtype=kind)
     results = []
-    x = torch.randn(len(packing.index), 3, 3, 8)
-    for kernel in (attend, attend_jagged):
+    for there in (False, True):
+        monkeypatch.setattr(attention, "_has_kernel", lambda q, there=there: there)
         leaf = x.clone().requires_grad_()
-        mixed = kernel(*leaf.unbind(1), packing)
+        with monkeypatch.context() as patch:
+            if there:
+                patch.setattr(torch.ops, "aten", Kernels)
+            mixed = attend(*leaf.unbind(1), packing)
+        mixed.square().sum().backward()
+        results.append((mixed, leaf.grad))
+    close = 1e-5 if kind is torch.float32 else 5e-2
+    torch.testing.assert_close(results[0], results[1], atol=close, rtol=close)
+
+
+@pytest.mark.parametrize("name", [name for name in MASKS if "hole" not in name])
+def test_a_barred_bias_pads_the_batch_and_gives_the_same(name):
+    packing = pack(torch.tensor(MASKS[name]))
+    width = packing.width
+    x = torch.randn(len(packing.index), 3, 2, 8)
+    bias = torch.randn(2, 2 * width)[:, torch.arange(width) - torch.arange(width)[:, None] + width]
+    assert not packing.has_holes
+    results = []
+    for given in (bias, barred(bias, packing)):
+        leaf = x.clone().requires_grad_()
+        mixed = attend(*leaf.unbind(1), packing, bias=given)
         mixed.square().sum().backward()
         results.append((mixed, leaf.grad))
     torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
@@ -100,12 +154,15 @@ def test_a_bias_counts_places_in_the_batch(mask, fused):
     distance = torch.arange(width) - torch.arange(width)[:, None]
     bias = torch.randn(2, 2 * width)[:, distance + width]  # (N, T, T)
     packing = pack(mask)
+    if packing.has_holes:
+        bias = barred(bias, packing)
     parts = (packing.take(x) for x in (q, k, v))
     found = packing.pad(attend(*parts, packing, fused=fused, scale=1.0, bias=bias))
     for b in range(batch):
+        own = bias[b] if bias.dim() == 4 else bias
         real = mask[b].nonzero()[:, 0].tolist()
         for i in real:
-            scores = torch.stack([(q[b, i] * k[b, j]).sum(-1) + bias[:, i, j] for j in real])
+            scores = torch.stack([(q[b, i] * k[b, j]).sum(-1) + own[:, i, j] for j in real])
             weights = scores.softmax(0)  # (real, N)
             expected = (weights[..., None] * v[b, real]).sum(0)
             assert torch.allclose(found[b, i], expected, atol=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from test_t5 import TINY, reference
 
 from minift.generate.rules import Generation
 from minift.generate.search import Ends, search
+from minift.models import t5
 from minift.models.t5 import T5Config, T5ForConditionalGeneration
+from minift.models.t5_decoder import T5Decoder
 
 
 def sources(seed: int, batch: int = 4, width: int = 9):
@@ -94,6 +97,18 @@ def test_a_batch_gives_what_each_source_gives_alone(model, beams):
         for i in range(len(ids)):
             alone = model.generate(ids[i][mask[i].bool()][None], **settings)
             assert without_padding(alone)[0] == together[i]
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_steps_of_one_shape_as_a_gpu_records_them_give_the_same(number, monkeypatch):
+    draw = random.Random(100 + number)
+    torch.manual_seed(number)
+    model = T5ForConditionalGeneration(T5Config(**TINY)).double().eval()
+    settings = random_settings(draw, beams=number % 2 == 1)
+    ids, mask = sources(number)
+    expected = model.generate(ids, mask, **settings)
+    monkeypatch.setattr(t5, "T5Decoder", partial(T5Decoder, static=True))
+    assert torch.equal(model.generate(ids, mask, **settings), expected)
 
 
 def test_the_cache_changes_nothing(model):

@@ -260,7 +260,8 @@ def test_the_loss_of_masks_counts_what_was_hidden(tmp_path):
     model = Masks.new_model(tokenizer, small, longest=12).eval()
     objective = Masks(tokenizer, small)
     chunks = np.array([tokenizer.ids([TEXT])[0][:10], tokenizer.ids([TEXT])[0][2:12]])
-    total, count = objective.loss(model, chunks, np.random.default_rng(1))
+    batch = objective.batch(chunks, np.random.default_rng(1))
+    total, count = objective.loss(model, *batch)
     shown, chosen = mask_tokens(
         chunks, np.random.default_rng(1), tokenizer.mask_token_id, tokenizer.vocab_size
     )
@@ -367,7 +368,8 @@ def test_a_killed_run_ends_with_the_same_bits(shards, tmp_path):
     settings = {"steps": 40, "save-every": 4}
     run_script("pretrain", *flags(shards, tmp_path / "whole", **settings))
     folder = tmp_path / "killed"
-    command = [sys.executable, ROOT / "scripts" / "pretrain.py", *flags(shards, folder, **settings)]
+    ahead = flags(shards, folder, **settings, workers=2)
+    command = [sys.executable, ROOT / "scripts" / "pretrain.py", *ahead]
     process = subprocess.Popen(
         list(map(str, command)),
         env={**os.environ, "PYTHONPATH": str(ROOT)},

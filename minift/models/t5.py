@@ -38,7 +38,7 @@ from minift.models.t5_layers import (
     T5SelfAttention,
     T5Stack,
 )
-from minift.nn.attention import Packing, pack
+from minift.nn.attention import LOWEST, Packing, barred, pack
 from minift.nn.layers import FeedForward, Linear, RMSNorm, packed_for_few, product
 from minift.nn.positions import PositionBias
 from minift.weights import Checkpoint, NameTable
@@ -146,6 +146,8 @@ class T5ForConditionalGeneration(PretrainedModel):
         packing = pack(torch.ones_like(input_ids) if attention_mask is None else attention_mask)
         x = self.encoder.dropout(self.shared(packing.take(input_ids)))  # (S, H)
         bias = self.encoder.position(packing.width)  # (N, T, T)
+        if x.is_cuda or packing.has_holes:
+            bias = barred(bias, packing)  # (B, N, T, T)
         for layer in self.encoder.layers:
             x = layer(x, packing, bias)  # (S, H)
         return self.encoder.finish(x), packing
@@ -155,8 +157,7 @@ class T5ForConditionalGeneration(PretrainedModel):
         pairs = [layer.cross.source(encoded, packing) for layer in self.decoder.layers]
         keys, values = zip(*pairs, strict=True)
         real = packing.pad(encoded.new_ones(len(encoded)))  # (B, T)
-        barred = torch.finfo(encoded.dtype).min  # not -inf: a source may be empty
-        return Source(keys, values, ((1 - real) * barred)[:, None, None])
+        return Source(keys, values, ((1 - real) * LOWEST)[:, None, None])
 
     def decode(self, decoder_input_ids: Tensor, source: Source) -> Tensor:
         """The decoder's output for whole targets: (B, U) -> (B, U, H)."""

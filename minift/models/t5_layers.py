@@ -159,17 +159,18 @@ class T5SelfAttention(T5Attention):
         mixed = self.mix(q, k, v, bias)  # (B, N, U, D)
         return x + self.dropout(self.output(mixed.transpose(1, 2).flatten(2)))  # (B, U, H)
 
-    def step(self, x: Tensor, keys: Tensor, values: Tensor, place: int, bias: Tensor) -> Tensor:
+    def step(
+        self, x: Tensor, keys: Tensor, values: Tensor, here: slice | Tensor, bias: Tensor
+    ) -> Tensor:
         """The decoder's in generation: x (R, H) of R rows, whose keys and values join the cache.
 
-        keys, values: (R, N, longest, D), filled up to `place`.  bias: (N, 1, place + 1).
+        keys, values: (R, N, longest, D).  here: the place of x, as a slice or a tensor of one
+        number.  bias: (N, 1, K) for the first K places, which are looked at.
         """
-        q, k, v = self.project(x)  # (R, N, D) each
-        keys[:, :, place], values[:, :, place] = k, v
-        known = slice(0, place + 1)
-        mixed = self.mix(
-            q[:, :, None], keys[:, :, known], values[:, :, known], bias
-        )  # (R, N, 1, D)
+        q, k, v = (part.unsqueeze(2) for part in self.project(x))  # (R, N, 1, D) each
+        keys[:, :, here], values[:, :, here] = k, v
+        known = slice(0, bias.shape[-1])
+        mixed = self.mix(q, keys[:, :, known], values[:, :, known], bias)  # (R, N, 1, D)
         return x + self.output(mixed.flatten(1))  # (R, H)
 
 

@@ -37,6 +37,10 @@ from torch import Tensor
 
 from minift.nn.layers import drop
 
+# Added to the score of a token that must not be seen: a number that half precision can hold, and
+# not -inf, which would leave a row that sees nothing without a softmax.
+LOWEST = torch.finfo(torch.bfloat16).min
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -66,6 +70,13 @@ class Packing:
         steps[[end - 1 for end in ends]] = 1  # from one row to the next
         return bool((steps != 1).any())
 
+    @cached_property
+    def starts(self) -> Tensor:
+        """(n + 1,) where each sequence that is not empty begins, and where the last one ends."""
+        lengths = [length for length in self.lengths if length]
+        ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        return ends.to(self.index.device, non_blocking=True)
+
     @property
     def columns(self) -> Tensor:
         """(S,) the column t of each packed token, which is its position in BERT's sense."""
@@ -88,7 +99,7 @@ class Packing:
 
     def first(self, x: Tensor) -> Tensor:
         """(S, H) -> (B, H), the first real token of each row ([CLS]); zeros for an empty row."""
-        return self._per_row(x, [part[:, 0] for part in self.split(x)])
+        return self._per_row(x, [x.index_select(0, self.starts[:-1])])
 
     def mean(self, x: Tensor) -> Tensor:
         """(S, H) -> (B, H), the mean over the real tokens of each row; zeros for an empty row."""
@@ -136,18 +147,15 @@ def attend(
     and the result is the same up to rounding.
     scale: what scores are multiplied by; None: 1 / sqrt(D).
     bias: (N, T, T), added to the scores; it depends on nothing but the distance of two tokens, so
-        that of a sequence of length L is its corner (N, L, L).
+        that of a sequence of length L is its corner (N, L, L).  Or (B, N, T, T), as `barred` makes
+        it: then the batch is padded for attention.
     """
-    if bias is not None and (q.is_cuda or packing.has_holes):
-        # No variable-length kernel takes a bias, and across a hole distances are not those of the
-        # packed tokens.
+    if bias is not None and bias.dim() == 4:
         batch = (packing.pad(x).transpose(1, 2) for x in (q, k, v))  # (B, N, T, D) each
-        real = packing.pad(torch.ones_like(packing.index, dtype=q.dtype)) > 0  # (B, T)
-        barred = bias.masked_fill(~real[:, None, None], torch.finfo(bias.dtype).min)
-        mixed = attend_padded(*batch, barred, dropout=dropout, fused=fused, scale=scale)
+        mixed = attend_padded(*batch, bias, dropout=dropout, fused=fused, scale=scale)
         return packing.take(mixed.transpose(1, 2))
-    if fused and q.is_cuda:
-        return attend_jagged(q, k, v, packing, dropout=dropout)
+    if fused and bias is None and _has_kernel(q):
+        return attend_at_once(q, k, v, packing, dropout=dropout, scale=scale)
     parts = zip(packing.split(q), packing.split(k), packing.split(v), strict=True)
     outputs = []
     for run in parts:
@@ -185,24 +193,44 @@ def attend_padded(
     return drop(scores.softmax(-1), dropout) @ v  # (n, N, Q, D)
 
 
-def attend_jagged(
-    q: Tensor, k: Tensor, v: Tensor, packing: Packing, *, dropout: float = 0.0
+def barred(bias: Tensor, packing: Packing) -> Tensor:
+    """A bias (N, T, T) for a padded batch, lowest where a row has no token: (B, N, T, T).
+
+    For a GPU, whose variable-length kernels take no bias, and for rows with holes, across which
+    distances are not those of the packed tokens.
+    """
+    real = packing.pad(torch.ones_like(packing.index)) > 0  # (B, T)
+    return bias.masked_fill(~real[:, None, None], LOWEST)
+
+
+def _has_kernel(q: Tensor) -> bool:
+    kinds = (torch.float32, torch.bfloat16, torch.float16)
+    return q.is_cuda and q.dtype in kinds and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
+
+
+def attend_at_once(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    packing: Packing,
+    *,
+    dropout: float = 0.0,
+    scale: float | None = None,
 ) -> Tensor:
     """The whole packed batch in one variable-length kernel: what a GPU wants.
 
-    Many small launches are slow there, so the runs are not looped over; torch's jagged tensors give
-    its flash (bf16) or memory-efficient (fp32) kernel the boundaries of the sequences instead.
+    Many small launches are slow there, so the runs are not looped over: torch's flash kernel (half
+    precision) and its memory-efficient one (float32) take the places where sequences begin.  They
+    are called without the nested tensors that stand before them, which cost more than the kernels.
     """
-    lengths = [length for length in packing.lengths if length]
-    if not lengths:
+    longest = packing.lengths[-1] if packing.lengths else 0
+    if not longest:
         return v
-    offsets = torch.tensor([0, *lengths], device=q.device).cumsum(0)
-
-    def jagged(x: Tensor) -> Tensor:
-        nested = torch.nested.nested_tensor_from_jagged(
-            x.contiguous(), offsets, min_seqlen=lengths[0], max_seqlen=lengths[-1]
-        )
-        return nested.transpose(1, 2)  # (B, N, L*, D)
-
-    mixed = F.scaled_dot_product_attention(jagged(q), jagged(k), jagged(v), dropout_p=dropout)
-    return mixed.transpose(1, 2).values()  # (S, N, D)
+    starts = packing.starts
+    where = (starts, starts, longest, longest, dropout)
+    if q.dtype is torch.float32:
+        learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+        batch = (x[None] for x in (q, k, v))  # (1, S, N, D) each
+        kernel = torch.ops.aten._efficient_attention_forward
+        return kernel(*batch, None, *where, 0, learns, scale=scale)[0][0]
+    return torch.ops.aten._flash_attention_forward(q, k, v, *where, False, False, scale=scale)[0]

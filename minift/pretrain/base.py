@@ -74,7 +74,9 @@ class Objective(Protocol):
     def load_model(folder: Path, dropout: float) -> PretrainedModel:
         """The model of a checkpoint, to go on from."""
 
-    def loss(
-        self, model: Any, chunks: np.ndarray, random: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Sum of the losses over what was hidden in chunks (B, R) of tokens, and its count."""
+    def batch(self, chunks: np.ndarray, random: np.random.Generator) -> tuple[Tensor, ...]:
+        """Chunks (B, R) of tokens with something hidden, as the model will read them."""
+
+    @staticmethod
+    def loss(model: Any, *batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum of the losses over what was hidden, and its count; the batch is on the device."""

@@ -68,7 +68,7 @@ class Gaps(Objective):
 
     def __init__(self, tokenizer: Tokenizer, options: ModelOptions):
         self.sentences, self.lead, self.whole = options.sentences, options.lead, options.whole
-        self.end = tokenizer.eos_token_id
+        self.end, self.padding = tokenizer.eos_token_id, tokenizer.pad_token_id
         ids = [tokenizer.id_of(sentinel(i)) for i in range(SENTINELS)]
         if None in ids or self.end is None:
             raise InputError(
@@ -108,15 +108,17 @@ class Gaps(Objective):
     def load_model(folder: Path, dropout: float) -> T5ForConditionalGeneration:
         return T5ForConditionalGeneration.from_pretrained(folder, dropout_rate=dropout)
 
-    def loss(
-        self, model: T5ForConditionalGeneration, chunks: np.ndarray, random: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Sum of the cross-entropies of the targets' tokens, and their number; chunks: (B, R)."""
+    def batch(self, chunks: np.ndarray, random: np.random.Generator) -> tuple[Tensor, ...]:
+        """Sources (B, T), their masks (B, T), and targets (B, U) for chunks (B, R)."""
         pairs = [self.pair(chunk, random) for chunk in chunks]
-        ids = pad([source for source, _ in pairs], model.config.pad_token_id)
+        ids = pad([source for source, _ in pairs], self.padding)
         mask = pad([[1] * len(source) for source, _ in pairs], 0)
-        labels = pad([target for _, target in pairs], IGNORE)
-        return model.target_loss(*(x.to(model.device) for x in (ids, mask, labels)))
+        return ids, mask, pad([target for _, target in pairs], IGNORE)
+
+    @staticmethod
+    def loss(model: T5ForConditionalGeneration, *batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum of the cross-entropies of the targets' tokens, and their number."""
+        return model.target_loss(*batch)
 
     def pair(self, chunk: np.ndarray, random: np.random.Generator) -> tuple[list[int], list[int]]:
         """A chunk (R,) -> source and target; a chunk without a sentence to hide gets gaps."""

@@ -12,6 +12,7 @@ state to the same bits.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from minift import hub
 from minift.data.batch import parts, progress
@@ -73,6 +75,7 @@ class PretrainOptions:
     eval_every: int = option(1000, "Steps between two measurements of the held-out loss.")
     log_every: int = option(20, "Steps between two lines in log.jsonl.")
     save_every: int = option(500, "Steps between two saved states for --resume; 0: none.")
+    workers: int = option(0, "Processes that make batches ahead; 0: each when it is needed.")
     seed: int = option(1, "Seed of everything random.")
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
     precision: str = option("fp32", "fp32, or bf16: mixed precision, weights in fp32.")
@@ -80,7 +83,7 @@ class PretrainOptions:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "held_out", "eval_every", "log_every"):
             check_range(self, name, 1)
-        for name in ("warmup", "save_every"):
+        for name in ("warmup", "save_every", "workers"):
             check_range(self, name, 0)
         check_range(self, "chunk", 8)
         check_range(self, "learning_rate", 1e-12)
@@ -208,6 +211,22 @@ def make_chunks(folder: Path, tokenizer: Tokenizer, end: int, options: PretrainO
     return Chunks(path, vocabulary, options.chunk, options.held_out)
 
 
+@dataclass(frozen=True)
+class Steps(Dataset):
+    """The batch of each step, a function of (seed, step) alone, whichever process makes it."""
+
+    chunks: Chunks
+    objective: Objective
+    options: PretrainOptions
+
+    def __getitem__(self, step: int) -> tuple[Tensor, ...]:
+        options = self.options
+        numbers = self.chunks.batch(step, options.batch_size, options.seed)
+        return self.objective.batch(
+            self.chunks.read(numbers), np.random.default_rng((options.seed, step))
+        )
+
+
 def train_steps(
     model: PretrainedModel,
     chunks: Chunks,
@@ -227,15 +246,26 @@ def train_steps(
     log = Log(folder, keep=at.log_lines)
     clock, since = time.perf_counter(), at.step
     held = None
+    batches = iter(
+        DataLoader(
+            Steps(chunks, objective, options),
+            batch_size=None,
+            sampler=range(at.step, options.steps),
+            num_workers=options.workers,
+            # Not copies of this process, which would hold the folder's lock after its death.
+            multiprocessing_context="spawn" if options.workers else None,
+            generator=torch.Generator(),  # of its own: the model's dropout draws from the other
+        )
+    )
     for step in progress(range(at.step, options.steps), "pretrain", options.steps, at.step):
         model.train()
         rate = options.learning_rate * cosine(step, options.steps, options.warmup)
         set_rate(optimizer, rate)
-        batch = chunks.read(chunks.batch(step, options.batch_size, options.seed))
+        batch = [x.to(model.device) for x in next(batches)]
 
-        def forward(batch: np.ndarray = batch, step: int = step) -> tuple[Tensor, Tensor]:
+        def forward(batch: Sequence[Tensor] = batch) -> tuple[Tensor, Tensor]:
             with autocast(model.device, options.precision):
-                return objective.loss(model, batch, np.random.default_rng((options.seed, step)))
+                return objective.loss(model, *batch)
 
         loss, count = forward()
         loss.backward()
@@ -283,8 +313,8 @@ def held_out_loss(
     held = list(chunks.held)
     for start in range(0, len(held), options.batch_size):
         random = np.random.default_rng((0, start))
-        batch = chunks.read(held[start : start + options.batch_size])
+        batch = objective.batch(chunks.read(held[start : start + options.batch_size]), random)
         with autocast(model.device, options.precision):
-            loss, tokens = objective.loss(model, batch, random)
+            loss, tokens = objective.loss(model, *(x.to(model.device) for x in batch))
         total, count = total + loss.item(), count + tokens.item()
     return total / count

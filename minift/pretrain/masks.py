@@ -79,16 +79,18 @@ class Masks(Objective):
             attention_probs_dropout_prob=dropout,
         )
 
-    def loss(
-        self, model: BertForMaskedLM, chunks: np.ndarray, random: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Sum of the cross-entropies of the chosen tokens, and their number; chunks: (B, R)."""
+    def batch(self, chunks: np.ndarray, random: np.random.Generator) -> tuple[Tensor, ...]:
+        """Chunks (B, R) -> ids (B, 1 + R + 1), which of them to guess, and the C guessed (C,)."""
         shown, chosen = mask_tokens(chunks, random, self.mask, self.vocab_size)
-        ids = np.pad(shown, ((0, 0), (1, 1)), constant_values=self.end)  # (B, 1 + R + 1)
+        ids = np.pad(shown, ((0, 0), (1, 1)), constant_values=self.end)
         ids[:, 0] = self.cls
         places = np.pad(chosen, ((0, 0), (1, 1)))
-        ids, places, truth = (torch.from_numpy(x).to(model.device) for x in (ids, places, chunks))
-        return model.masked_loss(ids, places, truth[places[:, 1:-1]])
+        return tuple(torch.from_numpy(x) for x in (ids, places, chunks[chosen]))
+
+    @staticmethod
+    def loss(model: BertForMaskedLM, *batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum of the cross-entropies of the chosen tokens, and their number."""
+        return model.masked_loss(*batch)
 
 
 def mask_tokens(

@@ -25,7 +25,7 @@ from minift.train.report import LOG
 
 OPTIONS, METRICS = "options.json", "metrics.json"
 # Options that may differ between a run and its resumption: they do not change the result.
-FREE = {"output_dir", "resume", "overwrite", "save_every", "accept_changes"}
+FREE = {"output_dir", "resume", "overwrite", "save_every", "accept_changes", "workers"}
 
 
 def output_folder(options: TrainOptions, task: str) -> Path:

@@ -46,6 +46,7 @@ from minift.train.report import Log, environment, numbers, one_line, peak_memory
 from minift.train.schedules import SCHEDULES
 from minift.train.step import Gradients, Work, autocast
 from minift.train.stop import Stop, Stopped, stopped_at
+from minift.train.trades import compile_layers, recompute_layers
 from minift.train.trainable import choose_what_learns, learn_above, lowest_that_learns
 
 ADAPTER = "adapter"
@@ -89,6 +90,10 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
             split: task.freeze(model, part, options.batch_size) for split, part in features.items()
         }
     print(describe_model(model), flush=True)
+    if options.recompute:
+        recompute_layers(model)
+    if options.compile:
+        compile_layers(model)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if "dev" in splits:
         verify(task, model, features["dev"], splits["dev"], options)

@@ -81,6 +81,12 @@ class TrainOptions:
     best_metric: str | None = option(None, "Metric that chooses the best model; the task's own.")
     log_every: int = option(20, "Steps between two lines in log.jsonl.")
     save_every: int = option(0, "STEPS between two saved states for --resume; 0: none.")
+    recompute: bool = option(
+        False, "Compute what layers need for their gradients again: less memory, more time."
+    )
+    compile: bool = option(
+        False, "Compile the feed-forward layers: a wait of a minute or so, then faster on a GPU."
+    )
     halve_batches: bool = option(
         False, "Where memory runs out, go on with smaller batches in steps as large as before."
     )

@@ -13,8 +13,10 @@ from benchmarks.peers import Reference, alternate, times_as_fast
 from minift.models.int8 import in_int8
 from minift.models.t5 import T5Config, T5ForConditionalGeneration
 from minift.tasks.base import option
+from minift.train.loop import pick_device
 from minift.train.report import markdown_table
 
+KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SPECIAL = {"<pad>": 0, "</s>": 1, "<unk>": 2}  # tokens that CTranslate2 must know
 
 
@@ -25,6 +27,8 @@ class GenerationOptions:
     sources: int = option(8, "Texts in a batch.")
     source_length: int = option(256, "Tokens of each.")
     new_tokens: int = option(48, "Tokens generated for each.")
+    device: str = option("cpu", "cpu or cuda.")
+    precision: str = option("fp32", "fp32, or bf16: all weights.")
     rounds: int = option(7, "Rounds in which the sides take turns.")
     seed: int = option(1, "Seed of weights and texts.")
 
@@ -33,19 +37,20 @@ def generation(options):
     """Greedy and beam search, from the same weights and in turns; outputs compared."""
     torch.manual_seed(options.seed)
     config = T5Config()
+    device, kind = pick_device(options.device), KINDS[options.precision]
     ours = T5ForConditionalGeneration(config).eval()
     ids = torch.randint(100, config.vocab_size - 100, (options.sources, options.source_length))
+    ids = ids.to(device)
     mask = torch.ones_like(ids)
     length = {"max_new_tokens": options.new_tokens, "min_new_tokens": options.new_tokens}
     with tempfile.TemporaryDirectory() as folder:
         ours.save_pretrained(folder)
-        torch_models = {
-            "minift": ours,
-            "transformers": Reference("AutoModelForSeq2SeqLM", folder).eval(),
-            "minift, int8": in_int8(ours),
-        }
+        theirs = Reference("AutoModelForSeq2SeqLM", folder).eval()
+        torch_models = {"minift": ours.to(device, kind), "transformers": theirs.to(device, kind)}
         others = {}
-        if importlib.util.find_spec("ctranslate2") is not None:
+        if device.type == "cpu" and kind is torch.float32:
+            torch_models["minift, int8"] = in_int8(ours)
+        if len(torch_models) == 3 and importlib.util.find_spec("ctranslate2") is not None:
             others = {
                 "CTranslate2": translator(Path(folder), config, "float32"),
                 "CTranslate2, int8": translator(Path(folder), config, "int8"),

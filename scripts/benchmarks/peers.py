@@ -13,6 +13,7 @@ from minift.train.optim import (
     parameter_groups,
     set_rate,
 )
+from minift.train.step import autocast
 
 
 def alternate(sides, rounds):
@@ -106,6 +107,13 @@ COLUMNS = {
 }
 
 
+def loss_of(side, features):
+    """Sum and count of a batch's losses, in the precision that was asked for."""
+    device = side.model.device
+    with autocast(device, side.options.precision):
+        return side.task.loss(side.model, side.task.collate(features).to(device))
+
+
 class Ours:
     """One training step of minift, as in train/loop.py."""
 
@@ -119,7 +127,7 @@ class Ours:
     def step(self, features, rate):
         self.model.train()
         set_rate(self.optimizer, rate)
-        loss, count = self.task.loss(self.model, self.task.collate(features).to(self.model.device))
+        loss, count = loss_of(self, features)
         loss.backward()
         normalise_gradients(self.model, count, self.options.max_grad_norm)
         self.optimizer.step()
@@ -148,7 +156,7 @@ class Theirs:
     def step(self, features, rate):
         self.model.train()
         set_rate(self.optimizer, rate)
-        loss, count = self.task.loss(self.model, self.task.collate(features).to(self.model.device))
+        loss, count = loss_of(self, features)
         (loss / count).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
         self.optimizer.step()

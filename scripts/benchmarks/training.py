@@ -21,12 +21,13 @@ from minift.tasks.base import option
 from minift.tasks.names import TASKS
 from minift.train.loop import pick_device
 from minift.train.report import markdown_table
+from minift.train.trades import compile_layers, recompute_layers
 
 OURS = "minift"
 BEST = "transformers, length-grouped, fused AdamW"
 DEFAULT = "transformers, random batches, AdamW"
 PRODUCT = "a large matrix product"
-SIZE = 2048  # rows and columns of its matrices
+SIZES = {"cpu": 2048, "cuda": 8192}  # rows and columns of its matrices
 
 # What an operation of torch is for, by the beginning of its name.
 PURPOSES = {
@@ -65,7 +66,9 @@ def training(task, task_options, options, measured):
 
         return take
 
-    a, b = torch.randn(2, SIZE, SIZE, device=device)
+    size = SIZES[device.type]
+    kind = torch.bfloat16 if options.precision == "bf16" else torch.float32
+    a, b = torch.randn(2, size, size, device=device, dtype=kind)
     sides = {
         OURS: steps(ours, OURS),
         BEST: steps(best, BEST),
@@ -93,7 +96,7 @@ def training(task, task_options, options, measured):
     ]
     print("\n" + markdown_table(rows))
 
-    rate = 2 * SIZE**3 / statistics.median(seconds[PRODUCT])
+    rate = 2 * size**3 / statistics.median(seconds[PRODUCT])
     part = batches[OURS][: measured.steps]
     flops = [operations(ours, [features[j] for j in indices]) for indices in part]
     tokens = sum(features[j].length for indices in part for j in indices)
@@ -125,6 +128,10 @@ def side_of(name, task, task_options, options):
     device = pick_device(options.device)
     story, model, _ = TASKS[task][0].start(task_options)
     if name == OURS:
+        if options.recompute:
+            recompute_layers(model)
+        if options.compile:
+            compile_layers(model)
         return Ours(story, model.to(device), options)
     reference = REFERENCES[task](story, hub.resolve(task_options.model)).to(device)
     return Theirs(story, reference, options, fused=name == BEST)
@@ -167,22 +174,34 @@ def _peak_memory(name, task, task_options, options):
     features, batches = prepared(TASKS[task][0], task_options, options)
     import transformers  # noqa: F401  (for each side: what is imported is not what is compared)
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = held(options)
     side = side_of(name, task, task_options, options)
     for indices in batches[name][:8]:
         side.step([features[j] for j in indices], 1e-5)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return held(options) - before
+
+
+def held(options):
+    """MB that this process has held at most: of the GPU's memory if that is where it works."""
+    if pick_device(options.device).type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def purposes(side, batches):
     """What the time of our steps goes into, as rows of a table."""
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+    on_gpu = side.model.device.type == "cuda"
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=kinds) as profiled:
         for features in batches:
             side.step(features, 1e-5)
     sums = dict.fromkeys([*PURPOSES, "all else"], 0.0)
     for event in profiled.key_averages():
+        if on_gpu and not event.key.startswith("aten::"):
+            continue  # a kernel, whose time is also that of the operation that began it
         name = event.key.removeprefix("aten::")
         own = (purpose for purpose, starts in PURPOSES.items() if name.startswith(starts))
-        sums[next(own, "all else")] += event.self_cpu_time_total
+        time = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        sums[next(own, "all else")] += time
     total = sum(sums.values())
     return [{"purpose": name, "share": f"{part / total:.1%}"} for name, part in sums.items()]
