@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -63,7 +64,11 @@ def peak_memory_mb(device: torch.device) -> float:
     """Most memory held so far: the GPU's, or this process's on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    # ru_maxrss counts kilobytes, on macOS bytes.
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux; getrusage would count what the process before an exec held, too
+        held = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        return int(held[1]) / 2**10
+    # Kilobytes, on macOS bytes.
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 

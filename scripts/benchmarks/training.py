@@ -5,7 +5,6 @@ the same run, multiplies two large matrices.  `--profile` says where the rest of
 """
 
 import multiprocessing
-import resource
 import statistics
 import tempfile
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from minift.data.batch import training_batches
 from minift.tasks.base import option
 from minift.tasks.names import TASKS
 from minift.train.loop import pick_device
-from minift.train.report import markdown_table
+from minift.train.report import markdown_table, peak_memory_mb
 from minift.train.trades import compile_layers, recompute_layers
 
 OURS = "minift"
@@ -83,7 +82,7 @@ def training(task, task_options, options, measured):
             for part in in_rounds(batches[name], measured)
         ]
         per_token[name] = [s / n for s, n in zip(seconds[name], real, strict=True)]
-    memory = {name: peak_memory(name, task, task_options, options) for name in per_token}
+    memory = peak_memories(list(per_token), task, task_options, options)
     rows = [
         {
             "training step": name,
@@ -164,28 +163,25 @@ def operations(side, features):
     return counter.get_total_flops()
 
 
-def peak_memory(name, task, task_options, options):
+def peak_memories(names, task, task_options, options):
     """MB that a process of its own needs for some steps, beyond those before it has a model."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_memory, (name, task, task_options, options))
+    calls = [(name, task, task_options, options) for name in names]
+    # Side by side where that disturbs nothing: memory of a GPU is counted for each process.
+    jobs = len(calls) if pick_device(options.device).type == "cuda" else 1
+    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
+        return dict(zip(names, pool.starmap(_peak_memory, calls, chunksize=1), strict=True))
 
 
 def _peak_memory(name, task, task_options, options):
     features, batches = prepared(TASKS[task][0], task_options, options)
     import transformers  # noqa: F401  (for each side: what is imported is not what is compared)
 
-    before = held(options)
+    device = pick_device(options.device)
+    before = peak_memory_mb(device)
     side = side_of(name, task, task_options, options)
     for indices in batches[name][:8]:
         side.step([features[j] for j in indices], 1e-5)
-    return held(options) - before
-
-
-def held(options):
-    """MB that this process has held at most: of the GPU's memory if that is where it works."""
-    if pick_device(options.device).type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_memory_mb(device) - before
 
 
 def purposes(side, batches):
