@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from crashing import begin, last_step, make_inputs
+from crashing import SIZE, begin, last_step, make_inputs
 
 WITHIN = 0.02
 ENDLESS = ["--epochs", "1000000", "--eval-every", "50", "--save-every", "200", "--log-every", "50"]
@@ -41,11 +41,15 @@ def growth(held: list[float]) -> float:
     return round(last / first - 1, 4)
 
 
-def soak(minutes: float, every: float = 2.0) -> dict[str, tuple[list[float], int]]:
+def soak(
+    minutes: float, tasks: list[str], every: float = 2.0
+) -> dict[str, tuple[list[float], int]]:
     """Task -> MB it held at each look, since it first saved a state, and the steps it took."""
     with tempfile.TemporaryDirectory() as place:
         folders, pids = {}, {}
-        for task, command in make_inputs(Path(place)).items():
+        commands = make_inputs(Path(place))
+        for task in tasks or commands:
+            command = commands[task]
             folders[task] = Path(place, task, "run")
             folders[task].parent.mkdir()
             pids[task] = begin([*command, *ENDLESS], folders[task], Path(place, task, "log"))
@@ -69,11 +73,15 @@ def soak(minutes: float, every: float = 2.0) -> dict[str, tuple[list[float], int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=60)
-    found = soak(parser.parse_args().minutes)
+    parser.add_argument("--tasks", nargs="*", default=[], choices=[*SIZE], metavar="TASK")
+    options = parser.parse_args()
+    found = soak(options.minutes, options.tasks)
     for task, (held, steps) in found.items():
+        quarter = len(held) // 4
+        means = [statistics.mean(held[i * quarter : (i + 1) * quarter]) for i in range(4)]
         print(
-            f"{task:15} {steps} steps; {statistics.mean(held):.0f} MB, between {min(held):.0f} and "
-            f"{max(held):.0f}; the last quarter {growth(held):+.2%} beside the first"
+            f"{task:15} {steps} steps; MB in each quarter {', '.join(f'{m:.1f}' for m in means)}; "
+            f"the last {growth(held):+.2%} beside the first"
         )
     sys.exit(any(growth(held) > WITHIN for held, _ in found.values()))
 

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.peers import REFERENCES, Ours, Theirs, alternate, times_as_fast
 from minift import hub
 from minift.data.batch import training_batches
+from minift.errors import InputError
 from minift.tasks.base import option
 from minift.tasks.names import TASKS
 from minift.train.loop import pick_device
@@ -53,6 +54,12 @@ def training(task, task_options, options, measured):
     task_class = TASKS[task][0]
     device = pick_device(options.device)
     features, batches = prepared(task_class, task_options, options)
+    wanted = (measured.rounds + 1) * measured.steps
+    if len(batches[OURS]) < wanted:
+        raise InputError(
+            f"--train-file makes {len(batches[OURS])} batches, but --rounds and --steps want "
+            f"{wanted}, warm-up included; lower one of the three"
+        )
     ours = side_of(OURS, task, task_options, options)
     best, default = (side_of(name, task, task_options, options) for name in (BEST, DEFAULT))
     print(f"losses of single texts differ by at most {same_losses(task, ours, features):.2g}")
