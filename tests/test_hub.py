@@ -160,6 +160,17 @@ def test_shards_are_fetched_where_there_is_no_single_file(server):
     assert names(hub.resolve("o/big")) == {"config.json", *SHARDS}
 
 
+def test_a_hub_cannot_write_outside_its_folder(server, tmp_path):
+    before = set(tmp_path.rglob("*"))
+    outside = ["../config.json", "../../../outside.txt", "x/../../model.safetensors", "/abs.json"]
+    server.add("o/evil", GOOD | dict.fromkeys(outside, b"gotcha"))
+    assert names(hub.resolve("o/evil")) == set(GOOD)
+    assert {file.partition("/")[2] for file in server.fetched()} == set(GOOD)
+    made = [path for path in set(tmp_path.rglob("*")) - before if path.is_file()]
+    assert made
+    assert not any(path.read_bytes() == b"gotcha" for path in made)
+
+
 def test_pinned_revision(server):
     repo = server.add("o/x", GOOD)
     repo.revisions["v1"] = GOOD | {"config.json": b'{"v": 1}'}
