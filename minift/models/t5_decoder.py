@@ -114,14 +114,14 @@ class T5Decoder:
         return graph.replay
 
     def reorder(self, rows: Tensor) -> None:
-        """Row i goes on as row rows[i] did so far."""
-        if torch.equal(rows, torch.arange(len(rows), device=rows.device)):
-            return
-        known = slice(0, self.place)
+        """Row i goes on as row rows[i] did so far; only what moves is copied."""
+        places = torch.arange(len(rows), device=rows.device)
+        moves = rows != places
+        to, of = places[moves], rows[moves]
         if self.static:
-            self.cache[:, :, self.rows, :, known] = self.cache[:, :, self.rows[rows], :, known]
-        else:
-            self.cache[..., known, :] = self.cache[:, :, rows, :, known]
+            to, of = self.rows[to], self.rows[of]
+        known = slice(0, self.place)
+        self.cache[:, :, to, :, known] = self.cache[:, :, of, :, known]
 
     def keep(self, sources: Tensor) -> None:
         """Only these sources go on."""
