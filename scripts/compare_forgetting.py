@@ -9,6 +9,7 @@ from pathlib import Path
 
 from minift import BertForSequenceClassification, hub
 from minift.models.bert import BertConfig
+from minift.pretrain.job import PretrainOptions
 from minift.pretrain.probe import ProbeOptions, probe_loss, train_probe
 from minift.tasks.forgetting import TwoTaskOptions, TwoTasks
 from minift.train.compare import CompareOptions, finished_run, table_of_means
@@ -45,6 +46,7 @@ def main() -> None:
             replace(options, seed=seed, output_dir=before),
             "the first task",
         )
+        known = masked_words(before, folder / "probe", probe) if probe else None
         rows = []
         for name, changes in remedies.items():
             target = folder / f"{name.replace(' ', '-').replace(',', '')}-seed{seed}"
@@ -64,12 +66,17 @@ def main() -> None:
                 "trained": second["trained_parameters"],
                 "seconds": second["train_seconds"],
             }
-            if probe is not None:
-                encoder = BertForSequenceClassification.from_pretrained(target)
-                row["masked words"] = probe_loss(encoder, folder / "probe", probe)
+            if probe:
+                row["masked words before"] = known
+                row["after"] = masked_words(target, folder / "probe", probe)
             rows.append(row)
         runs.append(rows)
     print(f"\n{table_of_means(folder / 'table.md', runs, ('remedy', 'trained'))}\n\nin {folder}")
+
+
+def masked_words(run: Path, folder: Path, probe: PretrainOptions) -> float:
+    """The loss of the probe in `folder` behind the encoder of a finished run."""
+    return probe_loss(BertForSequenceClassification.from_pretrained(run), folder, probe)
 
 
 if __name__ == "__main__":

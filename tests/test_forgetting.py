@@ -116,7 +116,9 @@ def test_remedies_are_compared_and_a_comparison_goes_on(two, tmp_path):
     rows = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
     assert len(rows) >= 8
     assert rows["head alone"]["first before"] == rows["head alone"]["first after"]
-    assert "masked words" in header
+    assert "masked words before" in header
+    assert len({row["masked words before"] for row in rows.values()}) == 1
+    assert rows["head alone"]["after"] == rows["head alone"]["masked words before"]
     trained = {name: int(row["trained"]) for name, row in rows.items()}
     assert trained["head alone"] < trained["LoRA, rank 8"] < trained["none"]
 
