@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 from running import run_script
-from test_attention import MASKS
+from test_attention import MASKS, assert_gradients_use_the_weights_that_were_kept
 from test_generate import random_settings, sources
 from test_t5 import TINY
 
@@ -37,6 +37,12 @@ def test_attention_and_its_gradients(rows, kind):
         results[device] = mixed, leaf.grad
     for found, expected in zip(results["cuda"], results["cpu"], strict=True):
         assert_near(found, expected, 2e-2 if kind is torch.bfloat16 else 1e-5)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_gradients_use_the_weights_that_were_kept(kind):
+    close = 1e-2 if kind is torch.bfloat16 else 1e-5
+    assert_gradients_use_the_weights_that_were_kept("cuda", kind, close)
 
 
 def gradients(model):
