@@ -154,7 +154,7 @@ def attend(
         batch = (packing.pad(x).transpose(1, 2) for x in (q, k, v))  # (B, N, T, D) each
         mixed = attend_padded(*batch, bias, dropout=dropout, fused=fused, scale=scale)
         return packing.take(mixed.transpose(1, 2))
-    if fused and bias is None and _has_kernel(q, dropout):
+    if fused and bias is None and _fuses(q, dropout) and _has_kernel(q):
         return attend_at_once(q, k, v, packing, dropout=dropout, scale=scale)
     parts = zip(packing.split(q), packing.split(k), packing.split(v), strict=True)
     outputs = []
@@ -184,7 +184,7 @@ def attend_padded(
     if bias is not None:
         bias = bias.to(q.dtype)
         bias = bias if bias.dim() == 4 else bias[None]  # else torch takes its slow path
-    if fused and not (dropout and _drops_by_formula(q)):
+    if fused and _fuses(q, dropout):
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale
         )
@@ -203,16 +203,16 @@ def barred(bias: Tensor, packing: Packing) -> Tensor:
     return bias.masked_fill(~real[:, None, None], LOWEST)
 
 
-def _drops_by_formula(q: Tensor) -> bool:
-    """The CPU has no kernel with dropout.  On a GPU, training in float32 with the kernel's dropout
-    fell behind the CPU's with the same batches, so there, too, the formula drops."""
-    return not q.is_cuda or q.dtype is torch.float32
+def _fuses(q: Tensor, dropout: float) -> bool:
+    """Whether a kernel may do it all.  The CPU has none with dropout.  Training in float32 on a GPU
+    with the kernels' dropout fell behind the CPU's with the same batches, so it is not used there.
+    """
+    return not dropout or (q.is_cuda and q.dtype is not torch.float32)
 
 
-def _has_kernel(q: Tensor, dropout: float) -> bool:
+def _has_kernel(q: Tensor) -> bool:
     kinds = (torch.float32, torch.bfloat16, torch.float16)
-    fits = q.is_cuda and q.dtype in kinds and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
-    return fits and not (dropout and _drops_by_formula(q))
+    return q.is_cuda and q.dtype in kinds and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
 
 
 def attend_at_once(
