@@ -50,8 +50,9 @@ def test_first_and_mean_of_each_row(rows):
         real = x[i][row]
         first = real[0] if len(real) else torch.zeros(5)
         mean = real.mean(0) if len(real) else torch.zeros(5)
-        torch.testing.assert_close(packing.first(packing.take(x))[i], first)
-        torch.testing.assert_close(packing.mean(packing.take(x))[i], mean)
+        packed = packing.take(x)
+        torch.testing.assert_close(packing.rows(packing.firsts(packed))[i], first)
+        torch.testing.assert_close(packing.rows(packing.means(packed))[i], mean)
 
 
 @pytest.mark.parametrize("rows", MASKS.values(), ids=MASKS)
@@ -68,14 +69,25 @@ def test_attend_equals_masked_attention_over_the_padded_batch(rows, fused):
     torch.testing.assert_close(mixed[mask], expected[mask], atol=1e-5, rtol=1e-5)
 
 
-def a_kernel(q, k, v, starts, longest, scale):
-    """What torch's variable-length kernels do, sequence by sequence; (S, N, D) each."""
-    bounds = list(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True))
-    assert starts.dtype is torch.int32
-    assert longest == max(end - start for start, end in bounds)
+@pytest.mark.parametrize("rows", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize("fused", [True, False])
+def test_first_tokens_alone_see_what_they_see_among_all(rows, fused):
+    packing = pack(torch.tensor(rows))
+    q, k, v = qkv(len(packing.index))
+    among_all = packing.firsts(attend(q, k, v, packing, fused=fused))
+    alone = attend(packing.firsts(q), k, v, packing, fused=fused, firsts=True)
+    torch.testing.assert_close(alone, among_all, atol=1e-5, rtol=1e-5)
+
+
+def a_kernel(q, k, v, asking, starts, most, longest, scale):
+    """What torch's variable-length kernels do, sequence by sequence; q, k, v: (S, N, D)."""
+    assert asking.dtype is starts.dtype is torch.int32
+    assert most == max(asking.diff())
+    assert longest == max(starts.diff())
     parts = []
-    for start, end in bounds:
-        heads = (x[start:end].transpose(0, 1) for x in (q, k, v))
+    for i in range(len(starts) - 1):
+        own, seen = (slice(*ends[i : i + 2].tolist()) for ends in (asking, starts))
+        heads = (x.transpose(0, 1) for x in (q[own], k[seen], v[seen]))
         parts.append(attend_padded(*heads, scale=scale).transpose(0, 1))
     return torch.cat(parts)
 
@@ -85,24 +97,23 @@ class Kernels:
 
     @staticmethod
     def _efficient_attention_forward(
-        q, k, v, bias, starts, same, longest, also, dropout, mask, learns, *, scale
+        q, k, v, bias, asking, starts, most, longest, dropout, mask, learns, *, scale
     ):
         assert (bias, mask, learns) == (None, 0, True)
-        assert (id(same), also) == (id(starts), longest)
-        return [a_kernel(q[0], k[0], v[0], starts, longest, scale)[None]]
+        return [a_kernel(q[0], k[0], v[0], asking, starts, most, longest, scale)[None]]
 
     @staticmethod
     def _flash_attention_forward(
-        q, k, v, starts, same, longest, also, dropout, causal, debug, *, scale
+        q, k, v, asking, starts, most, longest, dropout, causal, debug, *, scale
     ):
         assert (causal, debug) == (False, False)
-        assert (id(same), also) == (id(starts), longest)
-        return [a_kernel(q, k, v, starts, longest, scale)]
+        return [a_kernel(q, k, v, asking, starts, most, longest, scale)]
 
 
+@pytest.mark.parametrize("firsts", [False, True])
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", MASKS.values(), ids=MASKS)
-def test_the_kernels_of_the_gpu_are_told_where_sequences_are(rows, kind, monkeypatch):
+def test_the_kernels_of_the_gpu_are_told_where_sequences_are(rows, kind, firsts, monkeypatch):
     packing = pack(torch.tensor(rows))
     x = torch.randn(len(packing.index), 3, 3, 8, dtype=kind)
     results = []
@@ -112,7 +123,8 @@ def test_the_kernels_of_the_gpu_are_told_where_sequences_are(rows, kind, monkeyp
         with monkeypatch.context() as patch:
             if there:
                 patch.setattr(torch.ops, "aten", Kernels)
-            mixed = attend(*leaf.unbind(1), packing)
+            q, k, v = leaf.unbind(1)
+            mixed = attend(packing.firsts(q) if firsts else q, k, v, packing, firsts=firsts)
         mixed.square().sum().backward()
         results.append((mixed, leaf.grad))
     close = 1e-5 if kind is torch.float32 else 5e-2

@@ -11,6 +11,7 @@ from parity import (
     assert_same_hidden_states,
     random_batch,
 )
+from torch.utils.flop_counter import FlopCounterMode
 
 from minift import (
     BertForMaskedLM,
@@ -210,6 +211,21 @@ def test_every_item_of_a_batch_equals_the_item_alone(tmp_path):
     for i, length in enumerate(lengths):
         alone = ours(ids[i : i + 1, :length], None, types[i : i + 1, :length])
         assert_close(f"item {i}", together[i], alone[0], 1e-6)
+
+
+def test_what_no_head_reads_is_not_computed(tmp_path):
+    reference(transformers.BertForSequenceClassification, tmp_path)
+    ours = BertForSequenceClassification.from_pretrained(tmp_path)
+    inputs = random_batch(ours.config, seed=2)
+    operations = {}
+    for name, compute in {"all": ours.bert, "first": ours.features}.items():
+        with FlopCounterMode(display=False) as counter:
+            compute(*inputs)
+        operations[name] = counter.get_total_flops()
+    others = int(inputs[1].sum()) - len(inputs[1])  # tokens that are not the first
+    hidden, inner = ours.config.hidden_size, ours.config.intermediate_size
+    spared = 2 * others * (hidden * hidden + 2 * hidden * inner)  # output, up and down of a layer
+    assert operations["all"] - operations["first"] >= spared > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

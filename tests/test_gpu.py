@@ -24,15 +24,18 @@ def assert_near(found, expected, close):
     torch.testing.assert_close(found.float().cpu(), expected.float(), atol=close, rtol=close)
 
 
+@pytest.mark.parametrize("firsts", [False, True])
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("rows", MASKS.values(), ids=MASKS)
-def test_attention_and_its_gradients(rows, kind):
+def test_attention_and_its_gradients(rows, kind, firsts):
     mask = torch.tensor(rows)
     x = torch.randn(int(mask.sum()), 3, 2, 16)
     results = {}
     for device in ("cpu", "cuda"):
         leaf = x.to(device, torch.float64 if device == "cpu" else kind).requires_grad_()
-        mixed = attend(*leaf.unbind(1), pack(mask.to(device)))
+        packing = pack(mask.to(device))
+        q, k, v = leaf.unbind(1)
+        mixed = attend(packing.firsts(q) if firsts else q, k, v, packing, firsts=firsts)
         mixed.sin().sum().backward()
         results[device] = mixed, leaf.grad
     for found, expected in zip(results["cuda"], results["cpu"], strict=True):

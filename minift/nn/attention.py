@@ -20,7 +20,7 @@ run of equal lengths and needs no mask, because a run holds nothing but real tok
       . . . .
 
 Dimensions: B batch, T width of the padded batch, S real tokens in it, n sequences in a run, L their
-length, N heads, D head width, H = N * D.
+length, F sequences that are not empty, N heads, D head width, H = N * D.
 
 Reference: Vaswani et al. 2017, "Attention is all you need" (scaled dot-product attention).
 """
@@ -91,24 +91,25 @@ class Packing:
         flat = x.new_zeros(self.batch * self.width, *x.shape[1:])
         return flat.index_copy(0, self.index, x).unflatten(0, (self.batch, self.width))
 
-    def split(self, x: Tensor) -> list[Tensor]:
-        """(S, ...) -> one view (n, L, ...) for each run."""
-        sizes = [n * length for n, length in self.runs]
-        parts = zip(x.split(sizes), self.runs, strict=True)
+    def split(self, x: Tensor, firsts: bool = False) -> list[Tensor]:
+        """(S, ...) -> one view (n, L, ...) for each run; of `firsts`, (n, 1, ...)."""
+        runs = [(n, 1) for n, _ in self.runs] if firsts else self.runs
+        parts = zip(x.split([n * length for n, length in runs]), runs, strict=True)
         return [part.unflatten(0, run) for part, run in parts]
 
-    def first(self, x: Tensor) -> Tensor:
-        """(S, H) -> (B, H), the first real token of each row ([CLS]); zeros for an empty row."""
-        return self._per_row(x, [x.index_select(0, self.starts[:-1])])
+    def firsts(self, x: Tensor) -> Tensor:
+        """(S, ...) -> (F, ...), the first token ([CLS]) of each sequence that is not empty."""
+        return x.index_select(0, self.starts[:-1])
 
-    def mean(self, x: Tensor) -> Tensor:
-        """(S, H) -> (B, H), the mean over the real tokens of each row; zeros for an empty row."""
-        return self._per_row(x, [part.mean(1) for part in self.split(x)])
+    def means(self, x: Tensor) -> Tensor:
+        """(S, H) -> (F, H), the mean over the tokens of each sequence that is not empty."""
+        return torch.cat([x[:0], *(part.mean(1) for part in self.split(x))])
 
-    def _per_row(self, x: Tensor, parts: list[Tensor]) -> Tensor:
-        """One vector for each packed, non-empty sequence -> (B, H) in the order of the batch."""
-        vectors = torch.cat([x.new_zeros(self.lengths.count(0), *x.shape[1:]), *parts])
-        return vectors.index_select(0, torch.argsort(self.order))
+    def rows(self, vectors: Tensor) -> Tensor:
+        """A vector for each sequence that is not empty, (F, H) -> (B, H) in the order of the batch,
+        zeros for an empty row."""
+        empty = vectors.new_zeros(self.lengths.count(0), *vectors.shape[1:])
+        return torch.cat([empty, vectors]).index_select(0, torch.argsort(self.order))
 
 
 def pack(mask: Tensor) -> Packing:
@@ -139,6 +140,7 @@ def attend(
     fused: bool = True,
     scale: float | None = None,
     bias: Tensor | None = None,
+    firsts: bool = False,
 ) -> Tensor:
     """Each token looks at every token of its own sequence.
 
@@ -149,22 +151,24 @@ def attend(
     bias: (N, T, T), added to the scores; it depends on nothing but the distance of two tokens, so
         that of a sequence of length L is its corner (N, L, L).  Or (B, N, T, T), as `barred` makes
         it: then the batch is padded for attention.
+    firsts: only the first token of each sequence looks: q is (F, N, D), as `Packing.firsts` takes
+        it, and so is what is returned; without a bias.
     """
     if bias is not None and bias.dim() == 4:
         batch = (packing.pad(x).transpose(1, 2) for x in (q, k, v))  # (B, N, T, D) each
         mixed = attend_padded(*batch, bias, dropout=dropout, fused=fused, scale=scale)
         return packing.take(mixed.transpose(1, 2))
     if fused and bias is None and _fuses(q, dropout) and _has_kernel(q):
-        return attend_at_once(q, k, v, packing, dropout=dropout, scale=scale)
-    parts = zip(packing.split(q), packing.split(k), packing.split(v), strict=True)
+        return attend_at_once(q, k, v, packing, dropout=dropout, scale=scale, firsts=firsts)
+    parts = zip(packing.split(q, firsts), packing.split(k), packing.split(v), strict=True)
     outputs = []
     for run in parts:
         heads = (x.transpose(1, 2) for x in run)  # (n, N, L, D) each
-        length = run[0].shape[1]
+        length = run[1].shape[1]
         own = None if bias is None else bias[:, :length, :length]
         mixed = attend_padded(*heads, own, dropout=dropout, fused=fused, scale=scale)
         outputs.append(mixed.transpose(1, 2).flatten(0, 1))  # (n * L, N, D)
-    return torch.cat(outputs) if outputs else v
+    return torch.cat(outputs) if outputs else q
 
 
 def attend_padded(
@@ -223,6 +227,7 @@ def attend_at_once(
     *,
     dropout: float = 0.0,
     scale: float | None = None,
+    firsts: bool = False,
 ) -> Tensor:
     """The whole packed batch in one variable-length kernel: what a GPU wants.
 
@@ -232,9 +237,11 @@ def attend_at_once(
     """
     longest = packing.lengths[-1] if packing.lengths else 0
     if not longest:
-        return v
-    starts = packing.starts
-    where = (starts, starts, longest, longest, dropout)
+        return q
+    starts = asking = packing.starts
+    if firsts:
+        asking = torch.arange(len(starts), dtype=torch.int32, device=q.device)
+    where = (asking, starts, 1 if firsts else longest, longest, dropout)
     if q.dtype is torch.float32:
         learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
         batch = (x[None] for x in (q, k, v))  # (1, S, N, D) each
