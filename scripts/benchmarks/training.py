@@ -33,8 +33,8 @@ SIZES = {"cpu": 2048, "cuda": 8192}  # rows and columns of its matrices
 PURPOSES = {
     "matrix products": ("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product"),
     "optimiser": ("_fused_adamw_", "_foreach_", "lerp_", "linalg_vector_norm"),
+    "activations": ("gelu", "relu", "threshold", "silu"),  # before "ge", which begins "gelu" too
     "dropout": ("random_", "ge", "bernoulli_"),
-    "activations": ("gelu", "relu", "threshold", "silu"),
     "norms and softmax": ("native_layer_norm", "_softmax", "_log_softmax", "mean", "rsqrt", "pow"),
     "sums and products": ("add", "mul", "sum", "div", "sub", "neg", "where", "masked_fill"),
     "copies and fills": ("copy_", "cat", "fill_", "zero_", "clone", "index", "embedding", "_to_"),
