@@ -48,7 +48,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as new files have here; not every library keeps to it
             write(temporary)
+            temporary.chmod(mode)
             sync(temporary)
             os.replace(temporary, path)
             sync(path.parent)

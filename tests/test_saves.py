@@ -178,3 +178,16 @@ def test_a_run_on_a_small_disk_ends_with_one_line(tiny_bert, reviews, small_disk
     assert "make room for it" in done.stderr.splitlines()[-1]
     assert not (small_disk / "out" / "model.safetensors").exists()
     (small_disk / "ballast").unlink()
+
+
+def test_all_files_of_a_model_may_be_read_by_those_who_may_read_new_files(tiny_bert, tmp_path):
+    before = os.umask(0o022)
+    try:
+        BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2).save_pretrained(
+            tmp_path / "saved"
+        )
+    finally:
+        os.umask(before)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "saved").iterdir()}
+    assert "model.safetensors" in modes
+    assert set(modes.values()) == {"0o644"}
