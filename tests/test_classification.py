@@ -7,12 +7,8 @@ import torch
 
 from minift.data.read import TextRecord
 from minift.errors import InputError
-from minift.tasks.classification import (
-    ClassificationOptions,
-    ClassificationTask,
-    head_and_tail,
-    sort_labels,
-)
+from minift.tasks.classification import ClassificationOptions, ClassificationTask, sort_labels
+from minift.text.windows import head_and_tail
 
 
 def started(tiny_bert, reviews, **changes):

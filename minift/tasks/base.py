@@ -244,6 +244,19 @@ class TokenBatch:
         return replace(self, **moved)
 
 
+def score_table(what: str, scores: Mapping[str, Mapping[str, float]], counted: str) -> list[str]:
+    """Precision, recall and F1 of each label or type, as lines of text."""
+    width = max(map(len, [*scores, what]))
+    return [
+        f"{what:{width}}  precision  recall     f1  {counted}",
+        *(
+            f"{name:{width}}  {row['precision']:9.3f}  {row['recall']:6.3f}  {row['f1']:5.3f}"
+            f"  {row['support']:{len(counted)}d}"
+            for name, row in scores.items()
+        ),
+    ]
+
+
 def token_batch(features: Sequence[TokenFeature], pad_id: int, **more: Any) -> TokenBatch:
     """Features side by side, padded at the right; `more`: the labels and what else a task has."""
     ids = pad([feature.ids for feature in features], pad_id)

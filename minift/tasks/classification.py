@@ -7,19 +7,14 @@
     softmax  ->  negative 0.97, positive 0.03                     the prediction
     accuracy, F1, Matthews correlation                            the score
 
-A text longer than the model is treated as `--long-text` says (Sun et al. 2019, "How to fine-tune
-BERT for text classification"): with `max_length` 8, of which [CLS] and [SEP] leave room for 6,
-
-    a b c d e f g h i j     head        a b c d e f
-                            head+tail   a b g h i j            a quarter of the room for the head
-                            windows     a b c d e f  e f g h i j     logits averaged
+A text longer than the model is cut, or becomes windows whose logits are averaged, as `--long-text`
+says (text/windows.py).
 
 Dimensions: B batch, T width of the batch, H hidden, C classes.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,13 +42,13 @@ from minift.tasks.base import (
     refuse_questions,
     run_batches,
     save_task,
+    score_table,
     token_batch,
 )
 from minift.tasks.doubts import all_cut, rare
 from minift.text.tokenizer import Tokenizer
-from minift.text.windows import shares, windows
+from minift.text.windows import LongText, fitted
 
-LongText = Literal["head", "head+tail", "windows"]
 COLUMNS = ("text_column", "pair_column", "label_column")
 
 
@@ -216,7 +211,8 @@ class ClassificationTask(Task):
         features = []
         for i, record in enumerate(records):
             second = None if pairs[i] is None else seconds[i]
-            parts = self._parts(firsts[i], second)
+            room = self.max_length - self.tokenizer.num_special(pair=second is not None)
+            parts = fitted(firsts[i], second, room, self.options.long_text)
             for a, b in parts:
                 ids, types = self.tokenizer.build(a, b)
                 label = None if record.label is None else number[record.label]
@@ -225,23 +221,6 @@ class ClassificationTask(Task):
                     TextFeature(i, ids, types, label, cut=not whole, weight=1 / len(parts))
                 )
         return features
-
-    def _parts(
-        self, first: list[int], second: list[int] | None
-    ) -> list[tuple[list[int], list[int] | None]]:
-        """What the model gets to see of one record: one part, or one for each window.
-
-        Windows of a pair move over its longer text, beside the shorter one.
-        """
-        room = self.max_length - self.tokenizer.num_special(pair=second is not None)
-        a, b = shares(len(first), len(second or []), room)
-        if self.options.long_text != "windows":
-            cut = head_and_tail if self.options.long_text == "head+tail" else head
-            return [(cut(first, a), None if second is None else cut(second, b))]
-        if second is None or len(first) > len(second):
-            other = None if second is None else head(second, b)
-            return [(first[s:e], other) for s, e in windows(len(first), a or 1, a // 4)]
-        return [(head(first, a), second[s:e]) for s, e in windows(len(second), b or 1, b // 4)]
 
     def freeze(
         self, model: Any, features: Sequence[TextFeature], batch_size: int
@@ -341,13 +320,8 @@ class ClassificationTask(Task):
         score: dict[str, Any],
     ) -> str:
         """Precision, recall and F1 of each label, then the surest hits and the surest errors."""
-        width = max(map(len, [*self.labels, "label"]))
-        lines = [f"{'label':{width}}  precision  recall     f1  records"]
-        for label, row in score["per_label"].items():
-            lines.append(
-                f"{label:{width}}  {row['precision']:9.3f}  {row['recall']:6.3f}  {row['f1']:5.3f}"
-                f"  {row['support']:7d}"
-            )
+        width = max(map(len, self.labels))
+        lines = score_table("label", score["per_label"], "records")
         pairs = sorted(
             zip(predictions, records, strict=True), key=lambda p: -max(p[0].probabilities)
         )
@@ -397,23 +371,6 @@ class ClassificationTask(Task):
         """Model, tokenizer, and in config.json how long texts were treated."""
         settings = {"long_text": self.options.long_text, "max_length": self.max_length}
         save_task(model, self.tokenizer, folder, **settings)
-
-
-def head(ids: list[int], room: int) -> list[int]:
-    """The beginning of a text."""
-    return ids[:room]
-
-
-def head_and_tail(ids: list[int], room: int) -> list[int]:
-    """The beginning and, in three quarters of the room, the end of a text.
-
-    >>> head_and_tail([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], room=6)
-    [0, 1, 6, 7, 8, 9]
-    """
-    if len(ids) <= room:
-        return ids
-    front = math.ceil(room / 4)
-    return ids[:front] + ids[len(ids) - (room - front) :]
 
 
 def sort_labels(labels: set[str]) -> tuple[str, ...]:

@@ -54,6 +54,7 @@ from minift.tasks.base import (
     refuse_questions,
     run_batches,
     save_task,
+    score_table,
     token_batch,
 )
 from minift.tasks.doubts import rare
@@ -345,13 +346,7 @@ class NerTask(Task):
         score: dict[str, Any],
     ) -> str:
         """Scores of each type, what went wrong how often, and the first sentences where it did."""
-        width = max(map(len, [*score["per_type"], "type"]))
-        lines = [f"{'type':{width}}  precision  recall     f1  entities"]
-        for kind, row in score["per_type"].items():
-            lines.append(
-                f"{kind:{width}}  {row['precision']:9.3f}  {row['recall']:6.3f}  {row['f1']:5.3f}"
-                f"  {row['support']:8d}"
-            )
+        lines = score_table("type", score["per_type"], "entities")
         lines.append(
             "entities  "
             + ", ".join(f"{k.replace('_', ' ')} {n}" for k, n in score["errors"].items())

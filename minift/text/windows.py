@@ -1,14 +1,22 @@
-"""A text that is longer than the model becomes several windows that overlap.
+"""A text that is longer than the model: cut, or several windows that overlap.
 
-tokens   0 1 2 3 4 5 6 7 8 9      size 6, overlap 2
-window   [. . . . . .]
-                 [. . . . . .]
+tokens      0 1 2 3 4 5 6 7 8 9      size 6, overlap 2
+head        0 1 2 3 4 5
+head+tail   0 1 6 7 8 9              a quarter of the room for the head
+windows     [. . . . . .]
+                    [. . . . . .]
+
+Reference: Sun et al. 2019, "How to fine-tune BERT for text classification".
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
+
+LongText = Literal["head", "head+tail", "windows"]
 
 
 def windows(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
@@ -43,6 +51,39 @@ def shares(first: int, second: int, room: int) -> tuple[int, int]:
         return first, second
     short = min(first, second, room // 2)
     return (room - short, short) if first > second else (short, room - short)
+
+
+def head_and_tail(ids: list[int], room: int) -> list[int]:
+    """The beginning and, in three quarters of the room, the end of a text.
+
+    >>> head_and_tail([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], room=6)
+    [0, 1, 6, 7, 8, 9]
+    """
+    if len(ids) <= room:
+        return ids
+    front = math.ceil(room / 4)
+    return ids[:front] + ids[len(ids) - (room - front) :]
+
+
+def fitted(
+    first: list[int], second: list[int] | None, room: int, how: LongText
+) -> list[tuple[list[int], list[int] | None]]:
+    """What fits into `room` of a text or a pair of texts: one part, or one for each window.
+
+    Windows of a pair move over its longer text, beside the shorter one.
+
+    >>> fitted([0, 1, 2, 3, 4, 5], [6], room=5, how="windows")
+    [([0, 1, 2, 3], [6]), ([2, 3, 4, 5], [6])]
+    """
+    a, b = shares(len(first), len(second or []), room)
+    if how == "head+tail":
+        return [(head_and_tail(first, a), None if second is None else head_and_tail(second, b))]
+    short = first[:a], None if second is None else second[:b]
+    if how == "head":
+        return [short]
+    if second is None or len(first) > len(second):
+        return [(first[s:e], short[1]) for s, e in windows(len(first), a or 1, a // 4)]
+    return [(short[0], second[s:e]) for s, e in windows(len(second), b or 1, b // 4)]
 
 
 def owners(spans: Sequence[tuple[int, int]], parts: Sequence[tuple[int, int]]) -> list[int]:
