@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import random
@@ -109,6 +110,21 @@ def test_steps_of_one_shape_as_a_gpu_records_them_give_the_same(number, monkeypa
     expected = model.generate(ids, mask, **settings)
     monkeypatch.setattr(t5, "T5Decoder", partial(T5Decoder, static=True))
     assert torch.equal(model.generate(ids, mask, **settings), expected)
+
+
+def test_batches_can_share_the_prepared_weights(model):
+    model = copy.deepcopy(model).float()  # in double precision nothing is prepared
+    ids, mask = sources(seed=3)
+    alone = model.generate(ids, mask, max_new_tokens=8, num_beams=2)
+    with model.ready_for(rows=8):
+        prepared = model.shared.packed
+        for _ in range(2):
+            assert torch.equal(model.generate(ids, mask, max_new_tokens=8, num_beams=2), alone)
+            assert model.shared.packed is prepared
+    assert model.shared.packed is None
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("torch has no oneDNN here, so nothing is prepared")
+    assert prepared is not None
 
 
 def test_the_cache_changes_nothing(model):

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -219,18 +220,22 @@ class T5ForConditionalGeneration(PretrainedModel):
         source = self.source(*self.encode(input_ids, attention_mask))
         decoder = T5Decoder(self, source, generation.width, generation.max_new_tokens)
         ends = Ends(config.decoder_start_token_id, config.eos_token_id, config.pad_token_id)
-        with packed_for_few(self.stepping(), len(input_ids) * generation.width):
+        with self.ready_for(len(input_ids) * generation.width):
             return search(decoder, len(input_ids), ends, generation, generator, input_ids.device)
 
-    def stepping(self) -> list[nn.Module]:
-        """The modules whose weights every step of generation reads."""
+    def ready_for(self, rows: int) -> AbstractContextManager[None]:
+        """Within, `generate` need not prepare the weights that each step reads for every batch.
+
+        They must not change meanwhile.  rows: sequences in a batch, about.
+        """
         layers = [
             module
             for name, module in self.decoder.named_modules()
             if isinstance(module, Linear) and not name.endswith("cross.kv")
         ]
         output = self.shared if self.lm_head is None else self.lm_head
-        return [*layers, *([output] if isinstance(output, nn.Embedding | Linear) else [])]
+        outputs = [output] if isinstance(output, nn.Embedding | Linear) else []
+        return packed_for_few([*layers, *outputs], rows)
 
 
 def shift_right(labels: Tensor, config: T5Config) -> Tensor:

@@ -91,12 +91,18 @@ def packed_for_few(modules: Iterable[nn.Module], rows: int) -> Iterator[None]:
 
     In generation there are as many rows as sequences, and a step takes as long as it takes to read
     all weights.  Laid out in blocks they are read three to five times as fast on a CPU; laying them
-    out takes as long as a few steps.  The results are the same up to rounding.  Elsewhere, and in
-    other precisions than float32, nothing happens.
+    out takes as long as a few steps.  The results are the same up to rounding.  Within such a block
+    another one does nothing more, so that many batches can share one.  Nothing happens on a GPU and
+    in other precisions than float32.
     """
-    chosen = [m for m in modules if m.weight.device.type == "cpu" and m.weight.dtype is torch.float]
-    if not torch.backends.mkldnn.is_available():
-        chosen = []
+    chosen = [
+        module
+        for module in modules
+        if module.weight.device.type == "cpu"
+        and module.weight.dtype is torch.float32
+        and module.packed is None
+        and torch.backends.mkldnn.is_available()
+    ]
     for module in chosen:
         module.packed = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach(), rows)
     try:

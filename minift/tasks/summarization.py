@@ -273,14 +273,15 @@ class SummarizationTask(Task):
         model.eval()
         found: dict[int, SummaryPrediction] = {}
         batches = sorted_batches([feature.length for feature in features], batch_size)
-        for indices in progress(batches, "generate", len(batches)):
-            bare = [replace(features[i], labels=None) for i in indices]
-            batch = self.collate(bare).to(model.device)
-            rows = model.generate(
-                batch.ids, batch.mask, generator=generator, **vars(generation)
-            ).tolist()
-            for i, row in zip(indices, rows, strict=True):
-                found[i] = self._prediction(row[1:])
+        with model.ready_for(batch_size * generation.width):
+            for indices in progress(batches, "generate", len(batches)):
+                bare = [replace(features[i], labels=None) for i in indices]
+                batch = self.collate(bare).to(model.device)
+                rows = model.generate(
+                    batch.ids, batch.mask, generator=generator, **vars(generation)
+                ).tolist()
+                for i, row in zip(indices, rows, strict=True):
+                    found[i] = self._prediction(row[1:])
         return [found[i] for i in range(len(features))]
 
     def _prediction(self, ids: list[int]) -> SummaryPrediction:

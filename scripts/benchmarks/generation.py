@@ -66,7 +66,9 @@ def generation(options):
 
         sides = {side: with_torch(model) for side, model in torch_models.items()}
         sides |= {side: with_other(model) for side, model in others.items()}
-        seconds, found = alternate(sides, options.rounds)
+        # As in a prediction of many batches; the others have loaded their weights before, too.
+        with ours.ready_for(options.sources * beams):
+            seconds, found = alternate(sides, options.rounds)
         for side, times in seconds.items():
             faster, spread = times_as_fast(seconds["minift"], times)
             same = (found[side] == found["minift"]).all(1).sum()
