@@ -107,7 +107,7 @@ class Update(nn.Module):
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))  # as torch's linear layers start
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(linear(self.dropout(x), self.a), self.b) * self.scale
+        return linear(linear(self.dropout(x), self.a) * self.scale, self.b)
 
 
 class LoraLinear(nn.Module):
@@ -137,7 +137,7 @@ class LoraLinear(nn.Module):
         parts = self.parts(self.plain(x), -1)  # (..., O) each
         for part, update in self.updates.items():
             parts[part] = parts[part] + update(x)  # (..., O)
-        return torch.cat(list(parts.values()), -1)
+        return torch.cat(list(parts.values()), -1) if len(parts) > 1 else parts[part]
 
     @torch.no_grad()
     def merge(self) -> nn.Linear:
