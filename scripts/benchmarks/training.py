@@ -31,7 +31,8 @@ SIZES = {"cpu": 2048, "cuda": 8192}  # rows and columns of its matrices
 
 # What an operation of torch is for, by the beginning of its name.
 PURPOSES = {
-    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product"),
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm"),
+    "attention kernels": ("_scaled_dot_product", "_efficient_attention", "_flash_attention"),
     "optimiser": ("_fused_adamw_", "_foreach_", "lerp_", "linalg_vector_norm"),
     "activations": ("gelu", "relu", "threshold", "silu"),  # before "ge", which begins "gelu" too
     "dropout": ("random_", "ge", "bernoulli_"),
