@@ -45,21 +45,23 @@ def entities(tags: Sequence[str], strict: bool = False) -> list[Entity]:
 
     Raises `ValueError` for a tag that the reading does not know.
     """
-    found: list[Entity] = []
-    before, start, kind = "O", 0, ""  # prefix of the last tag; the entity that is open, if any
-    for i, tag in enumerate([*tags, "O"]):
-        if tag == "O" and not kind:  # most words
-            before = "O"
-            continue
-        prefix, this = _parse(tag, "BIO" if strict else "BIOES")
-        goes_on = bool(kind) and prefix in "IE" and this == kind and before not in "ES"
-        if kind and not goes_on:
-            found.append(Entity(kind, start, i))
-            kind = ""
-        begins = prefix == "B" if strict else prefix != "O"
-        if not goes_on and begins:
-            start, kind = i, this
-        before = prefix
+    return [Entity(*span) for span in _spans(tags, strict)]
+
+
+def _spans(tags: Sequence[str], strict: bool) -> list[tuple[str, int, int]]:
+    """Type, start and end of each entity; plain tuples, since they are made by the thousand."""
+    prefixes = "BI" if strict else "BIES"
+    found = []
+    start, end, kind, before = 0, 0, "", ""  # the entity so far, if any; the prefix of its last tag
+    for i in [i for i, tag in enumerate(tags) if tag != "O"]:  # few words
+        prefix, this = _parse(tags[i], prefixes)
+        if i > end or this != kind or prefix not in "IE" or before in "ES":
+            if kind:
+                found.append((kind, start, end))
+            start, kind = i, this if prefix == "B" or not strict else ""
+        end, before = i + 1, prefix
+    if kind:
+        found.append((kind, start, end))
     return found
 
 
@@ -67,11 +69,11 @@ def entities(tags: Sequence[str], strict: bool = False) -> list[Entity]:
 def _parse(tag: str, prefixes: str) -> tuple[str, str]:
     """Split "B-PER" -> ("B", "PER"); a bare "B" has the type "_", as in seqeval."""
     prefix, this = tag[:1], tag[1:].removeprefix("-")
-    if not prefix or prefix not in prefixes or (prefix == "O" and this):
+    if not prefix or prefix not in prefixes:
         raise ValueError(
             f"{tag!r} is not a tag; give O, or one of {', '.join(prefixes)} and a type"
         )
-    return prefix, "O" if prefix == "O" else this or "_"
+    return prefix, this or "_"
 
 
 def entity_f1(predictions: TagLists, references: TagLists, strict: bool = False) -> dict[str, Any]:
@@ -89,16 +91,20 @@ def entity_f1(predictions: TagLists, references: TagLists, strict: bool = False)
     >>> round(score["f1"], 4), score["per_type"]["PER"]["precision"]
     (0.3333, 0.5)
     """
-    found: list[Entity] = []
-    there: list[Entity] = []
-    both: list[Entity] = []
+    found: list[str] = []  # the type of each entity
+    there: list[str] = []
+    both: list[str] = []
     for guess, gold in _sentences(predictions, references):
-        ours = entities(guess, strict)
-        theirs = ours if guess == gold else entities(gold, strict)
-        found += ours
-        there += theirs
-        both += ours if theirs is ours else set(ours) & set(theirs)
-    predicted, true, hits = (Counter(e.type for e in some) for some in (found, there, both))
+        ours = _spans(guess, strict)
+        right = types = [kind for kind, _, _ in ours]
+        found += types
+        if guess != gold:
+            theirs = _spans(gold, strict)
+            types = [kind for kind, _, _ in theirs]
+            right = [span[0] for span in ours if span in theirs]
+        there += types
+        both += right
+    predicted, true, hits = Counter(found), Counter(there), Counter(both)
     per_type = {
         kind: {**_scores(hits[kind], predicted[kind], true[kind]), "support": true[kind]}
         for kind in sorted(predicted | true)

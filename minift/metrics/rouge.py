@@ -122,18 +122,21 @@ def rouge_pair(prediction: str, reference: str, use_stemmer: bool = True) -> dic
         [words(line, use_stemmer) for line in text.split("\n")] for text in (prediction, reference)
     )
     guess, gold = list(chain(*ours)), list(chain(*theirs))
-    union = [
-        sentence[i]
-        for sentence in theirs
-        for i in set().union(*(common_subsequence(sentence, other) for other in ours))
-    ]
+    whole = in_sum = len(common_subsequence(gold, guess))
+    if len(ours) > 1 or len(theirs) > 1:
+        union = [
+            sentence[i]
+            for sentence in theirs
+            for i in set().union(*(common_subsequence(sentence, other) for other in ours))
+        ]
+        # The paper counts the union; the programs count no word oftener than it was predicted.
+        in_sum = _shared(guess, union)
     pairs = list(pairwise(guess)), list(pairwise(gold))
     return {
         "rouge1": _score(_shared(guess, gold), guess, gold),
         "rouge2": _score(_shared(*pairs), *pairs),
-        "rougeL": _score(len(common_subsequence(gold, guess)), guess, gold),
-        # The paper counts the union; the programs count no word oftener than it was predicted.
-        "rougeLsum": _score(_shared(guess, union), guess, gold),
+        "rougeL": _score(whole, guess, gold),
+        "rougeLsum": _score(in_sum, guess, gold),
     }
 
 
@@ -196,7 +199,8 @@ def _score(hits: int, guess: Sequence[Any], gold: Sequence[Any]) -> Score:
 
 
 def _shared(some: Sequence[Any], others: Sequence[Any]) -> int:
-    return (Counter(some) & Counter(others)).total()
+    there = Counter(others)
+    return sum(min(n, there[x]) for x, n in Counter(some).items() if x in there)
 
 
 def _means(table: Sequence[Sequence[float]]) -> list[float]:
