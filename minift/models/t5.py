@@ -217,10 +217,10 @@ class T5ForConditionalGeneration(PretrainedModel):
         reproducible.
         """
         config, generation = self.config, Generation(**settings)
-        source = self.source(*self.encode(input_ids, attention_mask))
-        decoder = T5Decoder(self, source, generation.width, generation.max_new_tokens)
         ends = Ends(config.decoder_start_token_id, config.eos_token_id, config.pad_token_id)
         with self.ready_for(len(input_ids) * generation.width):
+            source = self.source(*self.encode(input_ids, attention_mask))
+            decoder = T5Decoder(self, source, generation.width, generation.max_new_tokens)
             return search(decoder, len(input_ids), ends, generation, generator, input_ids.device)
 
     def ready_for(self, rows: int) -> AbstractContextManager[None]:
@@ -228,14 +228,8 @@ class T5ForConditionalGeneration(PretrainedModel):
 
         They must not change meanwhile.  rows: sequences in a batch, about.
         """
-        layers = [
-            module
-            for name, module in self.decoder.named_modules()
-            if isinstance(module, Linear) and not name.endswith("cross.kv")
-        ]
-        output = self.shared if self.lm_head is None else self.lm_head
-        outputs = [output] if isinstance(output, nn.Embedding | Linear) else []
-        return packed_for_few([*layers, *outputs], rows)
+        layers = [module for module in self.modules() if isinstance(module, Linear)]
+        return packed_for_few(layers if self.lm_head else [*layers, self.shared], rows)
 
 
 def shift_right(labels: Tensor, config: T5Config) -> Tensor:
