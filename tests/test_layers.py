@@ -1,11 +1,11 @@
-"""Dropout with four decisions from one random number."""
+"""Dropout with four decisions from one random number; the gradient of a norm by hand."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from minift.nn.layers import Dropout, drop
+from minift.nn.layers import Dropout, RMSNorm, drop
 
 
 @pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.9])
@@ -44,3 +44,31 @@ def test_edges():
     kept = first != 0
     torch.testing.assert_close(first[kept], (x * 2)[kept])
     assert drop(x.t(), 0.5).shape == (5, 3)
+
+
+@pytest.mark.parametrize("shape", [(7, 12), (3, 5, 12), (0, 12)])
+def test_the_gradient_of_the_norm_is_that_of_its_formula(shape):
+    norm = RMSNorm(12, epsilon=1e-3)
+    torch.nn.init.normal_(norm.weight)
+    x, dy = torch.randn(2, *shape)
+    if len(x):
+        x[0] = 0  # nothing to divide by but epsilon
+
+    def formula(x, weight):
+        return x / (x.square().mean(-1, keepdim=True) + 1e-3).sqrt() * weight
+
+    inputs = [t.detach().requires_grad_() for t in (x, norm.weight)]
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    y, expected = norm(inputs[0]), formula(*exact)
+    assert type(y.grad_fn).__name__.startswith("_RMSNormThatLearns")
+    torch.testing.assert_close(y.double(), expected, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(norm(x), y)
+    # The weight that takes part is the parameter, so its gradient is found there.
+    y.backward(dy)
+    for got, want in zip(
+        (inputs[0].grad, norm.weight.grad),
+        torch.autograd.grad(expected, exact, dy.double()),
+        strict=True,
+    ):
+        torch.testing.assert_close(got.double(), want, atol=1e-4, rtol=1e-4)
