@@ -192,8 +192,9 @@ def attend_padded(
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale
         )
-    scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
-    scores = scores if bias is None else scores + bias  # (n, N, Q, K)
+    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)  # fewer numbers than scores
+    scores = q @ k.transpose(-1, -2)  # (n, N, Q, K)
+    scores = scores if bias is None else scores + bias
     return drop(scores.softmax(-1), dropout) @ v  # (n, N, Q, D)
 
 
