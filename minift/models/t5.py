@@ -228,6 +228,7 @@ class T5ForConditionalGeneration(PretrainedModel):
 
         They must not change meanwhile.  rows: sequences in a batch, about.
         """
+        # The encoder's among them: its many rows, too, are multiplied as fast in blocks, or faster.
         layers = [module for module in self.modules() if isinstance(module, Linear)]
         return packed_for_few(layers if self.lm_head else [*layers, self.shared], rows)
 
