@@ -96,14 +96,11 @@ def entity_f1(predictions: TagLists, references: TagLists, strict: bool = False)
     both: list[str] = []
     for guess, gold in _sentences(predictions, references):
         ours = _spans(guess, strict)
-        right = types = [kind for kind, _, _ in ours]
-        found += types
-        if guess != gold:
-            theirs = _spans(gold, strict)
-            types = [kind for kind, _, _ in theirs]
-            right = [span[0] for span in ours if span in theirs]
-        there += types
-        both += right
+        theirs = ours if guess == gold else _spans(gold, strict)
+        right = ours if theirs is ours else set(ours) & set(theirs)
+        found += [kind for kind, _, _ in ours]
+        there += [kind for kind, _, _ in theirs]
+        both += [kind for kind, _, _ in right]
     predicted, true, hits = Counter(found), Counter(there), Counter(both)
     per_type = {
         kind: {**_scores(hits[kind], predicted[kind], true[kind]), "support": true[kind]}

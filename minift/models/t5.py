@@ -230,7 +230,7 @@ class T5ForConditionalGeneration(PretrainedModel):
         """
         # The encoder's among them: its many rows, too, are multiplied as fast in blocks, or faster.
         layers = [module for module in self.modules() if isinstance(module, Linear)]
-        return packed_for_few(layers if self.lm_head else [*layers, self.shared], rows)
+        return packed_for_few([*layers, self.shared] if self.lm_head is None else layers, rows)
 
 
 def shift_right(labels: Tensor, config: T5Config) -> Tensor:

@@ -57,10 +57,8 @@ class _Keep(torch.autograd.Function):
         return x * kept.to(x.dtype).mul_(factor)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
-        (kept,) = ctx.saved_tensors
-        return dy * kept.to(dy.dtype).mul_(ctx.factor), None, None
+        return _Keep.apply(dy, *ctx.saved_tensors, ctx.factor), None, None
 
 
 class Dropout(nn.Dropout):
@@ -90,8 +88,8 @@ class RMSNorm(nn.Module):
 class _RMSNormThatLearns(torch.autograd.Function):
     """The same on a CPU with its gradient by hand.
 
-    torch has no kernel for either there, and what autograd makes of the formula's steps reads and
-    writes x about three times as often.
+    torch has no kernel for either there, and what autograd makes of the formula's steps takes two
+    to three times as long.
 
         h = x / rms(x)        y = h * weight
         dh = dy * weight      dx = (dh - h * mean(dh * h)) / rms(x)
@@ -106,10 +104,11 @@ class _RMSNormThatLearns(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, weight, scale = ctx.saved_tensors
         h = x * scale  # (..., H)
-        dweight = (dy * h).flatten(0, -2).sum(0)  # (H,)
+        learns = ctx.needs_input_grad[1]  # not where LoRA or biases alone do
+        dweight = (dy * h).flatten(0, -2).sum(0) if learns else None  # (H,)
         dh = dy * weight  # (..., H)
         shared = torch.linalg.vecdot(dh, h).unsqueeze(-1).div_(x.shape[-1])  # (..., 1)
         return dh.addcmul_(h, shared, value=-1).mul_(scale), dweight, None
