@@ -1,26 +1,34 @@
-"""Small things that many tests need: a tiny BERT on disk, without any reference library."""
+"""Fixtures that many tests need: tiny models and small data on disk, without `transformers`."""
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 from pathlib import Path
 
-import pytest
-import torch
-
-# Tests never reach for the network, whatever the machine's settings are.
+# Tests never reach for the network, whatever the machine's settings are; set before minift is
+# imported, since huggingface_hub reads it when it is.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 # Tiny models gain nothing from threads, and lose much where several processes share the cores.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest
+import torch
+from support.running import ROOT
+from support.summaries import example, write
+from support.vocabulary import WORDS
+
+from minift.models.bert import BertConfig, BertModel
+from minift.models.t5 import T5Config, T5ForConditionalGeneration
+from minift.pretrain.vocabulary import save_unigram, train_unigram
+from minift.text.tokenizer import Tokenizer
+
 torch.set_num_threads(1)
 
 # What a shell begins in the background ignores Ctrl-C, and so would the scripts that tests stop.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-ROOT = Path(__file__).resolve().parent.parent
-WORDS = "good bad film food very not the a is was great awful slow fast dull fine ok so it ##s ##ly"
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +47,6 @@ def vocab() -> list[str]:
 @pytest.fixture
 def tiny_bert(tmp_path: Path, vocab: list[str]) -> Path:
     """A folder with a random BERT of two layers and a vocabulary of its own."""
-    from minift.models.bert import BertConfig, BertModel
-
     folder = tmp_path / "tiny-bert"
     config = BertConfig(
         vocab_size=len(vocab),
@@ -81,4 +87,29 @@ def minilm() -> Path:
     folder = ROOT / "weights" / "all-MiniLM-L6-v2"
     if not (folder / "model.safetensors").exists():
         pytest.skip("weights/all-MiniLM-L6-v2 is not here; scripts/get_weights.py fetches it")
+    return folder
+
+
+@pytest.fixture
+def trees(tmp_path):
+    draw = random.Random(0)
+    return {
+        name: write(tmp_path / f"{name}.jsonl", [example(draw) for _ in range(count)])
+        for name, count in {"train": 96, "dev": 12, "test": 12}.items()
+    }
+
+
+@pytest.fixture
+def tiny_t5(tmp_path):
+    folder = tmp_path / "tiny-t5"
+    draw = random.Random(1)
+    rows = [example(draw) for _ in range(200)]
+    texts = [f"summarize: {row['document']} {row['summary']}" for row in rows]
+    save_unigram(train_unigram(texts, 170), folder)
+    torch.manual_seed(0)
+    size = Tokenizer.from_pretrained(folder).vocab_size
+    config = T5Config(
+        vocab_size=size, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, dropout_rate=0.0
+    )
+    T5ForConditionalGeneration(config).save_pretrained(folder)
     return folder

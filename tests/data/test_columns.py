@@ -1,0 +1,198 @@
+"""Files of tagged words: several layouts, and errors that give file and line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+
+import pytest
+from support.running import ROOT
+
+from minift.data.columns import read_tagged, untagged
+from minift.data.read import builtin
+from minift.errors import InputError
+
+SHARED = ROOT.parent / "shared" / "data"
+
+CONLL = """-DOCSTART- -X- O O
+
+EU NNP I-NP I-ORG
+rejects VBZ I-VP O
+German JJ I-NP I-MISC
+. . O O
+
+Peter NNP I-NP I-PER
+"""
+
+
+def read(tmp_path, text, name="x.conll", **options):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return read_tagged(path, **options)
+
+
+def plain(records):
+    return [list(zip(r.words, r.tags, strict=True)) for r in records]
+
+
+def test_conll_2003(tmp_path):
+    records, scheme = read(tmp_path, CONLL)
+    assert scheme == "iob1"
+    assert plain(records) == [
+        [("EU", "B-ORG"), ("rejects", "O"), ("German", "B-MISC"), (".", "O")],
+        [("Peter", "B-PER")],
+    ]
+    assert records[0].where.endswith("x.conll, line 3")
+    assert records[0].text == "EU rejects German ."
+    assert records[0].offsets == ((0, 2), (3, 10), (11, 17), (18, 19))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: "\ufeff" + text,
+        lambda text: text.rstrip("\n"),
+        lambda text: text.replace(" ", "\t"),
+        lambda text: text.replace("\n\n", "\n \n\t\n\n"),
+        lambda text: "# id = 1\n" + text.replace("\n\nPeter", "\n\n# text = Peter X\nPeter"),
+        lambda text: text.replace("I-NP I-ORG", "I-NP   I-ORG "),
+    ],
+)
+def test_small_differences_do_not_matter(tmp_path, change):
+    assert plain(read(tmp_path, change(CONLL))[0]) == plain(read(tmp_path, CONLL)[0])
+
+
+def test_gzip_and_json(tmp_path):
+    packed = tmp_path / "x.conll.gz"
+    packed.write_bytes(gzip.compress(CONLL.encode()))
+    expected = plain(read(tmp_path, CONLL)[0])
+    assert plain(read_tagged(packed)[0]) == expected
+    lines = [{"tokens": [w for w, _ in s], "tags": [t for _, t in s]} for s in expected]
+    records, scheme = read(tmp_path, "\n".join(map(json.dumps, lines)), "x.jsonl")
+    assert plain(records) == expected
+    assert scheme == "iob2"
+
+
+def test_ontonotes(tmp_path):
+    """Columns 3 and 10; how many there are differs from sentence to sentence."""
+    text = (
+        "#begin document (bc/x); part 000\n"
+        "bc/x 0 0 Ada NNP (S* - - - spk (PERSON* *\n"
+        "bc/x 0 1 Lovelace NNP * - - - spk *) *\n\n"
+        "bc/x 0 0 Paris NNP (S* - - - spk (GPE) * *\n"
+        "bc/x 0 1 # SYM * - - - spk * * *\n\n"
+        "#end document\n"
+    )
+    records, scheme = read(tmp_path, text, token_column=3, tag_column=10)
+    assert scheme == "brackets"
+    assert plain(records) == [
+        [("Ada", "B-PERSON"), ("Lovelace", "I-PERSON")],
+        [("Paris", "B-GPE"), ("#", "O")],
+    ]
+
+
+def test_a_hash_may_be_a_word(tmp_path):
+    records, _ = read(tmp_path, "#tag\tO\n#\tO\n# begin\n", require_tags=False)
+    assert records[0].words == ("#tag", "#")
+    records, _ = read(tmp_path, "# NN O\nParis NN B-LOC\n")
+    assert records[0].words == ("#", "Paris")
+
+
+def test_words_alone(tmp_path):
+    records, _ = read(tmp_path, "Ada\nsleeps\n\nParis\n", require_tags=False)
+    assert [(r.words, r.tags) for r in records] == [(("Ada", "sleeps"), None), (("Paris",), None)]
+    records, _ = read(tmp_path, '{"tokens": ["", "a b"]}', "x.jsonl", require_tags=False)
+    assert records[0].words == ("", "a b")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        ("", {}, ["holds no sentence"]),
+        ("-DOCSTART- O\n\n", {}, ["holds no sentence"]),
+        ("Ada NNP O\nsleeps O\n", {}, ["line 2", "2", "line 1", "3"]),
+        ("Ada O\nsleeps\n", {}, ["line 2", "'sleeps'", "1 column"]),
+        ("Ada PER\n", {}, ["line 1", "'PER'"]),
+        ("Ada B-PER\n\nsleeps X-Y\n", {}, ["line 3", "'X-Y'"]),
+        ("Ada B-PER\nsleeps O\nParis I-LOC\n", {}, ["line 3", "'I-LOC'"]),
+        ("Ada B-PER\nL E-PER\nParis B-LOC\n\n", {}, ["line 3", "'B-LOC'"]),
+        ("Ada O O\n", {"tag_column": 5}, ["line 1", "column 5"]),
+        ("Ada E-PER\n", {"scheme": "iob2"}, ["line 1", "'E-PER'", "--scheme"]),
+    ],
+)
+def test_bad_columns(tmp_path, text, options, words):
+    with pytest.raises(InputError) as error:
+        read(tmp_path, text, **options)
+    assert "x.conll" in str(error.value)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"words": []}', ["'tokens'", "words"]),
+        ('{"tokens": ["a"]}', ["'tags'"]),
+        ('{"tokens": [], "tags": []}', ["empty"]),
+        ('{"tokens": ["a"], "tags": ["O", "O"]}', ["1 tokens", "2 tags"]),
+        ('{"tokens": "a", "tags": ["O"]}', ["list of strings"]),
+        ('{"tokens": ["a"], "tags": [0]}', ["list of strings"]),
+        ('{"tokens": ["a"], "tags": ["Q"]}', ["'Q'"]),
+        ('{"tokens": ["\\ud83d"], "tags": ["O"]}', ["surrogate"]),
+    ],
+)
+def test_bad_json(tmp_path, line, words):
+    good = '{"tokens": ["a"], "tags": ["O"]}\n'
+    with pytest.raises(InputError, match=r"x\.jsonl, line 2") as error:
+        read(tmp_path, good + line, "x.jsonl")
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_raw_text():
+    (record,) = untagged([("Ada  sleeps", [(0, 3), (5, 11)])])
+    assert record.words == ("Ada", "sleeps")
+    assert (record.text, record.offsets, record.tags) == ("Ada  sleeps", ((0, 3), (5, 11)), None)
+
+
+@pytest.mark.parametrize(
+    ("file", "sentences", "scheme", "entities"),
+    [
+        (
+            "conll2003/train.txt",
+            14041,
+            "iob1",
+            {"LOC": 7140, "MISC": 3438, "ORG": 6321, "PER": 6600},
+        ),
+        ("conll2003/valid.txt", 3250, "iob1", {"LOC": 1837, "MISC": 922, "ORG": 1341, "PER": 1842}),
+        ("wnut17/dev.conll", 1009, "iob2", {"person": 470, "product": 114, "location": 74}),
+    ],
+)
+def test_real_files_hold_what_is_published(file, sentences, scheme, entities):
+    if not (SHARED / file).exists():
+        pytest.skip(f"{file} is not here")
+    records, found = read_tagged(SHARED / file)
+    counts = Counter(t[2:] for r in records for t in r.tags if t.startswith("B-"))
+    assert (len(records), found) == (sentences, scheme)
+    assert {kind: counts[kind] for kind in entities} == entities
+
+
+def test_the_built_in_sentences():
+    splits = {s: read_tagged(builtin(f"ner.{s}.conll"))[0] for s in ("train", "dev", "test")}
+    assert sum(map(len, splits.values())) >= 300
+    for records in splits.values():
+        kinds = Counter(t[2:] for r in records for t in r.tags if t.startswith("B-"))
+        assert set(kinds) == {"LOC", "MISC", "ORG", "PER"}
+        assert min(kinds.values()) >= 40
+        assert any(r.text.isupper() for r in records)
+        assert any(r.text.islower() for r in records)
+    texts = [r.text for records in splits.values() for r in records]
+    assert len(set(texts)) == len(texts)
+    tagged = {}
+    for record in (r for records in splits.values() for r in records):
+        for word, tag in zip(record.words, record.tags, strict=True):
+            tagged.setdefault(word, set()).add(tag[2:])
+    ambiguous = [word for word, kinds in tagged.items() if len(kinds - {""}) > 1]
+    assert len(ambiguous) >= 20, ambiguous
+    assert {"Jordan", "Paris", "Bank"} <= tagged.keys()
+    assert any("-" in word and tagged[word] != {""} for word in tagged)

@@ -1,0 +1,1 @@
+"""Helpers that several tests share; fixtures are in tests/conftest.py."""

@@ -1,0 +1,290 @@
+"""Summaries from file to score on a tiny T5."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from support.running import last_line_of_refusal, read_lines, run_script
+from support.summaries import options, write
+
+from minift.data.read import SummaryRecord, builtin, read_summaries
+from minift.errors import InputError
+from minift.metrics import rouge
+from minift.metrics.diversity import novelty
+from minift.models.t5 import IGNORE, shift_right
+from minift.tasks.summarization import (
+    SummarizationOptions,
+    SummarizationTask,
+    SummaryPrediction,
+    first_sentence,
+)
+from minift.train.loop import run
+
+
+@pytest.mark.slow
+def test_train_and_predict(tiny_t5, trees, tmp_path, capsys):
+    folder = tmp_path / "out"
+    metrics = run(SummarizationTask, *options(tiny_t5, trees, folder, epochs=40))
+    shown = capsys.readouterr().out
+    assert "0 of 96 have more than 512 tokens" in shown
+    assert metrics["test"]["rougeL"] > 0.9
+    assert metrics["test"]["rougeL"] > metrics["test"]["lead_rougeL"]
+    assert metrics["trivial"] == metrics["dev"]["lead_rougeL"]
+    rows = read_lines(folder / "predictions.test.jsonl")
+    again = rouge([row["predicted"] for row in rows], [row["gold"] for row in rows])
+    assert again["rougeL"] == pytest.approx(metrics["test"]["rougeL"])
+    assert metrics["test"]["at_limit"] == 0
+
+    text = "the wind blew over elm and hill"
+    (line,) = run_script("predict", folder, text).stdout.splitlines()
+    assert line == "elm fell"
+    raw = tmp_path / "raw.txt"
+    raw.write_text(text.replace("over", "over\n\n"))
+    assert run_script("predict", folder, "--file", raw).stdout == "elm fell\n"
+    found = run_script("predict", folder, "--file", trees["test"], "--json").stdout.splitlines()
+    assert [json.loads(r)["predicted"] for r in found] == [row["predicted"] for row in rows]
+
+
+@pytest.mark.slow
+def test_adafactor_and_smoothing_learn_too(tiny_t5, trees, tmp_path):
+    settings = {"label_smoothing": 0.05, "num_beams": 2}
+    changes = {"epochs": 30, "optimizer": "adafactor", "learning_rate": 2e-2}
+    metrics = run(
+        SummarizationTask, *options(tiny_t5, trees, tmp_path / "out", settings, **changes)
+    )
+    assert metrics["test"]["rougeL"] > 0.9
+    task, _ = SummarizationTask.from_pretrained(tmp_path / "out")
+    assert task.options.num_beams == 2
+
+
+@pytest.fixture
+def task_and_model(tiny_t5, trees):
+    task, model, _ = SummarizationTask.start(options(tiny_t5, trees, None)[0])
+    return task, model
+
+
+def test_loss_is_that_of_the_whole_logits(task_and_model, trees):
+    task, model = task_and_model
+    features = task.featurize(read_summaries(trees["dev"]), training=True)
+    batch = task.collate(features)
+    total, count = task.loss(model, batch)
+    logits = model(batch.ids, batch.mask, decoder_input_ids=shift_right(batch.labels, model.config))
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
+    assert total.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert count == sum(len(feature.labels) for feature in features)
+    # Summed over batches it is the same, so accumulation is exact.
+    parts = [task.loss(model, task.collate([feature]))[0].item() for feature in features]
+    assert total.item() == pytest.approx(sum(parts), rel=1e-5)
+
+
+def test_long_texts_lose_their_end_and_are_counted(tiny_t5, trees, tmp_path):
+    rows = [
+        {"document": "the wind " * 50, "summary": "rain " * 30},
+        {"document": "oak", "summary": "elm"},
+    ]
+    path = write(tmp_path / "long.jsonl", rows)
+    settings = {"train_file": path, "max_length": 20, "max_target_length": 7}
+    task, _, splits = SummarizationTask.start(options(tiny_t5, trees, None, settings)[0])
+    features = task.featurize(splits["train"], training=True)
+    assert len(features[0].ids) == 20
+    assert len(features[0].labels) == 7
+    assert all(f.ids[-1] == f.labels[-1] == 1 for f in features)
+    shown = task.describe(splits["train"], features)
+    assert "1 of 2 have more than 20 tokens" in shown
+    assert "1 have more than 7 tokens" in shown
+
+
+def test_from_scratch_nothing_of_the_checkpoint_is_left(tiny_t5, trees):
+    plain, scratch = (
+        SummarizationTask.start(options(tiny_t5, trees, None, {"from_scratch": random})[0])[1]
+        for random in (False, True)
+    )
+    left = dict(plain.named_parameters())
+    for name, parameter in scratch.named_parameters():
+        if parameter.dim() > 1:
+            assert not torch.isclose(parameter, left[name]).all(0).any(), name
+            ratio = parameter.std() / left[name].std()  # the checkpoint is as random models start
+            assert 0.6 < ratio < 1.6, name
+    torch.manual_seed(0)
+    first = SummarizationTask.start(options(tiny_t5, trees, None, {"from_scratch": True})[0])[1]
+    torch.manual_seed(0)
+    again = SummarizationTask.start(options(tiny_t5, trees, None, {"from_scratch": True})[0])[1]
+    assert torch.equal(first.shared.weight, again.shared.weight)
+
+
+def test_length_is_taken_from_the_training_summaries(task_and_model, trees):
+    task, _ = task_and_model
+    longest = max(len(task.tokenizer(r.summaries[0]).ids) for r in read_summaries(trees["train"]))
+    assert task.max_target_length == longest
+
+
+def test_a_document_is_learned_with_one_summary_or_all(tiny_t5, tmp_path, trees):
+    rows = [
+        {"document": "the oak.", "summaries": ["oak fell", "the oak fell all day long"]},
+        {"document": "the elm.", "summary": "elm fell"},
+    ]
+    train = write(tmp_path / "several.jsonl", rows)
+    said, longest = {}, {}
+    for targets in ("first", "all"):
+        changes = {"train_file": train, "targets": targets}
+        task, _, splits = SummarizationTask.start(options(tiny_t5, trees, None, changes)[0])
+        features = task.featurize(splits["train"], training=True)
+        said[targets] = [(f.record, task.tokenizer.decode(f.labels[:-1])) for f in features]
+        longest[targets] = task.max_target_length
+        assert [f.record for f in task.featurize(splits["train"])] == [0, 1]
+    assert said["first"] == [(0, "oak fell"), (1, "elm fell")]
+    assert said["all"] == [(0, "oak fell"), (0, "the oak fell all day long"), (1, "elm fell")]
+    assert longest["all"] > longest["first"]
+
+
+def test_people_are_told_when_summaries_are_cut(task_and_model):
+    task, _ = task_and_model
+    records = [SummaryRecord(str(i), "a b. c", ("a",)) for i in range(10)]
+    predictions = [SummaryPrediction("a", at_limit=i < 2) for i in range(10)]
+    score = task.score(predictions, records)
+    assert score["at_limit"] == 0.2
+    assert "warning: 20% of the summaries" in task.explain(predictions, records, score)
+
+
+def test_the_best_of_several_summaries_counts(task_and_model):
+    task, _ = task_and_model
+    record = SummaryRecord("0", "a b. c", ("x y", "red kites"))
+    assert task.score([SummaryPrediction("red kites", False)], [record])["rougeL"] == 1
+
+
+def test_first_sentence():
+    assert first_sentence('He said: "No!" Then he left.') == 'He said: "No!"'
+    assert first_sentence("no full stop") == "no full stop"
+
+
+def test_a_frozen_encoder_is_refused(tiny_t5, trees, tmp_path):
+    with pytest.raises(InputError, match="--freeze-encoder"):
+        run(SummarizationTask, *options(tiny_t5, trees, tmp_path / "out", freeze_encoder=True))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_beams": 0}, "--num-beams"),
+        ({"max_target_length": 1}, "--max-target-length"),
+        ({"no_repeat_ngram_size": -1}, "--no-repeat-ngram-size"),
+    ],
+)
+def test_options_that_cannot_be(changes, words):
+    with pytest.raises(ValueError, match=words):
+        SummarizationOptions(**changes)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "changes", "words"),
+    [
+        ('{"document": "a", "summary": ', {}, ["train.jsonl", "line 97", "JSON"]),
+        ('{"document": "a"}', {}, ["train.jsonl", "line 97", "'summary'"]),
+        ('{"document": "a", "summary": " "}', {}, ["train.jsonl", "line 97", "empty"]),
+        ("[1]", {}, ["train.jsonl", "line 97"]),
+        (None, {"train-file": "nowhere.jsonl"}, ["nowhere.jsonl", "no such file"]),
+        (None, {"train-file": "x.tsv"}, ["x.tsv", ".jsonl"]),
+        (None, {"model": "nowhere"}, ["nowhere"]),
+        (None, {"model": "tiny-bert"}, ["config.json", "'bert'", "t5"]),
+        (None, {"precision": "fp16"}, ["--precision", "fp16", "overflows", "bf16"]),
+        (None, {"optimizer": "sgd"}, ["--optimizer", "sgd", "adafactor"]),
+        (None, {"num-beams": 0}, ["--num-beams", "0"]),
+        (None, {"max-target-length": 1}, ["--max-target-length", "1"]),
+        (None, {"label-smoothing": 1.5}, ["--label-smoothing", "1.5"]),
+        (None, {"beam-stopping": "maybe"}, ["--beam-stopping", "maybe"]),
+        (None, {"best-metric": "bleu"}, ["--best-metric", "bleu", "rougeL"]),
+        (None, {"output-dir": "used"}, ["used", "--resume", "--overwrite"]),
+    ],
+)
+def test_bad_input(tiny_t5, tiny_bert, trees, tmp_path, monkeypatch, capsys, spoil, changes, words):
+    monkeypatch.chdir(tmp_path)
+    if spoil is not None:
+        with trees["train"].open("a") as file:
+            file.write(spoil + "\n")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "metrics.json").write_text("{}")
+    (tmp_path / "x.tsv").write_text("a\tb\n")
+    flags = {
+        "model": tiny_t5,
+        "train-file": trees["train"],
+        "dev-file": trees["dev"],
+        "output-dir": tmp_path / "out",
+        "device": "cpu",
+        "freeze-below": 0,
+        **changes,
+    }
+    if changes.get("model") == "tiny-bert":
+        flags["model"] = tiny_bert
+    last = last_line_of_refusal("train_summarization", flags, monkeypatch, capsys)
+    assert all(word in last for word in words), last
+    assert not (tmp_path / "out").exists()
+    assert [p.name for p in (tmp_path / "used").iterdir()] == ["metrics.json"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"document": "a"}', ["line 1", "'summary'"]),
+        ('{"summary": "a"}', ["line 1", "'document'"]),
+        ('{"document": " ", "summary": "a"}', ["line 1", "'document' is empty"]),
+        ('{"document": "a", "summary": ""}', ["line 1", "'summary' is empty"]),
+        ('{"document": "a", "summaries": "b"}', ["line 1", "'summaries'", "list"]),
+        ('{"document": "a", "summaries": [3]}', ["line 1", "string"]),
+        ("", ["no record"]),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path, line, words):
+    path = tmp_path / "x.jsonl"
+    path.write_text(line)
+    with pytest.raises(InputError) as error:
+        read_summaries(path)
+    assert all(word in str(error.value) for word in words), error.value
+    with pytest.raises(InputError, match=r"\.jsonl"):
+        read_summaries(tmp_path / "x.tsv")
+
+
+def test_documents_trained_on_and_documents_that_are_all_cut(tiny_t5, trees):
+    files = {"dev_file": trees["train"], "max_length": 4}
+    task, _, splits = SummarizationTask.start(options(tiny_t5, trees, None, files)[0])
+    features = {split: task.featurize(records, True) for split, records in splits.items()}
+    found = [line.split(" (")[0] for line in task.doubts(splits, features)]
+    assert found == [
+        "96 of 96 dev records are also trained on",
+        "all training texts have more than 4 tokens",
+    ]
+
+
+def test_built_in_reports():
+    splits = {
+        name: read_summaries(builtin(f"reports.{name}.jsonl")) for name in ("train", "dev", "test")
+    }
+    records = [record for part in splits.values() for record in part]
+    assert [len(part) for part in splits.values()] == [880, 60, 80]
+    assert len({record.document for record in records}) == len(records)
+    runs: set[tuple[str, ...]] = set()
+    for record in records:
+        words, (*condensed, summary) = record.document.split(), record.summaries
+        assert 60 <= len(words) <= 120
+        assert 9 <= len(summary.split()) <= 20
+        assert summary.endswith(".")
+        own = {tuple(words[i : i + 8]) for i in range(len(words) - 7)}
+        assert not own & runs
+        runs |= own
+        copied = summary.split()
+        for i in range(len(copied) - 6):
+            assert " ".join(copied[i : i + 7]) not in " ".join(words)
+    # A text to learn from also has its news in its own words: the first of its summaries.
+    for record in splits["train"]:
+        condensed, summary = record.summaries
+        assert 9 <= len(condensed.split()) <= 20
+        assert condensed.endswith(".")
+        assert novelty([condensed], [record.document], 1) <= 0.4
+    assert all(len(record.summaries) == 1 for record in [*splits["dev"], *splits["test"]])
+    truth = [record.summaries[-1:] for record in records]
+    lead = rouge([first_sentence(record.document) for record in records], truth)
+    assert lead["rougeL"] < 0.3  # the first sentence alone is a poor summary

@@ -1,0 +1,128 @@
+"""A step when memory runs out, and when its loss is no number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.running import read_lines
+
+from minift.errors import InputError, NotFinite
+from minift.tasks.classification import ClassificationOptions, ClassificationTask
+from minift.train.loop import run
+from minift.train.options import TrainOptions
+from minift.train.step import is_out_of_memory
+
+HONEST = ClassificationTask.loss
+
+
+@pytest.fixture
+def start(tiny_bert, reviews, tmp_path):
+    task = ClassificationOptions(model=str(tiny_bert), train_file=reviews["train"], dropout=0.0)
+    options = TrainOptions(
+        output_dir=tmp_path / "out", epochs=2, batch_size=8, device="cpu", log_every=1
+    )
+    return task, options
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_halved_and_the_step_is_the_same(
+    start, tmp_path, monkeypatch, capsys, error
+):
+    task, options = start
+    run(ClassificationTask, task, options)
+    shapes = []
+
+    def small_memory(self, model, batch):
+        total, count = HONEST(self, model, batch)
+        shapes.append(len(batch.ids))
+        if len(batch.ids) > 2:
+            # Behind a part of the work, as memory does: some gradients are there already.
+            model.classifier.bias.grad = torch.full((2,), 1e3)
+            raise error
+        return total, count
+
+    monkeypatch.setattr(ClassificationTask, "loss", small_memory)
+    with pytest.raises(InputError, match=r"no memory for a batch of 8 records of up to \d+ tokens"):
+        run(ClassificationTask, task, replace(options, output_dir=tmp_path / "refused"))
+    shapes.clear()
+    halved = replace(options, output_dir=tmp_path / "halved", halve_batches=True)
+    run(ClassificationTask, task, halved)
+    assert shapes[:3] == [8, 4, 2]
+    assert max(shapes[3:]) == 2
+    assert "from now on at most 2, in steps as large as before" in capsys.readouterr().out
+    whole, parts = weights(options.output_dir), weights(halved.output_dir)
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], atol=2e-6, rtol=1e-4)
+
+
+def test_a_record_that_does_not_fit_alone_is_too_long(start, monkeypatch):
+    task, options = start
+
+    def no_memory(self, model, batch):
+        raise MemoryError
+
+    monkeypatch.setattr(ClassificationTask, "loss", no_memory)
+    with pytest.raises(InputError, match=r"a batch of 1 records .*; lower --max-length"):
+        run(ClassificationTask, task, replace(options, halve_batches=True))
+
+
+def test_other_errors_are_no_lack_of_memory(start, monkeypatch):
+    task, options = start
+
+    def wrong(self, model, batch):
+        raise RuntimeError("shapes do not fit")
+
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))
+    monkeypatch.setattr(ClassificationTask, "loss", wrong)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        run(ClassificationTask, task, replace(options, halve_batches=True))
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 2])
+def test_steps_that_are_not_finite_are_left_out_as_often_as_allowed(
+    start, monkeypatch, capsys, allowed
+):
+    task, options = start
+
+    def poisoned(self, model, batch):
+        total, count = HONEST(self, model, batch)
+        if 7 in batch.labels_of_poison:
+            total = total * float("nan")
+        return total, count
+
+    collate = ClassificationTask.collate
+
+    def watched(self, features):
+        batch = collate(self, features)
+        object.__setattr__(batch, "labels_of_poison", [feature.record for feature in features])
+        return batch
+
+    monkeypatch.setattr(ClassificationTask, "loss", poisoned)
+    monkeypatch.setattr(ClassificationTask, "collate", watched)
+    monkeypatch.setattr("minift.tasks.base.TokenBatch.to", lambda self, device: self)
+    changed = replace(options, skip_steps=allowed)
+    if allowed < 2:  # record 8 comes once in each of two epochs
+        words = r"the loss; the step was not taken; its training records were .*\b8\b.*; lower"
+        with pytest.raises(NotFinite, match=words):
+            run(ClassificationTask, task, changed)
+        assert not (options.output_dir / "model.safetensors").exists()
+        return
+    run(ClassificationTask, task, changed)
+    assert "(left out, 2 so far)" in capsys.readouterr().out
+    log = [line for line in read_lines(options.output_dir / "log.jsonl") if "loss" in line]
+    assert len(log) == 12  # of 14 steps
+    assert all(torch.isfinite(t).all() for t in weights(options.output_dir).values())
