@@ -9,7 +9,8 @@ from minift.models.bert import (
     BertModel,
 )
 from minift.models.bert_masked import BertForMaskedLM
-from minift.models.lora import (
+from minift.models.t5 import T5Config, T5ForConditionalGeneration
+from minift.nn.lora import (
     LoraSettings,
     add_lora,
     bitfit,
@@ -17,7 +18,6 @@ from minift.models.lora import (
     merge_lora,
     save_adapter,
 )
-from minift.models.t5 import T5Config, T5ForConditionalGeneration
 from minift.text.tokenizer import Tokenizer
 
 __all__ = [

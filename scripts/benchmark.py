@@ -25,10 +25,10 @@ from benchmarks.quality import head, quality
 from benchmarks.training import TrainingOptions, training
 
 from minift.errors import InputError
-from minift.tasks.names import TASKS
+from minift.experiments.comparison import CompareOptions
 from minift.tasks.qa import QaOptions
-from minift.train.compare import CompareOptions
-from minift.train.options import TrainOptions, command_line, run_script
+from minift.tasks.registry import TASKS
+from minift.training.options import TrainOptions, command_line, run_script
 
 # Name -> what it does, and the options it takes beside those of a task; the first need a task.
 OF_A_TASK = {

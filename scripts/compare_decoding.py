@@ -7,20 +7,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from minift.errors import InputError
-from minift.files import write_json, write_text
-from minift.tasks.decoding import (
+from minift.experiments.comparison import finished_run
+from minift.experiments.decoding import (
     DecodingOptions,
     points,
     score_settings,
     side_by_side,
     table_rows,
 )
+from minift.files import write_json, write_text
 from minift.tasks.summarization import USUAL, SummarizationOptions, SummarizationTask
-from minift.train.compare import finished_run
-from minift.train.folder import METRICS
-from minift.train.loop import pick_device
-from minift.train.options import TrainOptions, command_line, run_script
-from minift.train.report import markdown_table, mean_and_spread, scatter_plot
+from minift.training.log import markdown_table, mean_and_spread, scatter_plot
+from minift.training.options import TrainOptions, command_line, run_script
+from minift.training.run import pick_device
+from minift.training.run_dir import METRICS
 
 
 def main() -> None:

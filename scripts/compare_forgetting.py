@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from minift import BertForSequenceClassification, hub
+from minift.experiments.comparison import CompareOptions, finished_run, table_of_means
+from minift.experiments.forgetting import TwoTaskOptions, TwoTasks
 from minift.models.bert import BertConfig
-from minift.pretrain.job import PretrainOptions
-from minift.pretrain.probe import ProbeOptions, probe_loss, train_probe
-from minift.tasks.forgetting import TwoTaskOptions, TwoTasks
-from minift.train.compare import CompareOptions, finished_run, table_of_means
-from minift.train.options import TrainOptions, command_line, run_script
+from minift.pretraining.probe import ProbeOptions, probe_loss, train_probe
+from minift.pretraining.run import PretrainOptions
+from minift.training.options import TrainOptions, command_line, run_script
 
 
 def main() -> None:

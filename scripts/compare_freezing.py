@@ -3,10 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+from minift.experiments.comparison import CompareOptions, compare
 from minift.models.heads import POOLINGS
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
-from minift.train.compare import CompareOptions, compare
-from minift.train.options import TrainOptions, command_line, run_script
+from minift.training.options import TrainOptions, command_line, run_script
 
 
 def main() -> None:

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+from minift.experiments.comparison import CompareOptions, compare
 from minift.tasks.ner import NerOptions, NerTask, score_ways_back
-from minift.text.align import STRATEGIES
-from minift.train.compare import CompareOptions, compare
-from minift.train.options import TrainOptions, command_line, run_script
+from minift.text.alignment import STRATEGIES
+from minift.training.options import TrainOptions, command_line, run_script
 
 
 def main() -> None:

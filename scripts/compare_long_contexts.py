@@ -4,15 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from minift.errors import InputError
-from minift.tasks.long_contexts import (
+from minift.experiments.comparison import CompareOptions, finished_run, table_of_means
+from minift.experiments.long_contexts import (
     LongContextOptions,
     join_paragraphs,
     score_thresholds,
     score_windows,
 )
 from minift.tasks.qa import QaOptions, QaTask
-from minift.train.compare import CompareOptions, finished_run, table_of_means
-from minift.train.options import TrainOptions, command_line, run_script
+from minift.training.options import TrainOptions, command_line, run_script
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from minift import hub
-from minift.train.options import run_script
+from minift.training.options import run_script
 
 
 def main(arguments: list[str] | None = None) -> None:

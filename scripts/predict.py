@@ -5,9 +5,9 @@ import os
 import sys
 from pathlib import Path
 
-from minift.tasks.predict import predict_lines
-from minift.train.loop import pick_device
-from minift.train.options import run_script
+from minift.predictor import predict_lines
+from minift.training.options import run_script
+from minift.training.run import pick_device
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Pre-train a T5 or a BERT, and its tokenizer, from plain text."""
 
-from minift.pretrain.base import ModelOptions
-from minift.pretrain.job import PretrainOptions, pretrain
-from minift.train.options import command_line, run_script
+from minift.pretraining.base import ModelOptions
+from minift.pretraining.run import PretrainOptions, pretrain
+from minift.training.options import command_line, run_script
 
 
 def main() -> None:

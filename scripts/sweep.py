@@ -6,9 +6,9 @@ training script, and what to try.  The same command goes on with a sweep that wa
 
 import sys
 
-from minift.tasks.names import task_and_flags
-from minift.train.options import TrainOptions, command_line, run_script
-from minift.train.sweep import SweepOptions, sweep
+from minift.experiments.sweep import SweepOptions, sweep
+from minift.tasks.registry import task_and_flags
+from minift.training.options import TrainOptions, command_line, run_script
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Fine-tune a pretrained model to tag the named entities of a text."""
 
+from minift.experiments.comparison import train_script
 from minift.tasks.ner import NerOptions, NerTask
-from minift.train.compare import train_script
-from minift.train.options import run_script
+from minift.training.options import run_script
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Fine-tune a pretrained model to answer questions about a text with words of the text."""
 
+from minift.experiments.comparison import train_script
 from minift.tasks.qa import QaOptions, QaTask
-from minift.train.compare import train_script
-from minift.train.options import run_script
+from minift.training.options import run_script
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Fine-tune a pretrained model to say in one sentence what a text says."""
 
+from minift.experiments.comparison import train_script
 from minift.tasks.summarization import USUAL, SummarizationOptions, SummarizationTask
-from minift.train.compare import train_script
-from minift.train.options import run_script
+from minift.training.options import run_script
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from support.vocabulary import WORDS
 
 from minift.models.bert import BertConfig, BertModel
 from minift.models.t5 import T5Config, T5ForConditionalGeneration
-from minift.pretrain.vocabulary import save_unigram, train_unigram
+from minift.pretraining.vocabulary import save_unigram, train_unigram
 from minift.text.tokenizer import Tokenizer
 
 torch.set_num_threads(1)

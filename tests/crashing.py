@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from minift import T5Config, T5ForConditionalGeneration, Tokenizer
 from minift.data.read import builtin
 from minift.models.bert import BertConfig, BertModel
-from minift.pretrain.vocabulary import (
+from minift.pretraining.vocabulary import (
     save_unigram,
     save_wordpiece,
     train_unigram,

@@ -221,7 +221,7 @@ class PretrainedModel(nn.Module):
 
         dtype: that of the tensors on disk; whoever reads them computes in float32 all the same.
         """
-        from minift.models.lora import merge_lora  # here, since that file builds on this one
+        from minift.nn.lora import merge_lora  # here, since that file builds on this one
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

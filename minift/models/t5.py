@@ -27,10 +27,10 @@ import torch
 from torch import Tensor, nn
 
 from minift.errors import InputError
-from minift.generate.rules import Generation
-from minift.generate.search import Ends, search
+from minift.generation.cache import Source, T5Decoder
+from minift.generation.config import Generation
+from minift.generation.search import Ends, search
 from minift.models.base import PretrainedModel
-from minift.models.t5_decoder import Source, T5Decoder
 from minift.models.t5_layers import (
     T5Config,
     T5CrossAttention,

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from minift import hub
-from minift.data.batch import pad, progress, sorted_batches
+from minift.data.batching import pad, progress, sorted_batches
 from minift.data.read import builtin
 from minift.errors import InputError
 from minift.files import write_manifest
 from minift.models.base import CONFIG, PretrainedModel
 from minift.models.registry import model_class
-from minift.tasks.doubts import overlaps
+from minift.tasks.data_checks import overlaps
 from minift.text.tokenizer import TOKENIZER_FILES, Tokenizer
 from minift.weights import WEIGHTS
 

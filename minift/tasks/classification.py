@@ -45,7 +45,7 @@ from minift.tasks.base import (
     score_table,
     token_batch,
 )
-from minift.tasks.doubts import all_cut, rare
+from minift.tasks.data_checks import all_cut, rare
 from minift.text.tokenizer import Tokenizer
 from minift.text.windows import LongText, fitted
 

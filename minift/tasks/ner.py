@@ -9,7 +9,7 @@
     entity-level precision, recall, F1                           the score
 
 Which pieces are labelled (`--label-strategy`) and how pieces answer for their word (`--way-back`)
-is told in text/align.py.  A text longer than the model becomes windows that overlap
+is told in text/alignment.py.  A text longer than the model becomes windows that overlap
 (text/windows.py); each word is labelled in, and answered from, the window that sees most around it:
 
     words     a b c d e f g h i j
@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minift import metrics
-from minift.data.batch import pad
+from minift.data.batching import pad
 from minift.data.columns import TagRecord, read_tagged, untagged
 from minift.data.read import numbered, read_lines
 from minift.data.tags import legal_steps, tag_names
@@ -57,9 +57,9 @@ from minift.tasks.base import (
     score_table,
     token_batch,
 )
-from minift.tasks.doubts import rare
+from minift.tasks.data_checks import rare
 from minift.tasks.entities import found_entities, listed, marked_text
-from minift.text.align import (
+from minift.text.alignment import (
     IGNORE,
     WAYS_BACK,
     best_path,

@@ -30,10 +30,10 @@ import torch
 from torch import Tensor
 
 from minift import metrics
-from minift.data.batch import pad, progress, sorted_batches
+from minift.data.batching import pad, progress, sorted_batches
 from minift.data.read import SummaryRecord, numbered, read_lines, read_summaries
 from minift.errors import InputError, visible
-from minift.generate.rules import Generation
+from minift.generation.config import Generation
 from minift.models.base import PretrainedModel
 from minift.models.t5 import IGNORE
 from minift.tasks.base import (
@@ -49,7 +49,7 @@ from minift.tasks.base import (
     save_task,
     token_batch,
 )
-from minift.tasks.doubts import all_cut
+from minift.tasks.data_checks import all_cut
 from minift.text.tokenizer import Tokenizer
 
 # Options that suit the default model.  Few documents soon make a small model forget what it can,
@@ -86,7 +86,7 @@ class SummarizationOptions(TaskOptions):
     length_penalty: float = option(1.0, "With beams: above 1 for longer summaries, below shorter.")
     no_repeat_ngram_size: int = option(0, "Tokens in a row that a summary never repeats; 0: any.")
     beam_stopping: Literal["true", "false", "never"] = option(
-        "false", "With beams: when a search is over, see generate/search.py."
+        "false", "With beams: when a search is over, see generation/search.py."
     )
 
     def __post_init__(self) -> None:

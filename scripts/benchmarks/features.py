@@ -7,7 +7,7 @@ from benchmarks.peers import alternate, times_as_fast
 from minift import hub
 from minift.tasks.base import option
 from minift.tasks.qa import QaTask
-from minift.train.report import markdown_table
+from minift.training.log import markdown_table
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.peers import Reference, alternate, times_as_fast
-from minift.models.int8 import in_int8
 from minift.models.t5 import T5Config, T5ForConditionalGeneration
+from minift.nn.int8 import in_int8
 from minift.tasks.base import option
-from minift.train.loop import pick_device
-from minift.train.report import markdown_table
+from minift.training.log import markdown_table
+from minift.training.run import pick_device
 
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SPECIAL = {"<pad>": 0, "</s>": 1, "<unk>": 2}  # tokens that CTranslate2 must know

@@ -12,9 +12,10 @@ from pathlib import Path
 from unittest.mock import patch
 
 from minift import files
-from minift.tasks.names import TASKS
-from minift.train import checkpoint, loop
-from minift.train.report import markdown_table
+from minift.tasks.registry import TASKS
+from minift.training import checkpoint
+from minift.training import run as loop
+from minift.training.log import markdown_table
 
 # What people get -> the functions that give it, as (module, name).
 PROMISES = {

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.peers import REFERENCES, alternate, times_as_fast
-from minift.data.batch import chunks
+from minift.data.batching import chunks
 from minift.errors import InputError
 from minift.tasks.base import option, run_batches
-from minift.tasks.names import TASKS
-from minift.train.loop import pick_device
-from minift.train.report import markdown_table
+from minift.tasks.registry import TASKS
+from minift.training.log import markdown_table
+from minift.training.run import pick_device
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from minift.tasks.base import option
 from minift.tasks.ner import NerOptions, NerTask
 from minift.tasks.qa import QaOptions, QaTask
 from minift.tasks.summarization import SummarizationOptions, SummarizationTask, first_sentence
-from minift.train.report import markdown_table
+from minift.training.log import markdown_table
 
 
 @dataclass(frozen=True)

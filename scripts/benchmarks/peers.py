@@ -6,14 +6,14 @@ import time
 import torch
 
 from minift.models.t5 import IGNORE
-from minift.train.optim import (
+from minift.training.optim import (
     keep_rows_apart,
     new_optimizer,
     normalise_gradients,
     parameter_groups,
     set_rate,
 )
-from minift.train.step import autocast
+from minift.training.step import autocast
 
 
 def alternate(sides, rounds):
@@ -122,7 +122,7 @@ def loss_of(side, features):
 
 
 class Ours:
-    """One training step of minift, as in train/loop.py."""
+    """One training step of minift, as in training/run.py."""
 
     def __init__(self, task, model, options):
         self.task, self.model, self.options = task, model, options

@@ -10,11 +10,11 @@ import torch
 
 from benchmarks.peers import COLUMNS, REFERENCES, Theirs
 from minift import hub
-from minift.data.batch import training_batches
-from minift.tasks.names import TASKS
-from minift.train.loop import pick_device, run
-from minift.train.report import markdown_table, mean_and_spread
-from minift.train.schedules import SCHEDULES
+from minift.data.batching import training_batches
+from minift.tasks.registry import TASKS
+from minift.training.log import markdown_table, mean_and_spread
+from minift.training.run import pick_device, run
+from minift.training.schedules import SCHEDULES
 
 
 def train_theirs(name_of_task, task_options, options):

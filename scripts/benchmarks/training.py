@@ -15,13 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.peers import REFERENCES, Ours, Theirs, alternate, times_as_fast
 from minift import hub
-from minift.data.batch import training_batches
+from minift.data.batching import training_batches
 from minift.errors import InputError
 from minift.tasks.base import option
-from minift.tasks.names import TASKS
-from minift.train.loop import pick_device
-from minift.train.report import markdown_table, peak_memory_mb
-from minift.train.trades import compile_layers, recompute_layers
+from minift.tasks.registry import TASKS
+from minift.training.log import markdown_table, peak_memory_mb
+from minift.training.memory import compile_layers, recompute_layers
+from minift.training.run import pick_device
 
 OURS = "minift"
 BEST = "transformers, length-grouped, fused AdamW"

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from minift.data.batch import pad, sorted_batches, training_batches
+from minift.data.batching import pad, sorted_batches, training_batches
 
 
 @pytest.mark.parametrize("by_length", [True, False])

@@ -10,13 +10,13 @@ import pytest
 from support.running import read_lines, read_metrics, run_script
 
 from minift.errors import InputError, NotFinite
+from minift.experiments.comparison import finished_run
 from minift.files import write_json
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
-from minift.train.compare import finished_run
-from minift.train.folder import resolve
-from minift.train.loop import run
-from minift.train.options import TrainOptions
-from minift.train.report import markdown_table, mean_and_spread, scatter_plot
+from minift.training.log import markdown_table, mean_and_spread, scatter_plot
+from minift.training.options import TrainOptions
+from minift.training.run import run
+from minift.training.run_dir import resolve
 
 
 @pytest.mark.slow
@@ -84,7 +84,7 @@ def test_several_seeds_with_those_that_failed(tiny_bert, reviews, tmp_path, monk
             write_json(options.output_dir / "metrics.json", metrics)
         return metrics
 
-    monkeypatch.setattr("minift.train.compare.run", watched)
+    monkeypatch.setattr("minift.experiments.comparison.run", watched)
     for _ in range(2):  # the second time nothing is left to do
         done = run_script("train_classification", *flags, "--output-dir", tmp_path / "out")
         assert "failed: step 7" in done.stdout

@@ -15,10 +15,7 @@ from support import summaries
 from support.running import ROOT, last_line_of_refusal
 
 from minift.data.read import SummaryRecord
-from minift.metrics import rouge
-from minift.metrics.diversity import distinct, novelty, repetition
-from minift.models.t5 import T5ForConditionalGeneration
-from minift.tasks.decoding import (
+from minift.experiments.decoding import (
     SETTINGS,
     TIME,
     Decoding,
@@ -28,8 +25,11 @@ from minift.tasks.decoding import (
     side_by_side,
     table_rows,
 )
+from minift.metrics import rouge
+from minift.metrics.diversity import distinct, novelty, repetition
+from minift.models.t5 import T5ForConditionalGeneration
 from minift.tasks.summarization import SummarizationTask
-from minift.train.report import mean_and_spread
+from minift.training.log import mean_and_spread
 
 LONGEST = 12
 DRAWN = {setting for setting, changes in SETTINGS.items() if changes.get("do_sample")}

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from support.running import run_script
 
 from minift import BertForSequenceClassification
-from minift.pretrain.probe import ProbeOptions, probe_loss, train_probe
-from minift.tasks.forgetting import TwoTaskOptions, TwoTasks
+from minift.experiments.forgetting import TwoTaskOptions, TwoTasks
+from minift.pretraining.probe import ProbeOptions, probe_loss, train_probe
 
 
 @pytest.fixture

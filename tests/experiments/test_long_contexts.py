@@ -9,7 +9,7 @@ import pytest
 from support.questions import question, write
 from support.running import run_script
 
-from minift.tasks.long_contexts import LongContextOptions, join_paragraphs
+from minift.experiments.long_contexts import LongContextOptions, join_paragraphs
 
 
 def test_joined_paragraphs_keep_their_answers():

@@ -12,11 +12,11 @@ import pytest
 from support.running import run_script
 
 from minift.errors import InputError
+from minift.experiments.lr_range_test import find_rate, judge, part_of, smooth
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
-from minift.train.loop import run
-from minift.train.options import TrainOptions
-from minift.train.range_test import find_rate, judge, part_of, smooth
-from minift.train.stop import Stopped
+from minift.training.options import TrainOptions
+from minift.training.run import run
+from minift.training.signals import Stopped
 
 RATES = [10.0**power for power in range(-5, 0)]
 
@@ -149,7 +149,7 @@ def test_a_signal_stops_it_and_nothing_is_left(options, tmp_path):
 def test_the_script_has_the_options_of_the_task_and_of_training(tiny_bert, reviews, tmp_path):
     flags = ["--model", tiny_bert, "--train-file", reviews["train"], "--device", "cpu"]
     done = run_script(
-        *("find_rate", "classification", *flags, "--freeze-encoder", "--pooling", "mean"),
+        *("find_lr", "classification", *flags, "--freeze-encoder", "--pooling", "mean"),
         *("--min-steps", 40, "--batch-size", 8, "--learning-rate", 1),
         *("--train-sample", 4, "--log-every", 7, "--save-every", 5, "--epochs", 9),
         cwd=tmp_path,
@@ -160,21 +160,21 @@ def test_the_script_has_the_options_of_the_task_and_of_training(tiny_bert, revie
     assert found["points"]["loss"][-1][0] == 1
     assert done.stdout.splitlines()[-1].startswith("suggested --learning-rate ")
 
-    early = run_script("find_rate", "classification", *flags, "--learning-rate", 1e6, check=False)
+    early = run_script("find_lr", "classification", *flags, "--learning-rate", 1e6, check=False)
     assert early.returncode == 2
     assert "--learning-rate: from 1e+01 up to" in early.stderr.splitlines()[-1]
 
 
 def test_what_the_script_refuses(tiny_bert, reviews, tmp_path):
     for words in ([], ["poetry"], ["--train-file", "a.tsv"]):
-        done = run_script("find_rate", *words, check=False)
+        done = run_script("find_lr", *words, check=False)
         assert done.returncode == 2
         assert "{classification,ner,qa,summarization}" in done.stderr.splitlines()[-1]
-    assert "--label-strategy" in run_script("find_rate", "ner", "--help").stdout
+    assert "--label-strategy" in run_script("find_lr", "ner", "--help").stdout
     for flags, word in (
         (["--output-dir", reviews["train"]], "is a file; give --output-dir a folder"),
         (["--train-file", tmp_path / "none.tsv"], "none.tsv: no such file"),
     ):
-        done = run_script("find_rate", "classification", "--model", tiny_bert, *flags, check=False)
+        done = run_script("find_lr", "classification", "--model", tiny_bert, *flags, check=False)
         assert done.returncode == 2
         assert word in done.stderr.splitlines()[-1]

@@ -14,10 +14,10 @@ import pytest
 from support.running import ROOT, read_lines, read_metrics, run_script
 
 from minift.errors import InputError
-from minift.train.jobs import call_all
-from minift.train.options import TrainOptions
-from minift.train.plots import curves, heat_map
-from minift.train.sweep import SweepOptions, choose_cells, draw, read_row, table_rows
+from minift.experiments.parallel import call_all
+from minift.experiments.sweep import SweepOptions, choose_cells, draw, read_row, table_rows
+from minift.reports.plots import curves, heat_map
+from minift.training.options import TrainOptions
 
 
 @pytest.fixture
@@ -301,9 +301,9 @@ def test_curves_are_of_the_best_of_the_longest_runs(made_up, tmp_path, monkeypat
         made_up(2e-3, [0.3], [0.4]),
     ]
     drawn = {}
-    monkeypatch.setattr("minift.train.sweep.heat_map", lambda path, scores, title: True)
+    monkeypatch.setattr("minift.experiments.sweep.heat_map", lambda path, scores, title: True)
     monkeypatch.setattr(
-        "minift.train.sweep.curves", lambda path, panels, metric: not drawn.update(panels)
+        "minift.experiments.sweep.curves", lambda path, panels, metric: not drawn.update(panels)
     )
     assert draw(tmp_path, runs, [read_row(run, "f1") for run in runs], "f1")
     longest, other = (read_lines(runs[i].output_dir / "log.jsonl")[1:] for i in (2, 3))

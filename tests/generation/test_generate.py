@@ -12,11 +12,11 @@ import pytest
 import torch
 from support.tiny_t5 import TINY, random_settings, reference, sources
 
-from minift.generate.rules import Generation
-from minift.generate.search import Ends, search
+from minift.generation.cache import T5Decoder
+from minift.generation.config import Generation
+from minift.generation.search import Ends, search
 from minift.models import t5
 from minift.models.t5 import T5Config, T5ForConditionalGeneration
-from minift.models.t5_decoder import T5Decoder
 
 
 def without_padding(rows: torch.Tensor, eos: int = 1) -> list[list[int]]:

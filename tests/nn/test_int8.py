@@ -11,7 +11,7 @@ from torch import nn
 
 from minift import BertForSequenceClassification, T5Config, T5ForConditionalGeneration
 from minift.errors import InputError
-from minift.models.int8 import Int8Linear, in_int8
+from minift.nn.int8 import Int8Linear, in_int8
 
 
 def test_weights_are_rounded_row_by_row():

@@ -24,7 +24,8 @@ from minift import (
     T5ForConditionalGeneration,
 )
 from minift.errors import InputError
-from minift.models.lora import (
+from minift.nn.layers import drop
+from minift.nn.lora import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     LoraSettings,
@@ -36,8 +37,7 @@ from minift.models.lora import (
     merge_lora,
     save_adapter,
 )
-from minift.nn.layers import drop
-from minift.train.optim import parameter_groups
+from minift.training.optim import parameter_groups
 
 BERTS = {
     "sequence": BertForSequenceClassification,

@@ -19,11 +19,16 @@ from support.running import ROOT, last_line_of_refusal, read_lines, read_metrics
 
 from minift import BertForMaskedLM, T5ForConditionalGeneration, Tokenizer
 from minift.errors import InputError
-from minift.pretrain.base import ModelOptions
-from minift.pretrain.corpus import Chunks, kind_of_token, read_documents, write_tokens
-from minift.pretrain.gaps import Gaps, central_sentence, first_sentence, span_corruption
-from minift.pretrain.masks import Masks, mask_tokens
-from minift.pretrain.vocabulary import (
+from minift.pretraining.base import ModelOptions
+from minift.pretraining.corpus import Chunks, kind_of_token, read_documents, write_tokens
+from minift.pretraining.masked_lm import Masks, mask_tokens
+from minift.pretraining.span_corruption import (
+    Gaps,
+    central_sentence,
+    first_sentence,
+    span_corruption,
+)
+from minift.pretraining.vocabulary import (
     SENTINELS,
     save_unigram,
     save_wordpiece,

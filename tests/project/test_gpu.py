@@ -10,11 +10,11 @@ from support.attention import MASKS, assert_gradients_use_the_weights_that_were_
 from support.running import run_script
 from support.tiny_t5 import TINY, random_settings, sources
 
+from minift.generation.cache import T5Decoder
 from minift.models.bert import BertConfig, BertForSequenceClassification
 from minift.models.t5 import T5Config, T5ForConditionalGeneration
-from minift.models.t5_decoder import T5Decoder
 from minift.nn.attention import attend, pack
-from minift.train.step import autocast
+from minift.training.step import autocast
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 

@@ -31,9 +31,7 @@ def test_scripts_and_flags_exist():
                 if word.startswith("scripts/"):
                     flags = {w.split("=")[0] for w in words[i + 1 :] if w.startswith("--")}
                     # benchmark.py takes a mode and a task first, others a task, whose flags follow.
-                    count = (
-                        2 if "benchmark" in word else word.endswith(("sweep.py", "find_rate.py"))
-                    )
+                    count = 2 if "benchmark" in word else word.endswith(("sweep.py", "find_lr.py"))
                     task = [w for w in words[i + 1 : i + 1 + count] if not w.startswith("--")]
                     used.setdefault((word, *task), set()).update(flags)
     assert ("scripts/train_classification.py",) in used

@@ -207,7 +207,7 @@ def test_prediction_with_bad_input(tiny_bert, tmp_path):
 def test_an_internal_error_is_a_traceback_and_status_1(tmp_path):
     program = tmp_path / "broken.py"
     program.write_text(
-        "from minift.train.options import run_script\n"
+        "from minift.training.options import run_script\n"
         "def main():\n    raise KeyError('a bug')\n"
         "run_script(main)\n"
     )

@@ -6,7 +6,7 @@ import json
 import random
 
 from minift.tasks.summarization import SummarizationOptions
-from minift.train.options import TrainOptions
+from minift.training.options import TrainOptions
 
 NAMES = ["oak", "elm", "fir", "yew"]
 

@@ -8,11 +8,11 @@ from support.questions import question
 from support.questions import write as write_questions
 
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
-from minift.tasks.doubts import overlaps, rare
+from minift.tasks.data_checks import overlaps, rare
 from minift.tasks.ner import NerOptions, NerTask
 from minift.tasks.qa import QaOptions, QaTask
-from minift.train.loop import run
-from minift.train.options import TrainOptions
+from minift.training.options import TrainOptions
+from minift.training.run import run
 
 
 def doubts(task_class, options):

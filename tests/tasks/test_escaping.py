@@ -10,7 +10,7 @@ from minift.errors import visible
 from minift.tasks.answers import answer_lines
 from minift.tasks.entities import marked_text
 from minift.tasks.summarization import SummarizationTask, SummaryPrediction
-from minift.train.report import markdown_table
+from minift.training.log import markdown_table
 
 HOSTILE = "it was\x1b[2J\x9b31m\u202egood\x07"  # clears the screen, paints, writes backwards, rings
 

@@ -14,8 +14,8 @@ from minift.data.tags import to_iob2
 from minift.metrics import entity_f1
 from minift.tasks.entities import found_entities
 from minift.tasks.ner import NerOptions, NerTask, TagPrediction
-from minift.train.loop import run
-from minift.train.options import TrainOptions
+from minift.training.options import TrainOptions
+from minift.training.run import run
 
 NAMES = {"PER": ["bo", "ab cd"], "LOC": ["xy", "zz qq"]}
 

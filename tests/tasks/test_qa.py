@@ -21,8 +21,8 @@ from minift.metrics import squad
 from minift.tasks.answers import in_sentence
 from minift.tasks.qa import NULL, QaOptions, QaTask
 from minift.text.spans import span_characters
-from minift.train.loop import run
-from minift.train.options import TrainOptions
+from minift.training.options import TrainOptions
+from minift.training.run import run
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from minift.tasks.summarization import (
     SummaryPrediction,
     first_sentence,
 )
-from minift.train.loop import run
+from minift.training.run import run
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 from minift.data.columns import TagRecord
 from minift.data.tags import legal_steps, tag_names, to_iob2
 from minift.tasks.ner import NerOptions, NerTask
-from minift.text.align import (
+from minift.text.alignment import (
     IGNORE,
     STRATEGIES,
     WAYS_BACK,

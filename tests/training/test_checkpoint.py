@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from minift.errors import InputError
-from minift.train import checkpoint
-from minift.train.checkpoint import Progress, load_state, remove_state, save_state
-from minift.train.optim import new_optimizer
+from minift.training import checkpoint
+from minift.training.checkpoint import Progress, load_state, remove_state, save_state
+from minift.training.optim import new_optimizer
 
 
 def one_group(model):

@@ -12,8 +12,8 @@ from support.running import read_lines, read_metrics, run_script
 
 from minift import BertForSequenceClassification
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
-from minift.train.loop import run
-from minift.train.options import TrainOptions
+from minift.training.options import TrainOptions
+from minift.training.run import run
 
 
 def flags(tiny_bert, reviews, folder, **changes) -> list[str]:

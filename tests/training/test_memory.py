@@ -10,7 +10,7 @@ from support.tiny_t5 import TINY, sources
 
 from minift.models.bert import BertForSequenceClassification
 from minift.models.t5 import T5Config, T5ForConditionalGeneration
-from minift.train.trades import compile_layers, recompute_layers
+from minift.training.memory import compile_layers, recompute_layers
 
 
 def bert_step(model):

@@ -9,9 +9,9 @@ from torch import nn
 from minift.errors import InputError
 from minift.models.t5 import T5Config, T5ForConditionalGeneration
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
-from minift.train.finite import first_not_finite, stop_if_not_finite
-from minift.train.loop import run
-from minift.train.options import TrainOptions
+from minift.training.nonfinite import first_not_finite, stop_if_not_finite
+from minift.training.options import TrainOptions
+from minift.training.run import run
 
 
 class Root(nn.Module):

@@ -18,7 +18,7 @@ from minift import (
     T5Config,
     T5ForConditionalGeneration,
 )
-from minift.train.optim import (
+from minift.training.optim import (
     describe_groups,
     keep_rows_apart,
     new_optimizer,
@@ -135,7 +135,7 @@ class Bag(nn.Module):
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])
 def test_rows_kept_apart_learn_as_all_rows_do(monkeypatch, name):
     """Over steps that accumulate, clip and use rows twice; rows that are not used move alike."""
-    monkeypatch.setattr("minift.train.optim.LARGE", 400)
+    monkeypatch.setattr("minift.training.optim.LARGE", 400)
     plain, apart = Bag(), Bag()
     apart.load_state_dict(plain.state_dict())
     optimizers = []
@@ -162,7 +162,7 @@ def test_rows_kept_apart_learn_as_all_rows_do(monkeypatch, name):
 
 def test_which_gradients_are_sparse(monkeypatch, tiny_bert):
     """Those of large tables that learn, and that no output layer shares."""
-    monkeypatch.setattr("minift.train.optim.LARGE", 100)
+    monkeypatch.setattr("minift.training.optim.LARGE", 100)
     models = tiny_models(tiny_bert)
     ids = torch.randint(1, 9, (2, 5))
     found = {}

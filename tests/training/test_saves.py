@@ -17,8 +17,8 @@ from minift import BertForSequenceClassification, Tokenizer, files
 from minift.errors import InputError
 from minift.files import check_whole, read_json, remove_left_overs, write_json, write_manifest
 from minift.tasks.base import save_task
-from minift.train import checkpoint
-from minift.train.checkpoint import Progress, load_state, save_state
+from minift.training import checkpoint
+from minift.training.checkpoint import Progress, load_state, save_state
 
 WRITES = 17  # operations of a save that may find the disk full
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from minift.train.schedules import SCHEDULES
+from minift.training.schedules import SCHEDULES
 
 LENGTHS = [(10, 0), (10, 3), (7, 7), (1, 0), (40, 13)]
 

@@ -18,11 +18,11 @@ from support.running import ROOT, read_lines, run_script
 
 from minift.errors import InputError
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
-from minift.train.folder import claimed
-from minift.train.loop import run
-from minift.train.optim import set_rate
-from minift.train.options import TrainOptions
-from minift.train.stop import Stop, Stopped
+from minift.training.optim import set_rate
+from minift.training.options import TrainOptions
+from minift.training.run import run
+from minift.training.run_dir import claimed
+from minift.training.signals import Stop, Stopped
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_signal_ends_a_run_behind_a_saved_step(start, tmp_path, monkeypatch, c
 
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        patch.setattr("minift.train.loop.set_rate", kill_in_the_fifth_step)
+        patch.setattr("minift.training.run.set_rate", kill_in_the_fifth_step)
         with pytest.raises(Stopped, match=r"after step 5 of 26, and saved.*--resume") as ended:
             run(ClassificationTask, task, stopped)
     assert ended.value.signal == number
@@ -215,7 +215,9 @@ def test_a_folder_that_was_claimed_halfway_may_be_taken_again(start, monkeypatch
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr("minift.train.folder.write_json", killed)  # all old files are gone by then
+        patch.setattr(
+            "minift.training.run_dir.write_json", killed
+        )  # all old files are gone by then
         with pytest.raises(SystemExit):
             run(ClassificationTask, task, again)
     (options.output_dir / ".options.json.123.tmp").write_text("{")

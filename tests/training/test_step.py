@@ -11,9 +11,9 @@ from support.running import read_lines
 
 from minift.errors import InputError, NotFinite
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
-from minift.train.loop import run
-from minift.train.options import TrainOptions
-from minift.train.step import is_out_of_memory
+from minift.training.options import TrainOptions
+from minift.training.run import run
+from minift.training.step import is_out_of_memory
 
 HONEST = ClassificationTask.loss
 

@@ -12,10 +12,10 @@ from support.running import read_lines, read_metrics
 from minift import BertForSequenceClassification, load_adapter
 from minift.errors import InputError
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
-from minift.train.averaging import Averages
-from minift.train.loop import run
-from minift.train.optim import pull
-from minift.train.options import TrainOptions
+from minift.training.averaging import Averages
+from minift.training.optim import pull
+from minift.training.options import TrainOptions
+from minift.training.run import run
 
 
 def weights(folder):
@@ -239,7 +239,7 @@ def test_a_resumed_run_ends_the_same(tiny_bert, reviews, tmp_path, changes, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("minift.train.loop.keep_best", interrupt)  # behind the first epoch
+        patch.setattr("minift.training.run.keep_best", interrupt)  # behind the first epoch
         with pytest.raises(KeyboardInterrupt):
             run(ClassificationTask, task, begun)
     run(ClassificationTask, task, replace(begun, resume=True))

@@ -20,8 +20,8 @@ from torch import nn
 
 from minift.errors import InputError
 from minift.files import read_json, remove_left_overs, write_json
-from minift.train.options import TrainOptions, as_dict
-from minift.train.report import LOG
+from minift.training.log import LOG
+from minift.training.options import TrainOptions, as_dict
 
 OPTIONS, METRICS = "options.json", "metrics.json"
 # Options that may differ between a run and its resumption: they do not change the result.

@@ -14,8 +14,8 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 
 from minift.errors import InputError, visible
 from minift.tasks.base import check_range, option
-from minift.train.schedules import SCHEDULES
-from minift.train.stop import Stopped
+from minift.training.schedules import SCHEDULES
+from minift.training.signals import Stopped
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TrainOptions:
         "--freeze-encoder (1e-2), LoRA and BitFit (ten times the usual).",
     )
     schedule: Literal[tuple(SCHEDULES)] = option(
-        "linear", "How the rate moves, see train/schedules.py."
+        "linear", "How the rate moves, see training/schedules.py."
     )
     warmup_ratio: float = option(0.1, "Share of the steps in which the rate rises from zero.")
     layer_decay: float = option(1.0, "A layer learns at this share of the rate of the one above.")

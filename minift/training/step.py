@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minift.data.batch import parts
+from minift.data.batching import parts
 from minift.errors import InputError, NotFinite
 from minift.models.base import PretrainedModel
 from minift.tasks.base import Batch, Feature, Task
-from minift.train.finite import not_finite
-from minift.train.optim import normalise_gradients
-from minift.train.options import TrainOptions
+from minift.training.nonfinite import not_finite
+from minift.training.optim import normalise_gradients
+from minift.training.options import TrainOptions
 
 SHOWN = 8  # record numbers in a message
 

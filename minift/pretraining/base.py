@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from minift.models.base import PretrainedModel
-from minift.pretrain.vocabulary import SENTINELS
+from minift.pretraining.vocabulary import SENTINELS
 from minift.tasks.base import check_range, option
 from minift.text.tokenizer import Tokenizer
 

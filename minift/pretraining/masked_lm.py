@@ -26,8 +26,8 @@ from torch import Tensor
 from minift.errors import InputError
 from minift.models.bert import BertConfig
 from minift.models.bert_masked import BertForMaskedLM
-from minift.pretrain.base import ModelOptions, Objective
-from minift.pretrain.vocabulary import save_wordpiece, train_wordpiece
+from minift.pretraining.base import ModelOptions, Objective
+from minift.pretraining.vocabulary import save_wordpiece, train_wordpiece
 from minift.text.tokenizer import Tokenizer
 
 DENSITY, MASKED, REPLACED = 0.15, 0.8, 0.1

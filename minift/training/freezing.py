@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from minift.errors import InputError
 from minift.models.base import PretrainedModel
-from minift.models.lora import LoraSettings, add_lora, bitfit
-from minift.train.options import TrainOptions
+from minift.nn.lora import LoraSettings, add_lora, bitfit
+from minift.training.options import TrainOptions
 
 
 def choose_what_learns(model: PretrainedModel, options: TrainOptions) -> list[str]:

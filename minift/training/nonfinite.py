@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from minift.errors import NotFinite
-from minift.train.optim import values_of
+from minift.training.optim import values_of
 
 
 def stop_if_not_finite(

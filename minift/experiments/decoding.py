@@ -26,7 +26,7 @@ import torch
 from minift import metrics
 from minift.data.read import SummaryRecord
 from minift.errors import visible
-from minift.generate.rules import Generation
+from minift.generation.config import Generation
 from minift.metrics.diversity import distinct, novelty, repetition
 from minift.tasks.base import check_range, option
 from minift.tasks.summarization import SummarizationTask
@@ -143,7 +143,7 @@ def table_rows(
 ) -> list[dict[str, str]]:
     """A row of text for each setting, and one for the true summaries, to measure the others by.
 
-    show: the values of several draws, digits -> text, as `mean_and_spread` of train/report.py; a
+    show: the values of several draws, digits -> text, as `mean_and_spread` of training/log.py; a
     value that stands alone has no spread.
     """
 

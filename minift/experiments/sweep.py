@@ -26,14 +26,14 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from minift.errors import InputError
+from minift.experiments.comparison import FAILED, finished_or_failed
+from minift.experiments.parallel import call_all
 from minift.files import read_json, write_json, write_text
+from minift.reports.plots import curves, heat_map
 from minift.tasks.base import Task, TaskOptions, check_range, option
-from minift.train.compare import FAILED, finished_or_failed
-from minift.train.folder import METRICS, check_same_options, resolve
-from minift.train.jobs import call_all
-from minift.train.options import TrainOptions
-from minift.train.plots import curves, heat_map
-from minift.train.report import LOG, markdown_table, mean_and_spread
+from minift.training.log import LOG, markdown_table, mean_and_spread
+from minift.training.options import TrainOptions
+from minift.training.run_dir import METRICS, check_same_options, resolve
 
 SAMPLE = 500  # training records that show the gap, if the user does not say how many
 SCORED = "{metric} {score:.4f}  gap {gap:+.4f}  {seconds:.0f} s"

@@ -29,10 +29,10 @@ from typing import Any
 from minift.errors import InputError
 from minift.files import write_json, write_text
 from minift.tasks.base import Task
-from minift.train.loop import run
-from minift.train.options import TrainOptions
-from minift.train.report import LOG, markdown_table, scatter_plot
-from minift.train.stop import Stopped
+from minift.training.log import LOG, markdown_table, scatter_plot
+from minift.training.options import TrainOptions
+from minift.training.run import run
+from minift.training.signals import Stopped
 
 HIGHEST, STEPS = 0.1, 100  # rate of the last step, and steps, where the options do not say them
 # What makes a run a range test: all that ever learns does so at once, and nothing is evaluated.

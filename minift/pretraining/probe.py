@@ -12,13 +12,13 @@ from pathlib import Path
 
 from minift.models.bert import BertPretrained
 from minift.models.bert_masked import BertForMaskedLM
-from minift.pretrain.base import ModelOptions
-from minift.pretrain.job import PretrainOptions, held_out_loss, make_chunks, pretrain
-from minift.pretrain.masks import Masks
+from minift.pretraining.base import ModelOptions
+from minift.pretraining.masked_lm import Masks
+from minift.pretraining.run import PretrainOptions, held_out_loss, make_chunks, pretrain
 from minift.tasks.base import check_range, option
 from minift.text.tokenizer import Tokenizer
-from minift.train.folder import METRICS, check_same_options
-from minift.train.options import as_dict
+from minift.training.options import as_dict
+from minift.training.run_dir import METRICS, check_same_options
 
 MODEL = ModelOptions(family="bert")
 

@@ -1,19 +1,19 @@
 """A learning-rate range test: how high a rate the model bears on your data, and which one to use.
 
-find_rate.py TASK FLAGS: TASK is classification, ner, qa or summarization; FLAGS are those of its
+find_lr.py TASK FLAGS: TASK is classification, ner, qa or summarization; FLAGS are those of its
 training script.  --learning-rate is the highest rate of the test, which begins at a hundred
 thousandth of it, --min-steps its length; nothing is evaluated, and no model is kept.
 """
 
 import sys
 
-from minift.tasks.names import task_and_flags
-from minift.train.options import TrainOptions, command_line, run_script
-from minift.train.range_test import HIGHEST, STEPS, find_rate
+from minift.experiments.lr_range_test import HIGHEST, STEPS, find_rate
+from minift.tasks.registry import task_and_flags
+from minift.training.options import TrainOptions, command_line, run_script
 
 
 def main() -> None:
-    task_class, options_class, flags = task_and_flags("find_rate.py", sys.argv[1:])
+    task_class, options_class, flags = task_and_flags("find_lr.py", sys.argv[1:])
     task_options, options = command_line(
         options_class,
         TrainOptions,

@@ -16,15 +16,27 @@ from typing import Any
 
 import torch
 
-from minift.data.batch import chunks, progress, training_batches
+from minift.data.batching import chunks, progress, training_batches
 from minift.errors import InputError, visible
 from minift.files import write_json, write_jsonl
 from minift.models.base import PretrainedModel
-from minift.models.lora import save_adapter
+from minift.nn.lora import save_adapter
 from minift.tasks.base import Feature, Task
-from minift.train.averaging import Averages
-from minift.train.checkpoint import Progress, load_state, remove_state, save_state
-from minift.train.folder import (
+from minift.training.averaging import Averages
+from minift.training.checkpoint import Progress, load_state, remove_state, save_state
+from minift.training.freezing import choose_what_learns, learn_above, lowest_that_learns
+from minift.training.log import Log, environment, numbers, one_line, peak_memory_mb
+from minift.training.memory import compile_layers, recompute_layers
+from minift.training.optim import (
+    describe_groups,
+    keep_rows_apart,
+    new_optimizer,
+    parameter_groups,
+    pull,
+    set_rate,
+)
+from minift.training.options import TrainOptions
+from minift.training.run_dir import (
     METRICS,
     check_same_options,
     check_same_start,
@@ -33,21 +45,9 @@ from minift.train.folder import (
     output_folder,
     resolve,
 )
-from minift.train.optim import (
-    describe_groups,
-    keep_rows_apart,
-    new_optimizer,
-    parameter_groups,
-    pull,
-    set_rate,
-)
-from minift.train.options import TrainOptions
-from minift.train.report import Log, environment, numbers, one_line, peak_memory_mb
-from minift.train.schedules import SCHEDULES
-from minift.train.step import Gradients, Work, autocast
-from minift.train.stop import Stop, Stopped, stopped_at
-from minift.train.trades import compile_layers, recompute_layers
-from minift.train.trainable import choose_what_learns, learn_above, lowest_that_learns
+from minift.training.schedules import SCHEDULES
+from minift.training.signals import Stop, Stopped, stopped_at
+from minift.training.step import Gradients, Work, autocast
 
 ADAPTER = "adapter"
 SAMPLE = "train sample"  # the split of the training records that are scored

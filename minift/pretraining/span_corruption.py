@@ -45,11 +45,11 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from minift.data.batch import pad
+from minift.data.batching import pad
 from minift.errors import InputError
 from minift.models.t5 import IGNORE, T5Config, T5ForConditionalGeneration
-from minift.pretrain.base import ModelOptions, Objective
-from minift.pretrain.vocabulary import SENTINELS, save_unigram, sentinel, train_unigram
+from minift.pretraining.base import ModelOptions, Objective
+from minift.pretraining.vocabulary import SENTINELS, save_unigram, sentinel, train_unigram
 from minift.text.tokenizer import Tokenizer
 
 DENSITY, SPAN = 0.15, 3.0  # share of tokens in gaps; their mean length

@@ -35,7 +35,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from minift.generate.rules import Generation
+from minift.generation.config import Generation
 
 IMPOSSIBLE = -1e9  # the log-probability of what is out of the question, yet a number to sort by
 

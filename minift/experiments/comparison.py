@@ -14,11 +14,11 @@ from typing import Any
 from minift.errors import InputError, NotFinite
 from minift.files import read_json, write_json, write_text
 from minift.tasks.base import Task, check_range, option
-from minift.train.folder import METRICS, check_same_options, output_folder, resolve
-from minift.train.loop import run
-from minift.train.options import TrainOptions, command_line
-from minift.train.report import markdown_table, mean_and_spread, numbers, scatter_plot
-from minift.train.stop import Stopped
+from minift.training.log import markdown_table, mean_and_spread, numbers, scatter_plot
+from minift.training.options import TrainOptions, command_line
+from minift.training.run import run
+from minift.training.run_dir import METRICS, check_same_options, output_folder, resolve
+from minift.training.signals import Stopped
 
 FAILED = "failed.json"
 

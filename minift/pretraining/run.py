@@ -24,27 +24,27 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from minift import hub
-from minift.data.batch import parts, progress
+from minift.data.batching import parts, progress
 from minift.errors import InputError
 from minift.files import read_json, write_json
 from minift.models.base import CONFIG, PretrainedModel
-from minift.pretrain.base import ModelOptions, Objective
-from minift.pretrain.corpus import Chunks, read_documents, write_tokens
-from minift.pretrain.gaps import Gaps
-from minift.pretrain.masks import Masks
+from minift.pretraining.base import ModelOptions, Objective
+from minift.pretraining.corpus import Chunks, read_documents, write_tokens
+from minift.pretraining.masked_lm import Masks
+from minift.pretraining.span_corruption import Gaps
 from minift.tasks.base import check_range, option
 from minift.text.tokenizer import Tokenizer
-from minift.train.checkpoint import Progress, load_state, remove_state, save_state
-from minift.train.finite import stop_if_not_finite
-from minift.train.folder import METRICS, check_same_options, claimed, output_folder
-from minift.train.loop import describe_model, pick_device
-from minift.train.optim import new_optimizer, normalise_gradients, parameter_groups, set_rate
-from minift.train.options import as_dict, check_device, check_precision
-from minift.train.report import Log, environment
-from minift.train.schedules import cosine
-from minift.train.step import autocast
-from minift.train.stop import Stop, Stopped, stopped_at
-from minift.train.trainable import learn_head
+from minift.training.checkpoint import Progress, load_state, remove_state, save_state
+from minift.training.freezing import learn_head
+from minift.training.log import Log, environment
+from minift.training.nonfinite import stop_if_not_finite
+from minift.training.optim import new_optimizer, normalise_gradients, parameter_groups, set_rate
+from minift.training.options import as_dict, check_device, check_precision
+from minift.training.run import describe_model, pick_device
+from minift.training.run_dir import METRICS, check_same_options, claimed, output_folder
+from minift.training.schedules import cosine
+from minift.training.signals import Stop, Stopped, stopped_at
+from minift.training.step import autocast
 
 TOKENS = "tokens.bin"
 OBJECTIVES: dict[str, type[Objective]] = {"t5": Gaps, "bert": Masks}

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 import torch
 
 from minift.models.base import PretrainedModel
-from minift.train.options import TrainOptions
+from minift.training.options import TrainOptions
 
 
 class Averages:

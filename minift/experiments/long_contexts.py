@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from minift.data.batch import chunks
+from minift.data.batching import chunks
 from minift.data.squad import Answer, QuestionRecord
 from minift.models.base import PretrainedModel
 from minift.tasks.base import check_range, option

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from minift.data.batch import parts
-from minift.models.int8 import in_int8
+from minift.data.batching import parts
 from minift.models.registry import task_of
-from minift.tasks.names import TASKS
+from minift.nn.int8 import in_int8
+from minift.tasks.registry import TASKS
 
 AT_ONCE = 1024  # inputs that are batched by length together, and lines held back meanwhile
 
