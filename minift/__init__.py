@@ -1,6 +1,8 @@
 """minift: fine-tune pretrained Transformers in plain PyTorch that can be read in an evening."""
 
 from minift import metrics
+from minift.generation.config import GenerationConfig
+from minift.models.adapters import add_lora, bitfit, load_adapter, save_adapter
 from minift.models.bert import (
     BertConfig,
     BertForQuestionAnswering,
@@ -9,15 +11,9 @@ from minift.models.bert import (
     BertModel,
 )
 from minift.models.bert_masked import BertForMaskedLM
-from minift.models.t5 import T5Config, T5ForConditionalGeneration
-from minift.nn.lora import (
-    LoraSettings,
-    add_lora,
-    bitfit,
-    load_adapter,
-    merge_lora,
-    save_adapter,
-)
+from minift.models.t5 import T5ForConditionalGeneration
+from minift.models.t5_layers import T5Config
+from minift.nn.lora import LoraConfig, merge_lora
 from minift.text.tokenizer import Tokenizer
 
 __all__ = [
@@ -27,7 +23,8 @@ __all__ = [
     "BertForSequenceClassification",
     "BertForTokenClassification",
     "BertModel",
-    "LoraSettings",
+    "GenerationConfig",
+    "LoraConfig",
     "T5Config",
     "T5ForConditionalGeneration",
     "Tokenizer",

@@ -1,39 +1,39 @@
-"""Errors that are the user's to mend: what is wrong, where, and what to do about it."""
+"""Errors that a user can correct: bad files, options and checkpoints."""
 
 from __future__ import annotations
 
 import os
 import re
 
-# Controls but tab and line feed, and what turns the direction of writing around.
-STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# Control characters except tab and line feed, and the marks that reverse the writing direction.
+CONTROL_CHARS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-class InputError(Exception):
-    """Bad input: a file, an option or a checkpoint that cannot be used as it is.
+class UserError(Exception):
+    """An error that the user can correct, such as a bad file or option, or a full disk.
 
     The message is one line that names the file (and line), the value and the remedy.  A script
-    shows it as its last line on stderr and exits with status 2; see `train.options.run_script`.
+    prints it as its last line on stderr and exits with status 2; see `training.cli.run_script`.
     """
 
 
-class NotFinite(InputError):
-    """A loss that is no number any more: of many runs this one has failed, the others go on."""
+class NonFiniteError(UserError):
+    """A loss that is NaN or infinite.  A sweep counts the run as failed and continues."""
 
 
-def at(path: str | os.PathLike, line: int | None = None) -> str:
-    """The place an error speaks of.
+def location(path: str | os.PathLike, line: int | None = None) -> str:
+    """A file, and a line in it, as error messages name them.
 
-    >>> at("train.tsv", 12)
+    >>> location("train.tsv", 12)
     'train.tsv, line 12'
     """
     return f"{os.fspath(path)}, line {line}" if line is not None else os.fspath(path)
 
 
-def visible(text: str) -> str:
-    r"""A text that came from data, as a terminal may have it: what would steer it is spelled out.
+def escape_controls(text: str) -> str:
+    r"""Replace control characters by escape sequences, so that data cannot control a terminal.
 
-    >>> print(visible("good\x1b[2Jbad"))
+    >>> print(escape_controls("good\x1b[2Jbad"))
     good\x1b[2Jbad
     """
-    return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return CONTROL_CHARS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -1,7 +1,7 @@
-"""JSON in and out, and writes that are either whole or not there at all.
+"""Reading and writing JSON, atomic writes, and checksums.
 
-A folder that was saved has a manifest.json: the size and the SHA-256 of its files.  A file that is
-no longer what was saved, because a disk failed or a process died between two files, is refused.
+A saved folder has a manifest.json with the size and the SHA-256 of its files.  Reading refuses a
+file that differs from its entry, because a disk failed or a process died between two files.
 """
 
 from __future__ import annotations
@@ -17,39 +17,40 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from minift.errors import InputError
+from minift.errors import UserError
 
 MANIFEST = "manifest.json"
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file; an `InputError` that names the file (and line) if it has none."""
+    """The value in a JSON file; `UserError` names the file (and line) if it is unreadable."""
     check_whole(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file") from None
     except json.JSONDecodeError as error:
-        raise InputError(
+        raise UserError(
             f"{path}, line {error.lineno}: not valid JSON ({error.msg}); restore the file"
         ) from None
     except (UnicodeDecodeError, RecursionError):
-        raise InputError(f"{path}: not a JSON file in UTF-8; restore the file") from None
+        raise UserError(f"{path}: not a JSON file in UTF-8; restore the file") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary neighbour of `path`, then put it in place in one step.
+    """Write a file in one step: `write` fills a temporary file beside `path`, which is renamed.
 
-    Whoever looks at `path`, even after a crash, sees the old file or the new one, never a part.
+    Readers of `path`, even after a crash, see the old file or the new one, never a part.
+    Raises `UserError` if the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.touch()
-            mode = temporary.stat().st_mode  # as new files have here; not every library keeps to it
+            mode = temporary.stat().st_mode  # the umask's; some libraries set another mode
             write(temporary)
             temporary.chmod(mode)
             sync(temporary)
@@ -61,29 +62,29 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What goes wrong within, a full disk above all, becomes an `InputError` naming the path."""
+    """Turn an error of writing, such as a full disk, into a `UserError` that names the path."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise InputError(
-            f"{path}: cannot be written ({reason}); make room for it, or choose another folder; "
-            "what was saved before stays"
+        raise UserError(
+            f"{path}: cannot be written ({reason}); free disk space or choose another folder; "
+            "files saved before are kept"
         ) from None
 
 
 def require_space(folder: Path, size: int) -> None:
-    """`InputError` if the disk of a folder has no room for so many bytes."""
+    """Raise `UserError` if the disk of a folder has less than `size` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise InputError(
-            f"{folder}: {size / 1e6:.0f} MB are to be written, but {free / 1e6:.0f} MB are free; "
-            "make room for it, or choose another folder; what was saved before stays"
+        raise UserError(
+            f"{folder}: saving takes {size / 1e6:.0f} MB, but {free / 1e6:.0f} MB are free; "
+            "free disk space or choose another folder; files saved before are kept"
         )
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
+    """Flush a file or folder to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -92,13 +93,13 @@ def sync(path: Path) -> None:
 
 
 def remove_left_overs(folder: Path) -> None:
-    """Temporary files of processes that were killed while they wrote here."""
+    """Delete the temporary files that killed processes left in a folder."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 
 def write_manifest(folder: Path, names: Iterable[str]) -> None:
-    """Say in manifest.json what these files of the folder are; written last."""
+    """Write manifest.json with the sizes and checksums of these files; call it last."""
     files = {}
     for name in names:
         path = folder / name
@@ -107,7 +108,7 @@ def write_manifest(folder: Path, names: Iterable[str]) -> None:
 
 
 def check_whole(path: Path) -> None:
-    """`InputError` if the manifest beside a file says that something else was saved."""
+    """Raise `UserError` if a file differs from its entry in the manifest beside it."""
     manifest = path.with_name(MANIFEST)
     if path.name == MANIFEST or not manifest.is_file() or not path.is_file():
         return
@@ -115,20 +116,21 @@ def check_whole(path: Path) -> None:
     files = value.get("files") if isinstance(value, dict) else None
     saved = files.get(path.name) if isinstance(files, dict) else None
     if not isinstance(saved, dict):
-        return  # not one of the files that were saved together
+        return  # the manifest does not list this file
     if saved.get("bytes") != path.stat().st_size or saved.get("sha256") != sha256(path):
-        raise InputError(
-            f"{path}: is not what was saved, as {MANIFEST} beside it says; the run that wrote it "
-            f"was interrupted, which --resume mends, or the file is damaged: restore it (if the "
-            f"change is meant, delete {MANIFEST})"
+        raise UserError(
+            f"{path}: differs from the checksum in {MANIFEST}: either its run was interrupted, or "
+            f"the file was damaged or edited; continue the run with --resume, restore the file, or "
+            f"delete {MANIFEST} if the edit is intended"
         )
 
 
 def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while part := file.read(2**20):
-            digest.update(part)
+        while block := file.read(2**20):
+            digest.update(block)
     return digest.hexdigest()
 
 

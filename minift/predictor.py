@@ -1,4 +1,4 @@
-"""Prediction for people and programs: inputs in any form, one line out for each, as they come."""
+"""Prediction with a saved model of any task, for inputs that may come as a stream."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from minift.data.batching import parts
+from minift.data.batching import batched
 from minift.models.registry import task_of
-from minift.nn.int8 import in_int8
+from minift.nn.int8 import quantize_int8
 from minift.tasks.registry import TASKS
 
-AT_ONCE = 1024  # inputs that are batched by length together, and lines held back meanwhile
+CHUNK_SIZE = 1024  # inputs that are sorted by length and predicted together
 
 
 def predict_lines(
@@ -26,20 +26,25 @@ def predict_lines(
     device: torch.device | str = "cpu",
     int8: bool = False,
 ) -> Iterator[str]:
-    """One line of text, or of JSON, for each input, in the order of the inputs.
+    """Yield one string for each input, in the order of the inputs: text for people, or JSON.
 
-    colour: mark what was found with the colours of a terminal, where the task has some.
-    lines: texts, or a file in one of the formats of the task's training data, labels not needed.
-    questions: to be asked of each text, where the task is about questions.
-    int8: compute in whole numbers of 8 bits, on the CPU: faster, and a little less exact.
-    Lines are taken, predicted and given back a thousand at a time.
+    folder: output directory of a training script.
+    lines: texts, or a file in a format of the task's training data, labels optional.
+    questions: asked of each text; only for question answering.
+    as_json: a JSON object for each input, in one line.
+    colour: mark the findings with a terminal's colours, if the task has any to mark.
+    int8: compute linear layers in 8-bit integers, on the CPU: faster and slightly less exact.
+
+    Inputs are read, predicted and yielded a thousand at a time.  Raises `UserError` for a folder or
+    an input that cannot be used.
     """
     task_class, _ = TASKS[task_of(folder)]
     task, model = task_class.from_pretrained(folder)
-    model = in_int8(model.to(device)) if int8 else model.to(device)
-    for part in parts(task.read_inputs(lines, questions), AT_ONCE):
-        predictions = task.predict(model, task.featurize(part), batch_size)
+    model = quantize_int8(model.to(device)) if int8 else model.to(device)
+    for records in batched(task.read_inputs(lines, questions), CHUNK_SIZE):
+        predictions = task.predict(model, task.featurize(records), batch_size)
         if as_json:
-            yield from (json.dumps(r, ensure_ascii=False) for r in task.rows(predictions, part))
+            for row in task.to_rows(predictions, records):
+                yield json.dumps(row, ensure_ascii=False)
         else:
-            yield from task.lines(predictions, part, colour)
+            yield from task.to_lines(predictions, records, colour)

@@ -1,11 +1,17 @@
-"""Safetensors in and out: a family's name table applied both ways, every surprise refused.
+"""Reading and writing checkpoints in safetensors, with one weight map for both directions.
 
-In: a folder with `model.safetensors`, or shards with `model.safetensors.index.json`.
-Out: the same layout, under the names that the field uses.
+In: a folder with `model.safetensors`, or with shards and `model.safetensors.index.json`.
+Out: `model.safetensors`, under the names that `transformers` uses.
 
-A checkpoint and a model need not name things alike, nor cut them alike: minift keeps query, key and
-value as one matrix, checkpoints as three.  The family's `NameTable` says which of their tensors,
-stacked by rows, make one of ours, and the same table is read backwards to save.
+A model and a checkpoint differ in names and in the shapes of some tensors.  For example, minift
+keeps query, key and value in one matrix, a checkpoint in three:
+
+    layers.0.attention.qkv.weight (3H, H)   =   ...self.query.weight (H, H)
+                                                ...self.key.weight   (H, H)     stacked by rows
+                                                ...self.value.weight (H, H)
+
+A family's `WeightMap` lists these pairs.  Loading stacks the tensors, saving splits them again.
+Loading refuses a checkpoint with a missing, unexpected or misshapen tensor.
 """
 
 from __future__ import annotations
@@ -20,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.files import check_whole, read_json, require_space, write_atomically
 
 WEIGHTS = "model.safetensors"
@@ -28,22 +34,23 @@ INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
-class NameTable:
-    """How a family's tensors are called on disk.
+class WeightMap:
+    """The names of a family's tensors in a checkpoint.
 
-    prefix: what the names of the bare encoder begin with inside a model with a head.
-    names: our name -> theirs, or several of theirs stacked by rows; `{i}` stands for a number.
-    ignored: regular expression of their names -> why such a tensor is left aside.
-    spellings: old ending of a name -> its ending today.
+    prefix: of the encoder's names in a checkpoint with a head, for example "bert.".
+    names: minift's name -> the checkpoint's name, or several that are stacked by rows.  `{i}` is
+        the number of a layer.
+    ignored: regular expression for checkpoint names -> the reason to ignore such tensors.
+    aliases: the old ending of a name -> the present one.
     """
 
     prefix: str
     names: Mapping[str, str | tuple[str, ...]]
     ignored: Mapping[str, str] = field(default_factory=dict)
-    spellings: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
-    def theirs(self, ours: str) -> tuple[str, ...]:
-        """Their name or names for one of ours, in the order in which the rows are stacked."""
+    def checkpoint_names(self, ours: str) -> tuple[str, ...]:
+        """The names in a checkpoint for one of minift's names, in the order of their rows."""
         prefix = self.prefix if ours.startswith(self.prefix) else ""
         number = re.search(r"\.(\d+)\.", ours)
         template = re.sub(r"\.\d+\.", ".{i}.", ours.removeprefix(prefix), count=1)
@@ -52,39 +59,58 @@ class NameTable:
         return tuple(prefix + name.format(i=number and number[1]) for name in names)
 
     def canonical(self, name: str) -> str:
-        """A name without the prefix, in today's spelling: what names are compared by."""
-        for old, new in self.spellings.items():
+        """A checkpoint's name without the prefix and with its present ending, for comparison."""
+        for old, new in self.aliases.items():
             if name.endswith(old):
                 name = name.removesuffix(old) + new
         return name.removeprefix(self.prefix)
 
     def reason_to_ignore(self, name: str) -> str | None:
+        """Why a tensor of a checkpoint may be ignored; None if it may not."""
         return next((why for p, why in self.ignored.items() if re.fullmatch(p, name)), None)
+
+
+def weights_and_biases(
+    names: Mapping[str, str | tuple[str, ...]],
+) -> dict[str, str | tuple[str, ...]]:
+    """Names of modules -> names of their weights and biases, for a `WeightMap`.
+
+    >>> weights_and_biases({"pooler": "pooler.dense"})
+    {'pooler.weight': 'pooler.dense.weight', 'pooler.bias': 'pooler.dense.bias'}
+    """
+    expanded: dict[str, str | tuple[str, ...]] = {}
+    for ours, checkpoint_names in names.items():
+        for kind in ("weight", "bias"):
+            if isinstance(checkpoint_names, str):
+                expanded[f"{ours}.{kind}"] = f"{checkpoint_names}.{kind}"
+            else:
+                expanded[f"{ours}.{kind}"] = tuple(f"{name}.{kind}" for name in checkpoint_names)
+    return expanded
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a checkpoint: tensors read, left aside (name -> reason) and made new."""
+    """The result of loading a checkpoint."""
 
-    loaded: int
-    ignored: Mapping[str, str]
-    new: tuple[str, ...]
+    loaded: int  # tensors read
+    ignored: Mapping[str, str]  # name in the checkpoint -> the reason
+    new: tuple[str, ...]  # minift's names of the newly initialised parameters
 
 
 class Checkpoint:
-    """The tensors of a folder, by canonical name; nothing is read before it is asked for."""
+    """The tensors in a folder by canonical name.  A tensor is read only when requested."""
 
-    def __init__(self, folder: Path, table: NameTable):
+    def __init__(self, folder: Path, weight_map: WeightMap):
         self.folder = folder
-        self.aside: dict[str, str] = {}
+        self.ignored: dict[str, str] = {}
         self.files: dict[str, tuple[Path, str]] = {}
         for path in weight_files(folder):
-            with opened(path) as file:
+            with open_safetensors(path) as file:
                 for key in file.keys():  # noqa: SIM118 (not a mapping)
-                    name = table.canonical(key)
+                    name = weight_map.canonical(key)
                     if name in self.files:
                         other = self.files[name][1]
-                        raise InputError(
+                        raise UserError(
                             f"{path}: {key!r} and {other!r} are the same tensor twice; "
                             "remove one of them"
                         )
@@ -96,33 +122,37 @@ class Checkpoint:
     def __iter__(self) -> Iterator[str]:
         return iter(self.files)
 
-    def leave_aside(self, pattern: str, reason: str) -> None:
-        """Take the tensors that match out of sight; the load report says why."""
+    def ignore(self, pattern: str, reason: str) -> None:
+        """Drop the tensors whose names match; the load report gives the reason."""
         for name in [name for name in self.files if re.fullmatch(pattern, name)]:
             del self.files[name]
-            self.aside[name] = reason
+            self.ignored[name] = reason
 
     def rename(self, name: str, new: str) -> None:
-        """Let a tensor go by another name: one that stands for it in today's layout."""
+        """Give a tensor the canonical name that the weight map expects."""
         self.files[new] = self.files.pop(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, without reading the tensor."""
         path, key = self.files[name]
-        with opened(path) as file:
+        with open_safetensors(path) as file:
             return tuple(file.get_slice(key).get_shape())
 
     def tensor(self, name: str) -> Tensor:
-        """The tensor in float32: checkpoints may be stored in half precision, we train in full."""
+        """A tensor in float32, whatever its dtype in the file; `UserError` for integers."""
         path, key = self.files[name]
-        with opened(path) as file:
+        with open_safetensors(path) as file:
             tensor = file.get_tensor(key)
         if not tensor.is_floating_point():
-            raise InputError(f"{path}: {key!r} holds {tensor.dtype}, not floating-point weights")
+            raise UserError(f"{path}: {key!r} holds {tensor.dtype}, not floating-point weights")
         return tensor.float()
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: the one, or the shards that the index names."""
+    """The safetensors files of a checkpoint: model.safetensors, or the shards in its index.
+
+    Raises `UserError` if there is neither, if a shard is missing or if the manifest disagrees.
+    """
     if (folder / WEIGHTS).exists():
         check_whole(folder / WEIGHTS)
         return [folder / WEIGHTS]
@@ -130,94 +160,98 @@ def weight_files(folder: Path) -> list[Path]:
         index = read_json(folder / INDEX)
         shards = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(shards, dict) or not shards:
-            raise InputError(f"{folder / INDEX}: has no 'weight_map'; restore the file")
+            raise UserError(f"{folder / INDEX}: has no 'weight_map'; restore the file")
         names = sorted(set(map(str, shards.values())))
         for name in names:
             if Path(name).name != name or not (folder / name).is_file():
-                raise InputError(f"{folder / INDEX}: names the shard {name!r}, which is not there")
+                raise UserError(f"{folder / INDEX}: names the shard {name!r}, which is not there")
         return [folder / name for name in names]
     if (folder / "pytorch_model.bin").exists():
-        raise InputError(
+        raise UserError(
             f"{folder}: holds only pytorch_model.bin, a pickle that could run code when opened; "
             f"convert it to {WEIGHTS}"
         )
-    raise InputError(f"{folder}: no {WEIGHTS} here; give a folder that holds a checkpoint")
+    raise UserError(f"{folder}: no {WEIGHTS} here; give a folder that holds a checkpoint")
 
 
-def opened(path: Path) -> safe_open:
+def open_safetensors(path: Path) -> safe_open:
+    """Open a file for reading; `UserError` if it is no safetensors file or is cut off."""
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(
+        raise UserError(
             f"{path}: not a whole safetensors file ({reason}); download or save it again"
         ) from None
 
 
 def load(
-    model: nn.Module, checkpoint: Checkpoint, table: NameTable, new: Iterable[str] = ()
+    model: nn.Module, checkpoint: Checkpoint, weight_map: WeightMap, new: Iterable[str] = ()
 ) -> LoadReport:
-    """Fill a model that was built on the meta device.
+    """Assign the tensors of a checkpoint to a model on the meta device.
 
-    new: our names that the checkpoint is known to lack (a head that was asked for); they are left
-    on the meta device for the caller to initialise.  A tensor that is missing, of another shape or
-    in nobody's table is an `InputError` that names it.
+    new: names of parameters that the checkpoint lacks, such as a new head's.  They stay on the
+        meta device, and the caller initialises them.
+    Raises `UserError`, which names the tensor, for a missing, misshapen or unknown one.
     """
     new = tuple(new)
-    taken: set[str] = set()
+    used: set[str] = set()
     state: dict[str, Tensor] = {}
     for ours, parameter in model.state_dict().items():
         if ours in new:
             continue
-        names = [table.canonical(name) for name in table.theirs(ours)]
+        names = [weight_map.canonical(name) for name in weight_map.checkpoint_names(ours)]
         for name in names:
             shape = (parameter.shape[0] // len(names), *parameter.shape[1:])
             if name not in checkpoint:
-                raise InputError(
+                raise UserError(
                     f"{checkpoint.folder}: the tensor {name!r} {shape} is missing; "
                     "use a checkpoint that has it"
                 )
             found = checkpoint.shape(name)
             if found != shape:
-                raise InputError(
+                raise UserError(
                     f"{checkpoint.folder}: the tensor {name!r} is {found}, but config.json makes "
                     f"it {shape}; use the config.json that belongs to these weights"
                 )
         state[ours] = torch.cat([checkpoint.tensor(name) for name in names])
-        taken.update(names)
+        used.update(names)
 
-    ignored = dict(checkpoint.aside)
+    ignored = dict(checkpoint.ignored)
     for name in checkpoint:
-        if name not in taken:
-            reason = table.reason_to_ignore(name)
+        if name not in used:
+            reason = weight_map.reason_to_ignore(name)
             if reason is None:
-                raise InputError(
+                raise UserError(
                     f"{checkpoint.folder}: the tensor {name!r} {checkpoint.shape(name)} is not "
                     f"part of a {type(model).__name__}; use a checkpoint of this family"
                 )
             ignored[name] = reason
     model.load_state_dict(state, assign=True, strict=False)
-    return LoadReport(len(taken), ignored, new)
+    return LoadReport(len(used), ignored, new)
 
 
-def export(model: nn.Module, table: NameTable) -> dict[str, Tensor]:
-    """The model's tensors under their names on disk, cut the way they are cut there."""
+def export(model: nn.Module, weight_map: WeightMap) -> dict[str, Tensor]:
+    """The model's tensors under their names in a checkpoint, stacked ones split."""
     tensors = {}
     for ours, tensor in model.state_dict().items():
-        names = table.theirs(ours)
+        names = weight_map.checkpoint_names(ours)
         for name, part in zip(names, tensor.chunk(len(names)), strict=True):
             tensors[name] = part.detach().cpu().contiguous()
     return tensors
 
 
 def save(
-    model: nn.Module, table: NameTable, folder: Path, dtype: torch.dtype = torch.float32
+    model: nn.Module, weight_map: WeightMap, folder: Path, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write `model.safetensors`; whoever reads meanwhile sees the old file or the new one."""
-    tensors = {name: tensor.to(dtype) for name, tensor in export(model, table).items()}
+    """Write `model.safetensors` atomically: a reader sees the old file or the new one.
+
+    dtype: of the tensors on disk.  Raises `UserError` if the disk has too little space.
+    """
+    tensors = {name: tensor.to(dtype) for name, tensor in export(model, weight_map).items()}
     folder.mkdir(parents=True, exist_ok=True)
     require_space(folder, sum(tensor.nbytes for tensor in tensors.values()))
-    # Readers of the format look here for the framework whose memory layout was stored.
+    # `transformers` reads the framework that wrote the tensors from this metadata.
     write_atomically(
         folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"})
     )

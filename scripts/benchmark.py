@@ -1,16 +1,16 @@
-"""minift beside what people would use instead, on the same data, rates and seeds.
+"""Compare minift with its peers (mostly `transformers`) on the same data, options and seeds.
 
-    benchmark.py quality TASK FLAGS    train both with every seed: dev scores, mean and spread
-    benchmark.py training TASK FLAGS   training steps in turn: speed, memory, the machine's limit
-    benchmark.py inference TASK FLAGS  predictions for a file in turn (not for summarization)
-    benchmark.py head TASK FLAGS       a head-only run beside one evaluation pass over its data
-    benchmark.py guarantees TASK FLAGS what safe saves and checks cost in a run
-    benchmark.py features FLAGS        questions to windows, beside `datasets.map`
-    benchmark.py generation FLAGS      generation in turn, with a T5 of random weights
-    benchmark.py metrics FLAGS         beside rouge-score, seqeval and torchmetrics' SQuAD
+    benchmark.py quality TASK FLAGS     train both sides with every seed: dev scores and spread
+    benchmark.py training TASK FLAGS    training steps: speed, memory, share of the machine's peak
+    benchmark.py inference TASK FLAGS   predictions of one file: speed (not for summarization)
+    benchmark.py head TASK FLAGS        a head-only run and one evaluation pass over its data: time
+    benchmark.py guarantees TASK FLAGS  time that safe saves and checks take in a run
+    benchmark.py features FLAGS         from questions to windows, and `datasets.map`: speed
+    benchmark.py generation FLAGS       generation by a T5 with random weights: speed
+    benchmark.py metrics FLAGS          rouge-score, seqeval and torchmetrics' SQuAD: speed
 
-TASK is classification, ner, qa or summarization; FLAGS are those of its training script, and how
-long to measure.  The only script that needs the `benchmark` extra, since it runs the others itself.
+TASK is classification, ner, qa or summarization; FLAGS are those of its training script, and of the
+measurement.  The sides run in turn, and their outputs are compared.  Needs the `benchmark` extra.
 """
 
 import importlib.util
@@ -24,21 +24,23 @@ from benchmarks.metrics import MetricsOptions, metrics_speed
 from benchmarks.quality import head, quality
 from benchmarks.training import TrainingOptions, training
 
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.experiments.comparison import CompareOptions
 from minift.tasks.qa import QaOptions
 from minift.tasks.registry import TASKS
-from minift.training.options import TrainOptions, command_line, run_script
+from minift.training.cli import command_line, run_script
+from minift.training.options import TrainOptions
 
-# Name -> what it does, and the options it takes beside those of a task; the first need a task.
-OF_A_TASK = {
+# Comparison -> its function, and its options beside those of the task.
+TASK_COMPARISONS = {
     "quality": (quality, CompareOptions),
     "training": (training, TrainingOptions),
     "inference": (inference, InferenceOptions),
     "head": (head, CompareOptions),
     "guarantees": (guarantees, CompareOptions),
 }
-ALONE = {
+# Comparisons without a task -> function, options.
+OTHER_COMPARISONS = {
     "features": (features, (QaOptions, FeaturesOptions)),
     "generation": (generation, (GenerationOptions,)),
     "metrics": (metrics_speed, (MetricsOptions,)),
@@ -47,28 +49,34 @@ ALONE = {
 
 def main() -> None:
     name, *rest = sys.argv[1:] or [""]
-    if name in ALONE:
-        compare, classes = ALONE[name]
+    if name in OTHER_COMPARISONS:
+        compare, classes = OTHER_COMPARISONS[name]
         options = command_line(*classes, argv=rest, description=__doc__)
-    elif name in OF_A_TASK and rest and rest[0] in TASKS:
+    elif name in TASK_COMPARISONS and rest and rest[0] in TASKS:
         task, *flags = rest
-        compare, extra = OF_A_TASK[name]
+        compare, extra = TASK_COMPARISONS[name]
         classes = (TASKS[task][1], TrainOptions, extra)
-        task_options, train_options, measured = command_line(
+        task_options, train_options, measurement = command_line(
             *classes, argv=flags, description=__doc__
         )
-        options = task, task_options, train_options.with_rate(task_options.usual_rate), measured
-    elif "--help" in sys.argv:
+        options = (
+            task,
+            task_options,
+            train_options.with_learning_rate(task_options.default_learning_rate),
+            measurement,
+        )
+    elif {"--help", "--help-all"} & set(sys.argv):
         print(__doc__)
         return
     else:
-        raise InputError(
-            f"benchmark.py: {' '.join(sys.argv[1:3])!r} says not what to compare; give "
-            f"{', '.join(ALONE)}, or {', '.join(OF_A_TASK)} and a task ({', '.join(TASKS)})"
+        raise UserError(
+            f"benchmark.py: {' '.join(sys.argv[1:3])!r} names no comparison; give "
+            f"{', '.join(OTHER_COMPARISONS)}, or {', '.join(TASK_COMPARISONS)} and a task "
+            f"({', '.join(TASKS)})"
         )
     for package in ("transformers", *(["datasets"] if name == "features" else [])):
         if importlib.util.find_spec(package) is None:
-            raise InputError(f"{package} is not installed; pip install -e '.[benchmark]'")
+            raise UserError(f"{package} is not installed; pip install -e '.[benchmark]'")
     compare(*options)
 
 

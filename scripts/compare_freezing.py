@@ -1,4 +1,8 @@
-"""Whole model against head only, for each pooling: quality and time, over several seeds."""
+"""Compare full fine-tuning with training only the head, for each pooling, over several seeds.
+
+Takes the flags of train_classification.py.  Writes a table of dev scores and training times, and a
+plot, into --output-dir.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,17 +10,22 @@ from pathlib import Path
 from minift.experiments.comparison import CompareOptions, compare
 from minift.models.heads import POOLINGS
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
-from minift.training.options import TrainOptions, command_line, run_script
+from minift.training.cli import command_line, run_script
+from minift.training.options import TrainOptions
 
 
 def main() -> None:
     task_options, options, repeat = command_line(
-        ClassificationOptions, TrainOptions, CompareOptions, description=__doc__
+        ClassificationOptions,
+        TrainOptions,
+        CompareOptions,
+        description=__doc__,
+        without=("freeze_encoder", "pooling"),
     )
     compare(
         ClassificationTask,
         {
-            f"{'head' if frozen else 'whole'} {pooling}": (
+            f"{'head only' if frozen else 'full'} {pooling}": (
                 replace(task_options, pooling=pooling),
                 replace(options, freeze_encoder=frozen),
             )
@@ -26,7 +35,7 @@ def main() -> None:
         seeds=repeat.seeds,
         folder=options.output_dir or Path("runs/compare-freezing"),
         columns=["accuracy", "matthews_correlation"],
-        title="Whole model against head only",
+        title="Full fine-tuning and head only",
     )
 
 

@@ -1,15 +1,17 @@
-"""A learning-rate range test: how high a rate the model bears on your data, and which one to use.
+"""Find a learning rate with a range test: a short run whose learning rate rises exponentially.
 
 find_lr.py TASK FLAGS: TASK is classification, ner, qa or summarization; FLAGS are those of its
-training script.  --learning-rate is the highest rate of the test, which begins at a hundred
-thousandth of it, --min-steps its length; nothing is evaluated, and no model is kept.
+training script.  --learning-rate is the last and highest learning rate (the first is 1 / 100,000 of
+it), --min-steps the number of steps.  Prints a suggestion and writes the loss curve into
+--output-dir; the run evaluates nothing and keeps no model.
 """
 
 import sys
 
-from minift.experiments.lr_range_test import HIGHEST, STEPS, find_rate
+from minift.experiments.lr_range_test import HIGHEST, STEPS, find_learning_rate
 from minift.tasks.registry import task_and_flags
-from minift.training.options import TrainOptions, command_line, run_script
+from minift.training.cli import command_line, run_script
+from minift.training.options import TrainOptions
 
 
 def main() -> None:
@@ -21,7 +23,7 @@ def main() -> None:
         defaults={"learning_rate": HIGHEST, "min_steps": STEPS},
         argv=flags,
     )
-    find_rate(task_class, task_options, options)
+    find_learning_rate(task_class, task_options, options)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,44 @@
-"""Predict with a model that a training script saved, for arguments, a file or standard input."""
+"""Predict with a model that a training script saved, for texts given as arguments, a file or stdin.
 
-import argparse
+Prints one result for each text, in order; with --json, one JSON object a line.
+"""
+
 import os
 import sys
 from pathlib import Path
 
+from minift.device import pick_device
 from minift.predictor import predict_lines
-from minift.training.options import run_script
-from minift.training.run import pick_device
+from minift.training.cli import ArgumentParser, run_script
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("model_dir", type=Path, help="output directory of a training script")
-    parser.add_argument("texts", nargs="*", help="texts; without any, a line of stdin is a text")
-    parser.add_argument("--file", type=Path, help="a file in a format of the training data")
+    parser.add_argument("texts", nargs="*", help="texts (default: each line of stdin is a text)")
+    parser.add_argument("--file", type=Path, help="file in a format of the training data")
     parser.add_argument(
         "--question",
         action="append",
         default=[],
-        help="asked of each text, or of a whole --file of text (question answering; repeatable)",
+        help="question to ask of each text, or of a plain text --file as a whole; repeatable (qa)",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--int8", action="store_true", help="faster on a CPU, a little less exact")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=32,
+        metavar="N",
+        help="texts (or windows of them) in a forward pass (default: 32)",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N"
+    )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="8-bit integer linear layers: faster on a CPU, slightly less exact",
+    )
     options = parser.parse_intermixed_args()
     inputs = options.file or options.texts or sys.stdin
     device = pick_device(options.device)

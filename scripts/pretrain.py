@@ -1,8 +1,12 @@
-"""Pre-train a T5 or a BERT, and its tokenizer, from plain text."""
+"""Pre-train a T5 or a BERT, and its tokenizer, on plain text; or continue from a checkpoint.
+
+Reads text files with a blank line between documents.  Writes the model, its tokenizer and the
+held-out loss into --output-dir.
+"""
 
 from minift.pretraining.base import ModelOptions
 from minift.pretraining.run import PretrainOptions, pretrain
-from minift.training.options import command_line, run_script
+from minift.training.cli import command_line, run_script
 
 
 def main() -> None:

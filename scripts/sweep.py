@@ -1,14 +1,16 @@
-"""Which learning rate, number of epochs and batch size suit the data: a grid, or a random part.
+"""Search a grid, or a random part of it, for learning rate, number of epochs and batch size.
 
 sweep.py TASK FLAGS: TASK is classification, ner, qa or summarization; FLAGS are those of its
-training script, and what to try.  The same command goes on with a sweep that was interrupted.
+training script and the values to try.  Writes a table of dev scores, a heat map and learning curves
+into --output-dir.  The same command continues an interrupted sweep.
 """
 
 import sys
 
 from minift.experiments.sweep import SweepOptions, sweep
 from minift.tasks.registry import task_and_flags
-from minift.training.options import TrainOptions, command_line, run_script
+from minift.training.cli import command_line, run_script
+from minift.training.options import TrainOptions
 
 
 def main() -> None:

@@ -1,8 +1,12 @@
-"""Fine-tune a pretrained model to put one label on each text."""
+"""Fine-tune a pretrained encoder to label texts, or pairs of texts, from labelled examples.
+
+Reads TSV, CSV or JSONL files (default: the built-in film reviews).  Writes the best model, its
+metrics and its predictions into --output-dir.
+"""
 
 from minift.experiments.comparison import train_script
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
-from minift.training.options import run_script
+from minift.training.cli import run_script
 
 
 def main() -> None:

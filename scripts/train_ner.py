@@ -1,12 +1,16 @@
-"""Fine-tune a pretrained model to tag the named entities of a text."""
+"""Fine-tune a pretrained encoder for named entity recognition, from tagged sentences.
+
+Reads CoNLL or JSONL files (default: the built-in sentences).  Writes the best model, its metrics
+and its predictions into --output-dir.
+"""
 
 from minift.experiments.comparison import train_script
 from minift.tasks.ner import NerOptions, NerTask
-from minift.training.options import run_script
+from minift.training.cli import run_script
 
 
 def main() -> None:
-    # Names need more passes over the few sentences of the built-in set than reviews do.
+    # The built-in set has few sentences, so it takes more epochs than the reviews.
     train_script(NerTask, NerOptions, __doc__, epochs=5)
 
 

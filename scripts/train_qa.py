@@ -1,12 +1,16 @@
-"""Fine-tune a pretrained model to answer questions about a text with words of the text."""
+"""Fine-tune a pretrained encoder to answer questions with spans of their contexts.
+
+Reads SQuAD JSON, v1.1 or v2.0 (default: the built-in questions).  Writes the best model, its
+metrics and its predictions into --output-dir.
+"""
 
 from minift.experiments.comparison import train_script
 from minift.tasks.qa import QaOptions, QaTask
-from minift.training.options import run_script
+from minift.training.cli import run_script
 
 
 def main() -> None:
-    # Small batches: many steps from few questions, which a new head needs.
+    # A new head needs many steps; small batches make them from few questions.
     train_script(QaTask, QaOptions, __doc__, epochs=2, batch_size=8)
 
 

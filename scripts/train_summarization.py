@@ -1,12 +1,16 @@
-"""Fine-tune a pretrained model to say in one sentence what a text says."""
+"""Fine-tune a pretrained T5 to summarize documents, from documents with summaries.
+
+Reads JSONL or CSV files (default: the built-in reports).  Writes the best model, its metrics and
+its predictions into --output-dir.
+"""
 
 from minift.experiments.comparison import train_script
-from minift.tasks.summarization import USUAL, SummarizationOptions, SummarizationTask
-from minift.training.options import run_script
+from minift.tasks.summarization import DEFAULTS, SummarizationOptions, SummarizationTask
+from minift.training.cli import run_script
 
 
 def main() -> None:
-    train_script(SummarizationTask, SummarizationOptions, __doc__, **USUAL)
+    train_script(SummarizationTask, SummarizationOptions, __doc__, **DEFAULTS)
 
 
 if __name__ == "__main__":

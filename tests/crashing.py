@@ -1,10 +1,10 @@
 """Runs of all four tasks, killed at random moments and resumed until they end.
 
-    python tests/crashing.py --kills 200          a nightly run; prints what came of it
+    python tests/crashing.py --kills 200          a nightly run; prints the outcome of each task
 
-Each run must end with the bits, and the log, of one that was never killed, and no kill may cost
-more steps than lie between two saves.  Kills fall anywhere from the first import of the data to the
-last file of the report, so also within saves.
+Each run must end with the same bits and log as a run that was never killed, and no kill may lose
+more steps than lie between two saves.  Kills fall anywhere between reading the data and writing the
+last file, saves included.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ from minift.pretraining.vocabulary import (
 )
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
-SAVE_EVERY = 3
+SAVE_STEPS = 3
 SIZE = {"classification": 48, "ner": 40, "qa": 2, "summarization": 24}  # records, or passages
 
 
 @dataclass
 class Outcome:
-    """What became of one task's runs."""
+    """Counts and errors of one task's runs."""
 
     kills: int = 0
     runs: int = 0
     resumed: int = 0
-    in_a_save: int = 0  # a half-written state or file lay there
+    in_a_save: int = 0  # kills that left a half-written state or file
     most_steps_lost: int = 0
     wrong: list[str] = field(default_factory=list)
 
 
 def make_inputs(folder: Path) -> dict[str, list[str]]:
-    """Tiny models and a part of each built-in set; task -> its script's command line."""
+    """Write tiny models and a part of each built-in set; task -> its script's command line."""
     torch.manual_seed(0)
     text = builtin("reviews.train.tsv").read_text(encoding="utf-8")[:60_000]
     bert, t5 = folder / "bert", folder / "t5"
@@ -83,10 +83,11 @@ def make_inputs(folder: Path) -> dict[str, list[str]]:
             target = folder / source.name
             target.write_text(part_of(source.read_text(encoding="utf-8"), source.suffix, count))
             flags += [f"--{split}-file", str(target)]
-        flags += ["--epochs", "2", "--batch-size", "4", "--accumulation", "2", "--log-every", "1"]
-        flags += ["--eval-every", "4", "--save-every", str(SAVE_EVERY), "--max-length", "128"]
+        flags += ["--epochs", "2", "--batch-size", "4", "--gradient-accumulation-steps", "2"]
+        flags += ["--logging-steps", "1", "--eval-steps", "4", "--save-steps", str(SAVE_STEPS)]
+        flags += ["--max-length", "128"]
         if task == "summarization":
-            flags += ["--max-target-length", "12", "--freeze-below", "0"]
+            flags += ["--max-target-length", "12", "--freeze-layers", "0"]
         commands[task] = [str(SCRIPTS / f"train_{task}.py"), *flags]
     return commands
 
@@ -101,8 +102,8 @@ def part_of(text: str, kind: str, count: int) -> str:
 
 
 def begin(command: list[str], folder: Path, log: Path, *more: str) -> int:
-    """Run a script in a copy of this process, which has torch already; its process id."""
-    log.unlink(missing_ok=True)  # what the process before has printed
+    """Run a script in a fork of this process, which has imported torch; returns its process id."""
+    log.unlink(missing_ok=True)  # the output of the process before
     pid = os.fork()
     if pid:
         return pid
@@ -123,16 +124,16 @@ def begin(command: list[str], folder: Path, log: Path, *more: str) -> int:
 
 
 def wait_for_training(pid: int, log: Path) -> None:
-    """Until the script has said what it will train, which is the last thing before it does."""
+    """Wait until the script has printed the model's parameters, just before it trains."""
     while not (log.exists() and "parameters," in log.read_text(errors="replace")):
-        # A process that ended meanwhile is left for whoever waits for its status.
+        # WNOWAIT leaves the status of an ended process to the caller.
         if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             return
         time.sleep(0.002)
 
 
 def last_step(folder: Path) -> int:
-    """The last step that the log of a run tells of."""
+    """The last step in the log of a run."""
     path = folder / "log.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     steps = [0]
@@ -143,13 +144,13 @@ def last_step(folder: Path) -> int:
 
 
 def left_over(folder: Path) -> bool:
-    """Whether a process died while it wrote."""
+    """Whether a process was killed while it wrote a file."""
     hidden = [path.name for path in folder.rglob(".*")] if folder.exists() else []
     return any(name.endswith((".tmp", ".new", ".old")) for name in hidden)
 
 
 def crash(command: list[str], folder: Path, kills: int, draw: random.Random) -> Outcome:
-    """Run once undisturbed, then again and again with kills, until there were enough of them."""
+    """Run once without a kill, then repeatedly with kills, until there were `kills` of them."""
     outcome = Outcome()
     straight, log = folder / "straight", folder / "printed.log"
     pid = begin(command, straight, log)
@@ -167,7 +168,7 @@ def crash(command: list[str], folder: Path, kills: int, draw: random.Random) -> 
             resume = (target / "options.json").exists()
             pid = begin(command, target, log, *(["--resume"] if resume else []))
             if attempt < 6 and outcome.kills < kills:
-                if draw.random() < 0.9:  # else also before it trains
+                if draw.random() < 0.9:  # else it may be killed before it trains
                     wait_for_training(pid, log)
                 time.sleep(draw.uniform(0, whole))
                 os.kill(pid, signal.SIGKILL)
@@ -194,7 +195,7 @@ def crash(command: list[str], folder: Path, kills: int, draw: random.Random) -> 
 
 
 def differences(straight: Path, other: Path) -> list[str]:
-    """In what two runs that should be the same differ."""
+    """The differences of two runs that should be equal."""
     found = []
     for name in ("log.jsonl", "predictions.dev.jsonl", "config.json"):
         if (
@@ -231,13 +232,13 @@ def main() -> None:
     outcomes = crash_all(options.kills, options.seed)
     for task, o in outcomes.items():
         print(
-            f"{task:15} {o.kills} kills in {o.runs} runs, {o.in_a_save} of them while it wrote; "
+            f"{task:15} {o.kills} kills in {o.runs} runs, {o.in_a_save} of them during a write; "
             f"{o.resumed} times resumed, at most {o.most_steps_lost} steps lost "
-            f"(saved every {SAVE_EVERY}); {len(o.wrong)} wrong"
+            f"(saved every {SAVE_STEPS}); {len(o.wrong)} wrong"
         )
         for what in o.wrong[:5]:
             print(f"    {what}")
-    sys.exit(any(o.wrong or o.most_steps_lost > SAVE_EVERY for o in outcomes.values()))
+    sys.exit(any(o.wrong or o.most_steps_lost > SAVE_STEPS for o in outcomes.values()))
 
 
 if __name__ == "__main__":

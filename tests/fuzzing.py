@@ -1,9 +1,9 @@
-"""Valid files, spoiled at random: each must be read validly or refused as the contract says.
+"""Valid files, corrupted at random: each must be read correctly or refused with a `UserError`.
 
-    python tests/fuzzing.py --count 20000          a nightly run; says what it found, by kind
+    python tests/fuzzing.py --count 20000          a nightly run; prints the outcomes by file kind
 
-Every case has a seed of its own, which makes it again: `--first SEED --count 1`.  A case fails if
-reading raises anything but `InputError`, if the error does not name the file, if a model that was
+Every case has its own seed, which reproduces it: `--first SEED --count 1`.  A case fails if
+reading raises anything but `UserError`, if the error does not name the file, if a model that was
 accepted cannot compute, or if it takes more than ten seconds or two gigabytes.
 """
 
@@ -31,7 +31,7 @@ from minift import BertForSequenceClassification, T5Config, T5ForConditionalGene
 from minift.data.columns import read_tagged
 from minift.data.read import read_classification, read_summaries
 from minift.data.squad import read_squad
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.models.bert import BertConfig
 from minift.tasks.base import save_task
 
@@ -42,22 +42,22 @@ VALUES = [
 ]
 
 
-# ---- ways to spoil -----------------------------------------------------------------------------
+# ---- corruptions -------------------------------------------------------------------------------
 
 
-def spoil_bytes(data: bytes, draw: random.Random) -> bytes:
-    """A few changes that know nothing of the format."""
+def corrupt_bytes(data: bytes, draw: random.Random) -> bytes:
+    """A few changes of bytes, whatever the format."""
     for _ in range(draw.choice([1, 1, 1, 2, 5])):
         at = draw.randrange(len(data) + 1)
         end = min(len(data), at + draw.choice([1, 2, 8, 100]))
         kind = draw.randrange(9)
         if kind == 0 and at < len(data):  # a bit
             data = data[:at] + bytes([data[at] ^ 1 << draw.randrange(8)]) + data[at + 1 :]
-        elif kind == 1:  # the end is missing
+        elif kind == 1:  # cut the end off
             data = data[:at]
-        elif kind == 2:  # a piece is missing
+        elif kind == 2:  # cut a part out
             data = data[:at] + data[end:]
-        elif kind == 3:  # a piece is there twice
+        elif kind == 3:  # repeat a part
             data = data[:end] + data[at:end] + data[end:]
         elif kind == 4:
             data = data[:at] + draw.randbytes(draw.choice([1, 4, 64])) + data[at:]
@@ -75,8 +75,8 @@ def spoil_bytes(data: bytes, draw: random.Random) -> bytes:
     return data
 
 
-def spoil_value(value: object, draw: random.Random) -> object:
-    """One node of a JSON value becomes another value, goes, or gets company."""
+def corrupt_value(value: object, draw: random.Random) -> object:
+    """Replace, delete or extend one node of a JSON value."""
     if isinstance(value, (dict, list)) and value and draw.random() < 0.8:
         keys = list(value) if isinstance(value, dict) else range(len(value))
         key = draw.choice(list(keys))
@@ -89,7 +89,7 @@ def spoil_value(value: object, draw: random.Random) -> object:
         elif fate < 0.3 and isinstance(changed, list):
             changed.append(draw.choice([changed[key], draw.choice(VALUES)]))
         else:
-            changed[key] = spoil_value(value[key], draw)
+            changed[key] = corrupt_value(value[key], draw)
         return changed
     if draw.random() < 0.05:
         nest: object = []
@@ -99,13 +99,13 @@ def spoil_value(value: object, draw: random.Random) -> object:
     return draw.choice(VALUES)
 
 
-def spoil_json(data: bytes, draw: random.Random) -> bytes:
+def corrupt_json(data: bytes, draw: random.Random) -> bytes:
     lines = data.decode().splitlines() if b"\n{" in data[:-1] and data[:1] == b"{" else None
     if lines and all(line.startswith("{") for line in lines):  # JSON lines
         at = draw.randrange(len(lines))
-        lines[at] = dumps(spoil_value(json.loads(lines[at]), draw))
+        lines[at] = dumps(corrupt_value(json.loads(lines[at]), draw))
         return "\n".join(lines).encode(errors="surrogatepass")
-    return dumps(spoil_value(json.loads(data), draw)).encode(errors="surrogatepass")
+    return dumps(corrupt_value(json.loads(data), draw)).encode(errors="surrogatepass")
 
 
 def dumps(value: object) -> str:
@@ -115,8 +115,8 @@ def dumps(value: object) -> str:
         return "[" * 5000 + "]" * 5000
 
 
-def spoil_header(data: bytes, draw: random.Random) -> bytes:
-    """A safetensors header that lies: shapes, offsets, kinds, names, or its own length."""
+def corrupt_header(data: bytes, draw: random.Random) -> bytes:
+    """A wrong safetensors header: its shapes, offsets, dtypes, names or its own length."""
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     name = draw.choice(list(header))
@@ -133,22 +133,22 @@ def spoil_header(data: bytes, draw: random.Random) -> bytes:
     elif fate == 3:
         header[draw.choice(["", "../x", name + ".x", "\x00"])] = header.pop(name)
     elif fate == 4:
-        header = spoil_value(header, draw)
+        header = corrupt_value(header, draw)
     text = dumps(header).encode(errors="surrogatepass")
     size = draw.choice([len(text), len(text), 0, 10, 2**63, 10**9]) if fate == 5 else len(text)
     return size.to_bytes(8, "little") + text + data[8 + int.from_bytes(data[:8], "little") :]
 
 
-# ---- valid files, and what reads them ----------------------------------------------------------
+# ---- valid files and their readers -------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Target:
-    """A file that is spoiled, by the ways named, and who reads it: a function of the folder."""
+    """A file, the corruptions to try on it, and its reader, a function of the folder."""
 
     name: str
     file: str
-    ways: tuple[Callable[[bytes, random.Random], bytes], ...]
+    corruptions: tuple[Callable[[bytes, random.Random], bytes], ...]
     read: Callable[[Path], object]
 
 
@@ -172,7 +172,7 @@ def use_tokenizer(folder: Path) -> None:
 
 
 def make_valid(folder: Path) -> list[Target]:
-    """Write one of each kind; what reads it back."""
+    """Write a valid file of each kind; returns the targets that read them."""
     torch.manual_seed(0)
     words = [
         "[PAD]",
@@ -197,7 +197,7 @@ def make_valid(folder: Path) -> list[Target]:
     )
     save_task(BertForSequenceClassification(config), Tokenizer.from_pretrained(bert), bert)
     (bert / "vocab.txt").unlink()
-    (bert / "manifest.json").unlink()  # which would refuse every change
+    (bert / "manifest.json").unlink()  # because it would refuse every change
     t5 = T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     T5ForConditionalGeneration(t5).save_pretrained(folder / "t5")
 
@@ -224,9 +224,9 @@ def make_valid(folder: Path) -> list[Target]:
     data = {"version": "v2.0", "data": [{"title": "t", "paragraphs": paragraphs}]}
     (folder / "a.json").write_text(json.dumps(data))
 
-    plain, both = (spoil_bytes,), (spoil_bytes, spoil_json)
+    plain, both = (corrupt_bytes,), (corrupt_bytes, corrupt_json)
     return [
-        Target("weights", "bert/model.safetensors", (spoil_bytes, spoil_header), use_bert),
+        Target("weights", "bert/model.safetensors", (corrupt_bytes, corrupt_header), use_bert),
         Target("config", "bert/config.json", both, use_bert),
         Target("T5's config", "t5/config.json", both, use_t5),
         Target("tokenizer", "bert/tokenizer.json", both, use_tokenizer),
@@ -242,7 +242,7 @@ def make_valid(folder: Path) -> list[Target]:
     ]
 
 
-# ---- one case, and many ------------------------------------------------------------------------
+# ---- cases -------------------------------------------------------------------------------------
 
 
 class TooLong(Exception):
@@ -255,7 +255,9 @@ def seconds(limit: int) -> Iterator[None]:
         raise TooLong(f"more than {limit} s")
 
     before = signal.signal(signal.SIGPROF, ring)
-    signal.setitimer(signal.ITIMER_PROF, limit)  # of its own time, however busy the machine
+    signal.setitimer(
+        signal.ITIMER_PROF, limit
+    )  # CPU time of this process, however busy the machine
     try:
         yield
     finally:
@@ -264,7 +266,7 @@ def seconds(limit: int) -> Iterator[None]:
 
 
 def try_case(seed: int, targets: list[Target], valid: Path, folder: Path) -> tuple[str, str, str]:
-    """(target, "accepted" | "refused" | "failed", what was said) of one spoiled file."""
+    """(target, "accepted" | "refused" | "failed", message) of one corrupted file."""
     draw = random.Random(seed)
     target = draw.choice(targets)
     part = Path(target.file).parts[0]
@@ -273,11 +275,11 @@ def try_case(seed: int, targets: list[Target], valid: Path, folder: Path) -> tup
     folder.mkdir()
     copy(valid / part, folder / part)
     path = folder / target.file
-    path.write_bytes(draw.choice(target.ways)(path.read_bytes(), draw))
+    path.write_bytes(draw.choice(target.corruptions)(path.read_bytes(), draw))
     try:
         with seconds(SECONDS):
             target.read(folder)
-    except InputError as error:
+    except UserError as error:
         if "\n" in str(error) or str(folder) not in str(error):
             return target.name, "failed", f"does not name the file in one line: {error}"
         return target.name, "refused", str(error)
@@ -287,7 +289,7 @@ def try_case(seed: int, targets: list[Target], valid: Path, folder: Path) -> tup
 
 
 def fuzz(first: int, count: int) -> tuple[Counter[tuple[str, str]], list[tuple[int, str, str]]]:
-    """How often each target was accepted, refused, failed; and (seed, target, why) of failures."""
+    """Counts of (target, outcome), and (seed, target, message) of each failure."""
     found: Counter[tuple[str, str]] = Counter()
     failures = []
     limit = resource.getrlimit(resource.RLIMIT_AS)
@@ -298,7 +300,7 @@ def fuzz(first: int, count: int) -> tuple[Counter[tuple[str, str]], list[tuple[i
             valid, folder = Path(place, "valid"), Path(place, "case")
             valid.mkdir()
             targets = make_valid(valid)
-            for target in targets:  # what is not spoiled is read
+            for target in targets:  # the valid files are read
                 target.read(valid)
             for seed in range(first, first + count):
                 name, fate, why = try_case(seed, targets, valid, folder)

@@ -1,9 +1,9 @@
-"""Runs of all four tasks side by side for a long time, and what memory they hold.
+"""Memory of long runs of all four tasks at the same time.
 
-    python tests/soak.py --minutes 60             a nightly run; prints what came of it
+    python tests/soak.py --minutes 60             a nightly run; prints the memory of each task
 
-Each trains, evaluates and saves without end.  What it holds in the last quarter must be within 2 %
-of what it held in the first: a leak of a kilobyte a step would show.
+Each run trains, evaluates and saves without end.  Its resident memory in the last quarter must be
+within 2 % of that in the first: a leak of a kilobyte a step would show.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from pathlib import Path
 
 from crashing import SIZE, begin, last_step, make_inputs
 
-WITHIN = 0.02
-ENDLESS = ["--epochs", "1000000", "--eval-every", "50", "--save-every", "200", "--log-every", "50"]
+MAX_GROWTH = 0.02
+ENDLESS = ["--epochs", "1000000", "--eval-steps", "50", "--save-steps", "200"]
+ENDLESS += ["--logging-steps", "50"]
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident_mb(pid: int) -> float:
-    """What a process holds in memory."""
+    """The resident memory of a process."""
     pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
     return int(pages) * PAGE / 2**20
 
 
 def growth(held: list[float]) -> float:
-    """Share by which the last quarter is above the first; below: negative.
+    """Share by which the mean of the last quarter exceeds that of the first; may be negative.
 
     >>> growth([100.0, 100.0, 150.0, 90.0, 90.0, 90.0, 101.0, 103.0])
     0.02
@@ -44,7 +45,7 @@ def growth(held: list[float]) -> float:
 def soak(
     minutes: float, tasks: list[str], every: float = 2.0
 ) -> dict[str, tuple[list[float], int]]:
-    """Task -> MB it held at each look, since it first saved a state, and the steps it took."""
+    """Task -> MB at each look since it first saved a state, and its steps."""
     with tempfile.TemporaryDirectory() as place:
         folders, pids = {}, {}
         commands = make_inputs(Path(place))
@@ -81,9 +82,9 @@ def main() -> None:
         means = [statistics.mean(held[i * quarter : (i + 1) * quarter]) for i in range(4)]
         print(
             f"{task:15} {steps} steps; MB in each quarter {', '.join(f'{m:.1f}' for m in means)}; "
-            f"the last {growth(held):+.2%} beside the first"
+            f"from first to last {growth(held):+.2%}"
         )
-    sys.exit(any(growth(held) > WITHIN for held, _ in found.values()))
+    sys.exit(any(growth(held) > MAX_GROWTH for held, _ in found.values()))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Which records go together in a batch, and how far along a long job is.
+"""Batches of records of similar length, padding, and progress bars.
 
-Batches are made of texts of similar length, so that little of a (B, T) batch is padding; their
-composition is a pure function of (seed, epoch), so that a run can be resumed in the middle of an
-epoch by two integers: the epoch and the number of batches already seen.
+A batch holds texts of similar length, so that little of its (B, T) ids is padding.  The batches of
+an epoch are a pure function of (seed, epoch), so two integers are enough to resume a run in the
+middle of an epoch: the epoch, and the number of its batches already used.
+
+Dimensions: B texts in a batch, T tokens of its longest text.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import torch
 
 T = TypeVar("T")
 
-POOL = 50  # batches that are sorted by length together: little padding, still a random mixture
+IGNORE_INDEX = -100  # the label that losses ignore, as torch and `transformers` do
+
+POOL = 50  # batches sorted by length together: little padding, and a random mixture all the same
 
 
 def training_batches(
@@ -24,9 +28,9 @@ def training_batches(
 ) -> list[list[int]]:
     """The batches of one epoch, as lists of indices; every index occurs exactly once.
 
-    The indices are shuffled, cut into pools of 50 batches, sorted by length within each pool and
-    cut into batches, which are then shuffled.  The batch with the longest text comes first, so that
-    memory that does not suffice is noticed at once.  `by_length=False` shuffles and nothing else.
+    The indices are shuffled, divided into pools of 50 batches, sorted by length within each pool
+    and divided into batches, which are then shuffled.  The batch with the longest text comes first,
+    so that a batch size too large for the memory fails at once.  `by_length=False` only shuffles.
 
     >>> training_batches([3, 9, 4, 8], batch_size=2, seed=0, epoch=0)
     [[1, 3], [2, 0]]
@@ -44,7 +48,7 @@ def training_batches(
 
 
 def sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Batches for inference, longest first: the least padding there can be.
+    """Batches for inference, longest texts first: the least padding possible.
 
     >>> sorted_batches([3, 9, 4, 8], batch_size=2)
     [[1, 3], [2, 0]]
@@ -61,10 +65,10 @@ def chunks(items: Sequence[T], size: int) -> list[list[T]]:
     return [list(items[i : i + size]) for i in range(0, len(items), size)]
 
 
-def parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Consecutive parts of at most `size` items of a stream, as they come.
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Consecutive parts of at most `size` items of a stream, read only as needed.
 
-    >>> list(parts(iter([1, 2, 3]), 2))
+    >>> list(batched(iter([1, 2, 3]), 2))
     [[1, 2], [3]]
     """
     stream = iter(items)
@@ -73,7 +77,7 @@ def parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-    """Lists of different lengths -> (B, T), filled up at the right.
+    """Lists of different lengths -> (B, T), padded with `value` on the right.
 
     >>> pad([[1, 2], [3]], 0).tolist()
     [[1, 2], [3, 0]]
@@ -82,13 +86,13 @@ def pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
 
 
-def progress(
+def progress_bar(
     items: Iterable[T], label: str, total: int | None = None, start: int = 0
 ) -> Iterator[T]:
-    """Pass items through under a progress bar; silent where nobody watches a terminal."""
+    """Yield the items and show a progress bar; none if stderr is not a terminal."""
     if not sys.stderr.isatty():
         return iter(items)
-    # Imported here because it is wanted only where there is a terminal; huggingface-hub brings it.
+    # Imported here because only a terminal needs it; huggingface-hub installs it.
     from tqdm import tqdm
 
     return iter(tqdm(items, desc=label, total=total, initial=start, leave=False))

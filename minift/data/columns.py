@@ -1,16 +1,17 @@
-"""Files with a tag for each word -> records in IOB2; whatever is wrong is told with file and line.
+"""Files with a tag for each word -> records in IOB2; errors name the file and the line.
 
-    .jsonl .json    {"tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"]}, an object a line
-    all others      columns between blanks or tabs, a word a line, a blank line after each sentence:
+    .jsonl .json    {"tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"]}, one object a line
+    all others      columns separated by blanks or tabs, one word a line, a blank line after each
+                    sentence:
 
-        # a comment                                                 # begins a comment: "# ...",
-        -DOCSTART- -X- O O        begins a document                 "#begin ...", "#end ..."
+        # a comment                                                 also "#begin ...", "#end ..."
+        -DOCSTART- -X- O O        begins a document
 
         EU      NNP  I-NP  I-ORG
         rejects VBZ  I-VP  O
 
-The word is in the first column and the tag in the last, or where `token_column` and `tag_column`
-say: a file of OntoNotes (CoNLL-2012) has them in columns 3 and 10, the tags in brackets.
+The word is in the first column and the tag in the last, unless `token_column` and `tag_column`
+say otherwise: a file of OntoNotes (CoNLL-2012) has them in columns 3 and 10, the tags in brackets.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minift.data.read import checked, read_jsonl, read_lines
-from minift.data.tags import TagError, parse, recognise, to_iob2
-from minift.errors import InputError, at
+from minift.data.tags import TagError, detect_scheme, parse, to_iob2
+from minift.errors import UserError, location
 
 DOCSTART = "-DOCSTART-"
 
 
 @dataclass(frozen=True)
 class TagRecord:
-    """The words of a sentence and, where they are known, their tags in IOB2.
+    """The words of a sentence and their tags in IOB2; tags: None if unknown.
 
     id: number of the record in its file, from 0.
     where: "file, line N" of its first word.
-    original, spans: the text that the words were cut out of, and (start, end) of each in it; of
-        words that came as words the text is all of them with blanks between.
+    original, spans: the text that was split into words, and (start, end) of each word in it; None
+        if the file holds words, whose text is the words joined by blanks.
     """
 
     id: str
@@ -63,7 +64,7 @@ class TagRecord:
 
 
 class Sentence(NamedTuple):
-    """As it stands in the file; lines: of each word, or the one of all."""
+    """A sentence as the file has it; lines: the line of each word, or one line for all."""
 
     lines: list[int]
     words: list[str]
@@ -78,27 +79,29 @@ def read_tagged(
     scheme: str = "auto",
     require_tags: bool = True,
 ) -> tuple[list[TagRecord], str]:
-    """The sentences of a file, tags in IOB2, and the scheme that the file has.
+    """The sentences of a file, their tags converted to IOB2, and the scheme of the file.
 
-    Columns count from 0, negative ones from the right.  With `scheme="auto"` it is recognised from
-    all tags of the file.  Without `require_tags` a file may hold nothing but words.
+    Columns count from 0, negative ones from the right.  `scheme="auto"` detects the scheme from all
+    tags of the file.  With `require_tags=False` the file may hold words only.
+
+    Raises `UserError`, with file and line, for anything else.
     """
     path = Path(path)
     if path.is_dir():
-        raise InputError(f"{path}: is a directory; give a file")
+        raise UserError(f"{path}: is a directory; give a file")
     json = os.path.splitext(path.name.lower().removesuffix(".gz"))[1] in (".jsonl", ".json")
     if json:
         sentences = list(_json_sentences(path, require_tags))
     else:
         sentences = list(_column_sentences(path, token_column, tag_column, require_tags))
     if not sentences:
-        raise InputError(f"{path}: holds no sentence; give a file with at least one")
+        raise UserError(f"{path}: holds no sentence; give a file with at least one")
     tagged = [sentence for sentence in sentences if sentence.tags is not None]
     try:
-        found = recognise(sentence.tags for sentence in tagged) if scheme == "auto" else scheme
+        found = detect_scheme(sentence.tags for sentence in tagged) if scheme == "auto" else scheme
     except TagError as error:
         line = _line(tagged[error.sentence], error.index)
-        raise InputError(f"{at(path, line)}: {error}") from None
+        raise UserError(f"{location(path, line)}: {error}") from None
     records = []
     for sentence in sentences:
         tags = None
@@ -106,8 +109,10 @@ def read_tagged(
             try:
                 tags = tuple(to_iob2(sentence.tags, found))
             except TagError as error:
-                raise InputError(f"{at(path, _line(sentence, error.index))}: {error}") from None
-        where = at(path, sentence.lines[0])
+                raise UserError(
+                    f"{location(path, _line(sentence, error.index))}: {error}"
+                ) from None
+        where = location(path, sentence.lines[0])
         records.append(TagRecord(str(len(records)), tuple(sentence.words), tags, where))
     return records, found
 
@@ -119,14 +124,14 @@ def _line(sentence: Sentence, index: int) -> int:
 def _column_sentences(
     path: Path, token_column: int, tag_column: int, require_tags: bool
 ) -> Iterator[Sentence]:
-    # Where both columns are counted from the left, others may come and go (as in OntoNotes).
+    # With both columns counted from the left, the number of columns may vary (as in OntoNotes).
     fixed_width = min(token_column, tag_column) < 0
     width = first = 0
     lines: list[int] = []
     words: list[str] = []
     tags: list[str] = []
 
-    def whole() -> Iterator[Sentence]:
+    def end_sentence() -> Iterator[Sentence]:
         if words:
             yield Sentence(list(lines), list(words), list(tags) or None)
         for part in (lines, words, tags):
@@ -135,34 +140,34 @@ def _column_sentences(
     for number, line in read_lines(path):
         fields = _fields(line)
         if not fields or fields[0] == DOCSTART:
-            yield from whole()
+            yield from end_sentence()
             continue
         if _is_comment(line, fields, width, tag_column):
             continue
-        least = max(c + 1 if c >= 0 else -c for c in (token_column, tag_column))
+        required = max(c + 1 if c >= 0 else -c for c in (token_column, tag_column))
         untagged = not require_tags and len(fields) == 1 and token_column in (0, -1)
-        if len(fields) < max(least, 2) and not untagged:
-            raise InputError(
-                f"{at(path, number)}: {line.strip()[:60]!r} has {len(fields)} column"
+        if len(fields) < max(required, 2) and not untagged:
+            raise UserError(
+                f"{location(path, number)}: {line.strip()[:60]!r} has {len(fields)} column"
                 f"{'s' * (len(fields) > 1)}, which is too few for a word in column {token_column} "
                 f"and a tag in column {tag_column}; complete the line"
             )
         if not width:
             width, first = len(fields), number
         if fixed_width and len(fields) != width:
-            raise InputError(
-                f"{at(path, number)}: the number of columns is {len(fields)}, on line {first} it "
-                f"is {width}; complete the line, or separate sentences by a blank line"
+            raise UserError(
+                f"{location(path, number)}: the number of columns is {len(fields)}, on line "
+                f"{first} it is {width}; complete the line, or separate sentences by a blank line"
             )
         lines.append(number)
         words.append(fields[token_column])
         if not untagged:
             tags.append(fields[tag_column])
-    yield from whole()
+    yield from end_sentence()
 
 
 def _fields(line: str) -> list[str]:
-    """The columns of a line: between tabs if there are any, else between blanks.
+    """The columns of a line, separated by tabs if it has any, else by blanks.
 
     >>> _fields("New York\\tB-LOC"), _fields("York NNP  I-LOC")
     (['New York', 'B-LOC'], ['York', 'NNP', 'I-LOC'])
@@ -172,7 +177,7 @@ def _fields(line: str) -> list[str]:
 
 
 def _is_comment(line: str, fields: Sequence[str], width: int, tag_column: int) -> bool:
-    """Whether a line that begins with # is a comment, and not the word # or a #hashtag."""
+    """Whether a line that begins with # is a comment, rather than the word # or a #hashtag."""
     if not line.startswith(("# ", "#begin ", "#end ")):
         return False
     if len(fields) != (width or len(fields)) or not -len(fields) <= tag_column < len(fields):
@@ -186,17 +191,17 @@ def _is_comment(line: str, fields: Sequence[str], width: int, tag_column: int) -
 
 def _json_sentences(path: Path, require_tags: bool) -> Iterator[Sentence]:
     for row in read_jsonl(path, {"tokens": "tokens", "tags": "tags"}):
-        where = at(path, row.line)
+        where = location(path, row.line)
         words = _strings(row.fields, "tokens", where)
         if words is None or (require_tags and row.fields.get("tags") is None):
             missing = "tokens" if words is None else "tags"
             found = ", ".join(row.found)[:80]
-            raise InputError(f"{where}: has no {missing!r}, only {found!r}; add it")
+            raise UserError(f"{where}: has no {missing!r}, only {found!r}; add it")
         if not words:
-            raise InputError(f"{where}: 'tokens' is empty; fill it in or remove the record")
+            raise UserError(f"{where}: 'tokens' is empty; fill it in or remove the record")
         tags = _strings(row.fields, "tags", where)
         if tags is not None and len(tags) != len(words):
-            raise InputError(
+            raise UserError(
                 f"{where}: has {len(words)} tokens but {len(tags)} tags; give one for each"
             )
         yield Sentence([row.line], words, tags)
@@ -207,12 +212,12 @@ def _strings(fields: dict[str, Any], name: str, where: str) -> list[str] | None:
     if values is None:
         return None
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise InputError(f"{where}: {name!r} must be a list of strings, not {values!r:.60}")
+        raise UserError(f"{where}: {name!r} must be a list of strings, not {values!r:.60}")
     return [checked(value, name, where) for value in values]
 
 
 def untagged(texts: Iterable[tuple[str, Sequence[tuple[int, int]]]]) -> Iterator[TagRecord]:
-    """Records without tags from texts and the (start, end) of the words in each."""
+    """Records without tags, from texts and the (start, end) of the words in each."""
     for i, (text, spans) in enumerate(texts):
         words = tuple(text[start:end] for start, end in spans)
         yield TagRecord(str(i), words, None, f"input {i + 1}", text, tuple(spans))

@@ -1,4 +1,4 @@
-"""SQuAD files -> records of one question each; whatever is wrong is told with its place.
+"""SQuAD files -> records of one question each; errors name the article and the question.
 
     {"version": "v2.0", "data": [                                       v1.1 is the same
       {"title": "Normans", "paragraphs": [                              without "is_impossible"
@@ -8,9 +8,12 @@
           {"id": "q2", "question": "Who was king?", "is_impossible": true, "answers": []}]}]}]}
 
 `answer_start` counts the characters (Unicode code points) of the context before the answer.  Files
-made by other tools count bytes or UTF-16 units, or were edited afterwards; so an answer that does
-not stand where it should, but just once within `NEARBY` characters of there, is put right and
-counted.  Any other is an error.
+of other tools count bytes or UTF-16 units, or were edited later.  So an answer that is not at
+`answer_start`, but occurs exactly once within `MAX_SHIFT` characters of it, is moved there and
+counted.  Any other answer is an error.
+
+Papers: Rajpurkar et al. 2016, "SQuAD" (v1.1); Rajpurkar, Jia and Liang 2018, "Know what you don't
+know" (v2.0).
 """
 
 from __future__ import annotations
@@ -23,10 +26,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minift.data.read import checked, read_lines, shown, text_of
-from minift.errors import InputError, at
+from minift.errors import UserError, location
 
-NEARBY = 64  # characters before and after the given place in which an answer is looked for
-LARGEST = 2**31 - 1  # bytes of a line: such files often are one line
+MAX_SHIFT = 64  # characters before and after `answer_start` in which the answer is searched
+MAX_LINE_BYTES = 2**31 - 1  # larger than that of read.py, because the whole file is often one line
 
 
 class Answer(NamedTuple):
@@ -40,9 +43,9 @@ class Answer(NamedTuple):
 class QuestionRecord:
     """A question about a context.
 
-    answers: the true ones, none if the context does not answer it; None where the truth is unknown.
+    answers: the reference answers; empty if the context has none; None if they are unknown.
     where: "file, article 'T', paragraph N, question 'ID'".
-    moved: how many of the answers stood elsewhere than the file said.
+    moved: how many of the answers were not at their `answer_start`.
     title: of the article.
     """
 
@@ -56,9 +59,10 @@ class QuestionRecord:
 
 
 def read_squad(path: str | os.PathLike, *, require_answers: bool = True) -> list[QuestionRecord]:
-    """The questions of a SQuAD file (v1.1 or v2.0, plain or .gz), in their order.
+    """The questions of a SQuAD file (v1.1 or v2.0, plain or .gz), in order.
 
-    Without `require_answers` a question may have no "answers", as in a file to be predicted.
+    With `require_answers=False` a question may lack "answers", as in a file for prediction.
+    Raises `UserError`, with the place in the file, for anything else.
     """
     path = Path(path)
     records: list[QuestionRecord] = []
@@ -71,17 +75,17 @@ def read_squad(path: str | os.PathLike, *, require_answers: bool = True) -> list
             for qa in _list(paragraph, "qas", where):
                 records.append(_record(qa, context, title, where, require_answers))
     if not records:
-        raise InputError(f"{path}: holds no question; give a file with at least one")
+        raise UserError(f"{path}: holds no question; give a file with at least one")
     check_ids(records)
     return records
 
 
 def check_ids(records: Sequence[QuestionRecord]) -> None:
-    """Predictions are told apart by question id, so no two questions may share one."""
+    """Raise `UserError` for two questions with one id, because predictions are stored by id."""
     seen: dict[str, str] = {}
     for record in records:
         if record.id in seen:
-            raise InputError(
+            raise UserError(
                 f"{record.where}: the id {record.id!r} is also that of {seen[record.id]}; give "
                 "every question its own"
             )
@@ -89,57 +93,59 @@ def check_ids(records: Sequence[QuestionRecord]) -> None:
 
 
 def as_squad(records: Sequence[QuestionRecord]) -> list[dict[str, Any]]:
-    """Records as the `data` list of a SQuAD file, a paragraph each: what scores are computed from.
+    """Records as the `data` list of a SQuAD file, one paragraph each, for `metrics.squad`.
 
     v2.0 if any question has no answer, else v1.1.
     """
-    second = any(not record.answers for record in records)
+    version_2 = any(not record.answers for record in records)
     paragraphs = []
     for record in records:
         answers = [{"text": a.text, "answer_start": a.start} for a in record.answers or ()]
         qa: dict[str, Any] = {"id": record.id, "question": record.question, "answers": answers}
-        if second:
+        if version_2:
             qa["is_impossible"] = not answers
         paragraphs.append({"context": record.context, "qas": [qa]})
     return [{"title": "", "paragraphs": paragraphs}]
 
 
 def unanswered(pairs: Iterator[tuple[str, str]]) -> Iterator[QuestionRecord]:
-    """Records without the truth from (question, context) pairs, as prediction gets them."""
+    """Records without answers, for prediction, from (question, context) pairs."""
     for i, (question, context) in enumerate(pairs):
         where = f"input {i + 1}"
         for name, text in (("question", question), ("context", context)):
             if not text.strip():
-                raise InputError(f"{where}: the {name} is empty; fill it in")
+                raise UserError(f"{where}: the {name} is empty; fill it in")
         yield QuestionRecord(str(i), question, context, None, where)
 
 
 def _record(qa: Any, context: str, title: str, where: str, require_answers: bool) -> QuestionRecord:
     if not isinstance(qa, dict):
-        raise InputError(f"{where}: {shown(qa)} is not a question; write an object")
+        raise UserError(f"{where}: {shown(qa)} is not a question; write an object")
     identity = qa.get("id")
     if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
-        raise InputError(f"{where}: the id {shown(identity)} is none; give every question its own")
+        raise UserError(
+            f"{where}: the id {shown(identity)} is not valid; give every question its own"
+        )
     where = f"{where}, question {str(identity)!r}"
     identity = checked(str(identity), "id", where)
     question = _string(qa, "question", where)
     impossible = qa.get("is_impossible", False)
     if not isinstance(impossible, bool):
-        raise InputError(f"{where}: 'is_impossible' is {shown(impossible)}; it must be a boolean")
+        raise UserError(f"{where}: 'is_impossible' is {shown(impossible)}; it must be a boolean")
     if "answers" not in qa and not require_answers:
         return QuestionRecord(identity, question, context, None, where, 0, title)
     found = [_answer(item, context, where) for item in _list(qa, "answers", where)]
     if impossible and found:
-        raise InputError(
+        raise UserError(
             f"{where}: 'is_impossible' is true, but there is an answer {found[0][0].text!r:.60}; "
             "remove one of them"
         )
     if not found and "is_impossible" not in qa:
-        raise InputError(
+        raise UserError(
             f"{where}: 'answers' is empty; add one, or 'is_impossible': true if there is none"
         )
     if not found and not impossible:
-        raise InputError(
+        raise UserError(
             f"{where}: 'answers' is empty, but 'is_impossible' is false; add an answer, or make it "
             "true"
         )
@@ -148,30 +154,30 @@ def _record(qa: Any, context: str, title: str, where: str, require_answers: bool
 
 
 def _answer(item: Any, context: str, where: str) -> tuple[Answer, bool]:
-    """An answer where it stands in its context, and whether it had to be moved there."""
+    """An answer at its place in the context, and whether it had to be moved there."""
     text = _string(item, "text", where)
     start = item.get("answer_start")
     if isinstance(start, bool) or not isinstance(start, int) or start < 0:
-        raise InputError(
+        raise UserError(
             f"{where}: 'answer_start' is {shown(start)}; it must be the number of characters "
             "before the answer"
         )
     if context.startswith(text, start):
         return Answer(text, start), False
-    places = _places(text, context[max(0, start - NEARBY) : start + NEARBY + len(text)])
-    if len(places) == 1:
-        return Answer(text, max(0, start - NEARBY) + places[0]), True
-    why = "stands there more than once nearby" if places else "does not stand near there"
-    raise InputError(
+    found = _occurrences(text, context[max(0, start - MAX_SHIFT) : start + MAX_SHIFT + len(text)])
+    if len(found) == 1:
+        return Answer(text, max(0, start - MAX_SHIFT) + found[0]), True
+    why = "occurs more than once nearby" if found else "does not occur nearby"
+    raise UserError(
         f"{where}: the answer {text!r:.60} is not at character {start} of its context "
         f"({context[start : start + 20]!r}) and {why}; correct 'answer_start' or the text"
     )
 
 
-def _places(text: str, within: str) -> list[int]:
-    """Where a text begins, overlaps included.
+def _occurrences(text: str, within: str) -> list[int]:
+    """The characters at which a text begins, overlapping occurrences included.
 
-    >>> _places("aa", "aaa")
+    >>> _occurrences("aa", "aaa")
     [0, 1]
     """
     return [i for i in range(len(within) - len(text) + 1) if within.startswith(text, i)]
@@ -179,15 +185,15 @@ def _places(text: str, within: str) -> list[int]:
 
 def _json(path: Path) -> Any:
     if path.is_dir():
-        raise InputError(f"{path}: is a directory; give a file")
-    text = "\n".join(line for _, line in read_lines(path, longest=LARGEST))
+        raise UserError(f"{path}: is a directory; give a file")
+    text = "\n".join(line for _, line in read_lines(path, max_line_bytes=MAX_LINE_BYTES))
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", "a number or a nesting beyond all bounds")
-        raise InputError(
-            f"{at(path, getattr(error, 'lineno', None))}: not valid JSON ({reason}); give a SQuAD "
-            "file"
+        reason = getattr(error, "msg", "a number too large or nested too deeply")
+        raise UserError(
+            f"{location(path, getattr(error, 'lineno', None))}: not valid JSON ({reason}); give a "
+            "SQuAD file"
         ) from None
 
 
@@ -198,10 +204,10 @@ def _optional_title(article: Any) -> str:
 
 def _list(value: Any, name: str, where: str) -> list[Any]:
     if not isinstance(value, dict):
-        raise InputError(f"{where}: {shown(value)} is not an object with {name!r}; write one")
+        raise UserError(f"{where}: {shown(value)} is not an object with {name!r}; write one")
     found = value.get(name)
     if not isinstance(found, list):
-        raise InputError(
+        raise UserError(
             f"{where}: {name!r} is {shown(found)}; it must be a list, as in SQuAD's format"
         )
     return found

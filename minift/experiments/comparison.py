@@ -1,7 +1,7 @@
-"""The same data under several settings and seeds: runs, a table, a plot.
+"""Comparing settings on the same data over several seeds: runs, a table, a plot.
 
-A comparison that was interrupted goes on where it stopped: a run that has its metrics.json is not
-done again, nor one whose loss exploded, which leaves failed.json.
+An interrupted comparison continues where it stopped: it skips runs that are finished (metrics.json
+exists) and runs that failed because the loss was not finite (failed.json exists).
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from minift.errors import InputError, NotFinite
+from minift.errors import NonFiniteError, UserError
 from minift.files import read_json, write_json, write_text
-from minift.tasks.base import Task, check_range, option
-from minift.training.log import markdown_table, mean_and_spread, numbers, scatter_plot
-from minift.training.options import TrainOptions, command_line
+from minift.options import check_range, option
+from minift.reports.plots import scatter_plot
+from minift.reports.tables import markdown_table, mean_and_spread
+from minift.tasks.base import Task
+from minift.training.cli import command_line
+from minift.training.options import TrainOptions
+from minift.training.progress import numbers
 from minift.training.run import run
-from minift.training.run_dir import METRICS, check_same_options, output_folder, resolve
+from minift.training.run_dir import METRICS, check_same_options, choose_output_dir, resolve_options
 from minift.training.signals import Stopped
 
 FAILED = "failed.json"
@@ -25,7 +29,7 @@ FAILED = "failed.json"
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """How often to repeat."""
+    """How often each setting is run."""
 
     seeds: int = option(3, "Runs of each setting, with the seeds --seed, --seed + 1, ...")
 
@@ -36,37 +40,41 @@ class CompareOptions:
 def finished_run(
     task_class: type[Task], task_options: Any, options: TrainOptions, name: str = "train"
 ) -> dict[str, Any]:
-    """The metrics of the run in `output_dir`, which is done now if it is not finished there.
+    """The metrics of the run in `output_dir`, which is run or resumed first if it is not finished.
 
-    `InputError` if the one that is there had other options.  `NotFinite` if its loss exploded.
+    name: of the setting, for the line that is printed before the run.
+    Raises `UserError` if a run with other options is there, and `NonFiniteError` if the run failed
+    because its loss was not finite.
     """
     folder = options.output_dir
-    done = [file for file in (METRICS, FAILED) if (folder / file).exists()]
-    if done and not options.overwrite:
-        check_same_options(folder, resolve(task_options, options), "choose another --output-dir")
-        found = read_json(folder / done[0])
-        if done[0] == FAILED:
-            raise NotFinite(found["error"])
+    results = [file for file in (METRICS, FAILED) if (folder / file).exists()]
+    if results and not options.overwrite:
+        check_same_options(
+            folder, resolve_options(task_options, options), "choose another --output-dir"
+        )
+        found = read_json(folder / results[0])
+        if results[0] == FAILED:
+            raise NonFiniteError(found["error"])
         return found
     print(f"\n--- {name}, seed {options.seed}", flush=True)
-    begun = folder.exists()
-    resume = options.resume and begun
-    changed = replace(options, resume=resume, overwrite=begun and not resume)
+    unfinished = folder.exists()
+    resume = options.resume and unfinished
+    changed = replace(options, resume=resume, overwrite=unfinished and not resume)
     try:
         return run(task_class, task_options, changed)
-    except NotFinite as error:
+    except NonFiniteError as error:
         write_json(folder / FAILED, {"error": str(error)})
         raise
     except Stopped as stopped:
-        why = f"stopped in {folder.name}, and saved; the same command with --resume goes on"
-        raise Stopped(stopped.signal, why) from None
+        message = f"stopped in {folder.name}, and saved; the same command with --resume continues"
+        raise Stopped(stopped.signal, message) from None
 
 
 def finished_or_failed(*run: Any) -> dict[str, Any] | None:
-    """As `finished_run`, but None if the loss exploded: the other runs go on."""
+    """As `finished_run`, but None for a run whose loss was not finite, so that others continue."""
     try:
         return finished_run(*run)
-    except NotFinite as error:
+    except NonFiniteError as error:
         print(f"failed: {error}", flush=True)
         return None
 
@@ -74,9 +82,10 @@ def finished_or_failed(*run: Any) -> dict[str, Any] | None:
 def table_of_means(
     path: Path, runs: Sequence[Sequence[Mapping[str, Any]]], keys: Sequence[str]
 ) -> str:
-    """Rows measured once a seed -> one table: `keys` as they are, the mean and spread of all else.
+    """A table of rows that were measured once for each seed; it is also written to `path`.
 
-    The table is written to `path` as well.
+    runs: one list of rows for each seed, with the same rows in the same order.
+    keys: columns that are shown unchanged; the others show mean and sample standard deviation.
     """
     rows = []
     for same in zip(*runs, strict=True):
@@ -99,18 +108,19 @@ def compare(
     title: str,
     more: Callable[[Path, Any], Mapping[str, float]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Run every variant (name -> task options, options) with every seed; one table row for each.
+    """Run every variant with every seed; returns one table row for each variant.
 
-    columns: the dev metrics to show; the first is the one that the plot sets against time.
-    more: further numbers of a finished run, from its folder and its task options; each becomes a
-        column.
-    A run has failed if its loss exploded, which leaves it out of the means, or if it is no better
-    than an answer without a model (`Task.trivial_score`), which does not.
-    Leaves results.json, table.md and, where matplotlib is installed, plot.png in `folder`.
+    variants: name -> (task options, training options).
+    columns: the dev metrics to show; the plot shows the first of them against time.
+    more: computes further columns of a finished run from its folder and task options.
+
+    The column "failed" counts runs whose loss was not finite, which the means leave out, and runs
+    that do not beat `Task.baseline_score`, which the means include.
+    Writes results.json, table.md and, if matplotlib is installed, plot.png to `folder`.
     """
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
-    further: dict[str, list[Mapping[str, float]]] = {name: [] for name in variants}
-    # Seed by seed, so that the first complete row of every variant is there early.
+    extra_columns: dict[str, list[Mapping[str, float]]] = {name: [] for name in variants}
+    # Seeds in the outer loop, so that every variant has its first result early.
     for i in range(seeds):
         for name, (task_options, options) in variants.items():
             seed = options.seed + i
@@ -119,17 +129,19 @@ def compare(
             metrics = finished_or_failed(task_class, task_options, changed, name)
             if metrics is not None:
                 results[name].append(metrics)
-                further[name].append(more(target, task_options) if more is not None else {})
+                extra_columns[name].append(more(target, task_options) if more is not None else {})
 
     rows = []
     for name, runs in results.items():
         if not runs:
-            raise InputError(f"{folder}: all runs of {name} exploded; lower --learning-rate")
+            raise UserError(
+                f"{folder}: in every run of {name} the loss was not finite; lower --learning-rate"
+            )
         row = {"setting": name}
         for column in columns:
             row[column] = mean_and_spread([metrics["dev"][column] for metrics in runs])
-        for column in further[name][0]:
-            row[column] = mean_and_spread([found[column] for found in further[name]])
+        for column in extra_columns[name][0]:
+            row[column] = mean_and_spread([found[column] for found in extra_columns[name]])
         failed = seeds - len(runs) + sum(metrics["collapsed"] for metrics in runs)
         row["failed"] = f"{failed} of {seeds}"
         row["seconds"] = f"{sum(metrics['seconds'] for metrics in runs) / len(runs):.0f}"
@@ -153,9 +165,9 @@ def compare(
 def train_script(
     task_class: type[Task], options_class: type, description: str | None, **defaults: Any
 ) -> None:
-    """What the scripts that train do: one run, or one for each of --seeds with a table of them.
+    """The body of a training script: one run, or --seeds runs and a table of them.
 
-    defaults: of options, where they differ from those of the dataclasses.
+    defaults: option -> the default of this script, where it differs from the dataclass's.
     """
     task_options, options, repeat = command_line(
         options_class,
@@ -168,11 +180,11 @@ def train_script(
         run(task_class, task_options, options)
         return
     if task_options.train_file and not task_options.dev_file:
-        raise InputError("--seeds compares runs by their dev scores; give a --dev-file")
+        raise UserError("--seeds compares runs by their dev scores; give a --dev-file")
     if options.output_dir is None:
-        options = replace(options, output_dir=output_folder(options, task_class.name))
+        options = replace(options, output_dir=choose_output_dir(options, task_class.name))
 
-    def on_test(folder: Path, _: Any) -> dict[str, float]:
+    def scores_on_test(folder: Path, _: Any) -> dict[str, float]:
         scores = numbers(read_json(folder / METRICS).get("test", {}))
         return {f"test {name}": value for name, value in scores.items()}
 
@@ -183,5 +195,5 @@ def train_script(
         folder=options.output_dir,
         columns=[task_class.metric],
         title=f"{task_class.name}, {repeat.seeds} seeds",
-        more=on_test,
+        more=scores_on_test,
     )

@@ -1,15 +1,17 @@
-"""How to choose the words: one trained model, its summaries generated in many ways.
+"""Comparing decoding methods: the summaries of one trained model under many settings.
 
-    greedy            the likeliest token at each step
-    beams K           the likeliest summary that K sequences side by side find
-    temperature t     a token drawn at random; below 1 the likely ones are drawn more often still
-    top-k k           drawn from the k likeliest
-    top-p p           drawn from the likeliest that together have probability p
+    greedy            the most probable token at each step
+    beams K           beam search with K beams: the most probable of the summaries that it finds
+    temperature t     sampling from softmax(logits / t); below 1, probable tokens gain probability
+    top-k k           sampling from the k most probable tokens (Fan et al. 2018, "Hierarchical
+                      neural story generation")
+    top-p p           nucleus sampling: from the most probable tokens that together have probability
+                      p (Holtzman et al. 2020, "The curious case of neural text degeneration")
 
-For each way: ROUGE against the true summaries, and what the summaries are like whatever is true,
-see metrics/diversity.py.  What is drawn at random is drawn several times, each with its own seed;
-all else would be the same each time.  How the run itself generates (its --num-beams, ...) plays no
-part, only how long its summaries may be.
+Each setting is measured by ROUGE against the reference summaries, and by the length and variety of
+its summaries (metrics/diversity.py), which need no reference.  Random settings are sampled several
+times, each with its own seed; the others give the same summaries each time.  The run's own decoding
+options (--num-beams, ...) are ignored, except for the maximum length.
 """
 
 from __future__ import annotations
@@ -25,13 +27,13 @@ import torch
 
 from minift import metrics
 from minift.data.read import SummaryRecord
-from minift.errors import visible
-from minift.generation.config import Generation
+from minift.errors import escape_controls
+from minift.generation.config import GenerationConfig
 from minift.metrics.diversity import distinct, novelty, repetition
-from minift.tasks.base import check_range, option
+from minift.options import check_range, option
 from minift.tasks.summarization import SummarizationTask
 
-# Setting -> what it changes in `Generation`.
+# Setting -> what it changes in `GenerationConfig`.
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "greedy": {},
     "beams 2": {"num_beams": 2},
@@ -46,36 +48,38 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "top-p 0.9": {"do_sample": True, "top_p": 0.9},
 }
 TIME = "time, relative"
-DIGITS = {"words": 1, TIME: 2}  # behind the point, in the table; all else is a share and has 3
-TRUE = "true summaries"
+DIGITS = {"words": 1, TIME: 2}  # decimals in the table; all other columns are shares and have 3
+REFERENCE = "true summaries"
 
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """What to compare on, and how often to draw."""
+    """The records to compare on, and the number of samples."""
 
-    draws: int = option(3, "Draws of each random setting, with the seeds --seed, --seed + 1, ...")
-    limit: int = option(0, "Records of the dev data to compare on, the first ones; 0: all.")
-    examples: int = option(5, "Documents shown with what each setting makes of them.")
+    num_samples: int = option(
+        3, "Samples of each random setting, with the seeds --seed, --seed + 1, ..."
+    )
+    limit: int = option(0, "Number of dev records to compare on, from the first; 0: all.")
+    examples: int = option(5, "Documents to show with the summary of each setting.")
 
     def __post_init__(self) -> None:
-        check_range(self, "draws", 1)
+        check_range(self, "num_samples", 1)
         check_range(self, "limit", 0)
         check_range(self, "examples", 1)
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """One setting, and what came of it.
+    """One setting with its scores and summaries.
 
-    changes: what it changes in `Generation`.
-    draws: a row of numbers for each draw, one row where nothing is random.
-    texts: of the first draw, one for each record.
+    changes: fields of `GenerationConfig` -> their values in this setting.
+    samples: a row of scores for each sample; one row for a setting that is not random.
+    texts: the summaries of the first sample, one for each record.
     """
 
     setting: str
     changes: Mapping[str, Any]
-    draws: list[dict[str, float]]
+    samples: list[dict[str, float]]
     texts: list[str]
 
 
@@ -87,46 +91,47 @@ def score_settings(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> list[Decoding]:
-    """Every setting's summaries of the records, and their numbers.
+    """Generate and score the summaries of the records under every setting.
 
-    folder: of a finished run.  The time is that of the generation of all summaries, in terms of the
-    shortest.  The same seed and batch size give the same summaries.
+    folder: the output directory of a finished run.
+    The time is that of generating all summaries, divided by the time of the fastest setting.  The
+    same seed and batch size give the same summaries.
     """
     task, model = SummarizationTask.from_pretrained(folder)
     model.to(device)
     features = task.featurize(records)
-    plain = Generation(max_new_tokens=task.max_target_length)
-    task.generate(model, features[:1], 1, plain)  # what happens once is no setting's cost
+    greedy = GenerationConfig(max_new_tokens=task.max_target_length)
+    task.generate(model, features[:1], 1, greedy)  # warm-up, which no setting's time includes
 
-    found = []
+    decodings = []
     for setting, changes in SETTINGS.items():
-        generation = replace(plain, **changes)
-        draws, texts = [], []
-        for i in range(options.draws if generation.do_sample else 1):
+        generation = replace(greedy, **changes)
+        samples, texts = [], []
+        for i in range(options.num_samples if generation.do_sample else 1):
             generator = torch.Generator(model.device).manual_seed(seed + i)
-            began = time.perf_counter()
+            started = time.perf_counter()
             predictions = task.generate(model, features, batch_size, generation, generator)
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - started
             texts.append([prediction.text for prediction in predictions])
-            draws.append({**_quality(texts[-1], records), TIME: seconds})
-        found.append(Decoding(setting, changes, draws, texts[0]))
-    least = min(draw[TIME] for one in found for draw in one.draws)
+            samples.append({**_scores(texts[-1], records), TIME: seconds})
+        decodings.append(Decoding(setting, changes, samples, texts[0]))
+    least = min(sample[TIME] for one in decodings for sample in one.samples)
     return [
-        replace(one, draws=[{**draw, TIME: draw[TIME] / least} for draw in one.draws])
-        for one in found
+        replace(one, samples=[{**sample, TIME: sample[TIME] / least} for sample in one.samples])
+        for one in decodings
     ]
 
 
-def _quality(texts: Sequence[str], records: Sequence[SummaryRecord]) -> dict[str, float]:
+def _scores(texts: Sequence[str], records: Sequence[SummaryRecord]) -> dict[str, float]:
     scores = metrics.rouge(texts, [record.summaries for record in records])
     return {
         **{name: scores[name] for name in ("rouge1", "rouge2", "rougeL")},
-        **_look(texts, records),
+        **_text_statistics(texts, records),
     }
 
 
-def _look(texts: Sequence[str], records: Sequence[SummaryRecord]) -> dict[str, float]:
-    """What texts are like, whatever is true: their mean length in words, and their variety."""
+def _text_statistics(texts: Sequence[str], records: Sequence[SummaryRecord]) -> dict[str, float]:
+    """Mean length in words, and variety; neither needs a reference summary."""
     return {
         "words": sum(len(text.split()) for text in texts) / len(texts),
         "distinct-1": distinct(texts, 1),
@@ -141,33 +146,34 @@ def table_rows(
     records: Sequence[SummaryRecord],
     show: Callable[[Sequence[float], int], str],
 ) -> list[dict[str, str]]:
-    """A row of text for each setting, and one for the true summaries, to measure the others by.
+    """The table's rows as text: one for each setting, and one for the true summaries.
 
-    show: the values of several draws, digits -> text, as `mean_and_spread` of training/log.py; a
-    value that stands alone has no spread.
+    show: (values of several samples, digits) -> text, such as `mean_and_spread` of
+        reports/tables.py.  A single value is shown without a spread.
     """
 
     def shown(values: Sequence[float], digits: int) -> str:
         return show(values, digits) if len(values) > 1 else f"{values[0]:.{digits}f}"
 
-    def row(name: str, draws: Sequence[Mapping[str, float]]) -> dict[str, str]:
-        cells = {c: shown([draw[c] for draw in draws], DIGITS.get(c, 3)) for c in draws[0]}
+    def row(name: str, samples: Sequence[Mapping[str, float]]) -> dict[str, str]:
+        cells = {c: shown([s[c] for s in samples], DIGITS.get(c, 3)) for c in samples[0]}
         return {"setting": name, **cells}
 
-    rows = [row(one.setting, one.draws) for one in decodings]
-    true = row(TRUE, [_look([record.summaries[0] for record in records], records)])
-    return [*rows, {column: true.get(column, "") for column in rows[0]}]
+    rows = [row(one.setting, one.samples) for one in decodings]
+    first = [record.summaries[0] for record in records]
+    reference = row(REFERENCE, [_text_statistics(first, records)])
+    return [*rows, {column: reference.get(column, "") for column in rows[0]}]
 
 
 def points(decodings: Sequence[Decoding], x: str, y: str) -> dict[str, list[tuple[float, float]]]:
-    """Setting -> two of the numbers of each draw, for a plot."""
-    return {one.setting: [(draw[x], draw[y]) for draw in one.draws] for one in decodings}
+    """Setting -> (x, y) of each sample, for a plot; x and y are names of scores."""
+    return {one.setting: [(sample[x], sample[y]) for sample in one.samples] for one in decodings}
 
 
 def side_by_side(
     decodings: Sequence[Decoding], records: Sequence[SummaryRecord], count: int
 ) -> str:
-    """The first `count` documents, each with its true summaries and every setting's, as Markdown.
+    """The first `count` documents with the true summaries and those of every setting, in Markdown.
 
     >>> record = SummaryRecord("0", "Rain fell on two towns.", ("It rained.",), "a.jsonl, line 1")
     >>> print(side_by_side([Decoding("greedy", {}, [], ["Rain fell."])], [record], 1), end="")
@@ -191,9 +197,9 @@ def side_by_side(
 
 
 def _entry(title: str, text: str, width: int) -> str:
-    """A title and, beside it, a text in lines; indented, so that Markdown shows it as it is."""
+    """A title with a wrapped text beside it, indented so that Markdown shows it as a code block."""
     return textwrap.fill(
-        visible(" ".join(text.split())) or "(nothing)",
+        escape_controls(" ".join(text.split())) or "(nothing)",
         width=100,
         initial_indent=f"    {title:<{width}}",
         subsequent_indent=" " * (4 + width),

@@ -1,14 +1,15 @@
-"""Two classification tasks, one after the other, with one head: what the second costs the first.
+"""Catastrophic forgetting: two classification tasks, trained one after the other with one head.
 
-    labels   first: 0   first: 1 | second: 0   second: 1       one row of the head for each
-    record of the first task       only these two take part in loss and prediction
-                     record of the second task       only those two
+    labels                         first: 0   first: 1   second: 0   second: 1   (rows of the head)
+    records of the first task          x          x          -           -
+    records of the second task         -          -          x           x
 
-So the head of the first task is kept as it is while the second is learned (its rows get no
-gradient; weight decay shortens them a little, all alike), and what is lost is lost in the encoder
-(McCloskey and Cohen 1989, "Catastrophic interference in connectionist networks").  With `replay`
-some records of the first task are learned again among those of the second (Robins 1995,
-"Catastrophic forgetting, rehearsal and pseudorehearsal").
+Loss and prediction of a record use only the labels of its own task (x).  While the second task is
+trained, the head's rows of the first therefore get no gradient; weight decay shrinks them all by
+the same factor.  So forgetting happens in the encoder (McCloskey and Cohen 1989, "Catastrophic
+interference in connectionist networks").  With `replay_ratio`, some records of the first task are
+trained again among those of the second (Robins 1995, "Catastrophic forgetting, rehearsal and
+pseudorehearsal").
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from minift.data.read import TextRecord
 from minift.models.base import PretrainedModel
-from minift.tasks.base import check_range, option
+from minift.options import check_range, option
 from minift.tasks.classification import (
     ClassificationOptions,
     ClassificationTask,
@@ -37,22 +38,26 @@ from minift.tasks.classification import (
 
 @dataclass(frozen=True)
 class TwoTaskOptions(ClassificationOptions):
-    """Two tasks: --train-file and --dev-file are the second's, which is learned after the first."""
+    """Two tasks: --train-file and --dev-file belong to the second, which is trained last."""
 
-    first_train_file: tuple[Path, ...] = option((), "Training data of the first task.")
-    first_dev_file: Path | None = option(None, "Data that its quality is measured on.")
-    first_text_column: str = option("text", "Column of its text.")
-    first_label_column: str = option("label", "Column of its label.")
-    stage: Literal["first", "second"] = option("second", "Which of the two is learned now.")
-    replay: float = option(0.1, "Records of the first learned again for each of the second's.")
+    first_train_file: tuple[Path, ...] = option((), "Training data of the first task.", common=True)
+    first_dev_file: Path | None = option(None, "Dev data of the first task.", common=True)
+    first_text_column: str = option("text", "Column of the first task's text.")
+    first_label_column: str = option("label", "Column of the first task's label.")
+    stage: Literal["first", "second"] = option(
+        "second", "The task to train on; set by the comparison.", flag=False
+    )
+    replay_ratio: float = option(
+        0.1, "Records of the first task replayed for each record of the second; 0: no replay."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, "replay", 0)
+        check_range(self, "replay_ratio", 0)
         if self.label_smoothing or self.r_drop:
             raise ValueError(
-                "--label-smoothing and --r-drop compare all labels, also those of the other task; "
-                "leave them out"
+                "--label-smoothing and --r-drop use the probabilities of all labels, also those of "
+                "the other task; leave them out"
             )
         given = (self.train_file, self.dev_file, self.first_train_file, self.first_dev_file)
         if not all(given):
@@ -62,8 +67,8 @@ class TwoTaskOptions(ClassificationOptions):
             )
 
     @property
-    def of_first(self) -> ClassificationOptions:
-        """Where the first task's data is."""
+    def first_task(self) -> ClassificationOptions:
+        """Options that read the first task's data."""
         return ClassificationOptions(
             train_file=self.first_train_file,
             dev_file=self.first_dev_file,
@@ -74,55 +79,61 @@ class TwoTaskOptions(ClassificationOptions):
 
 @dataclass(frozen=True)
 class TwoTasks(ClassificationTask):
-    """In its first stage dev is the first task's, in the second dev is the second's, test the
-    first's."""
+    """A classification task whose records use the labels of their own task only.
+
+    stage         train                           dev           test
+    first         first task                      first task    -
+    second        second task, and the replayed   second task   dev data of the first task
+    """
 
     @classmethod
-    def start(
+    def from_options(
         cls, options: TwoTaskOptions
     ) -> tuple[TwoTasks, PretrainedModel, dict[str, list[TextRecord]]]:
-        first = _named("first", read_splits(options.of_first))
-        second = _named("second", read_splits(options))
+        first = _prefix_labels("first", read_splits(options.first_task))
+        second = _prefix_labels("second", read_splits(options))
         if options.stage == "first":
             splits = first
         else:
-            count = min(round(options.replay * len(second["train"])), len(first["train"]))
-            again = random.Random(len(first["train"])).sample(first["train"], count)
-            splits = {**second, "train": [*second["train"], *again], "test": first["dev"]}
+            count = min(round(options.replay_ratio * len(second["train"])), len(first["train"]))
+            replayed = random.Random(len(first["train"])).sample(first["train"], count)
+            splits = {**second, "train": [*second["train"], *replayed], "test": first["dev"]}
         labels = {record.label for record in [*first["train"], *second["train"]]}
-        return *cls.start_with(options, splits, sort_labels(labels)), splits
+        return *cls.from_records(options, splits, sort_labels(labels)), splits
 
-    def rivals(self, label: int) -> list[bool]:
-        """Which labels belong to the same task as this one.
+    def same_task(self, label: int) -> list[bool]:
+        """For each label, whether it belongs to the same task as this one.
 
         "first: 0" of ("first: 0", "first: 1", "second: 0") -> [True, True, False]
         """
-        stages = [label.partition(":")[0] for label in self.labels]
+        stages = [name.partition(":")[0] for name in self.labels]
         return [stage == stages[label] for stage in stages]
 
     def _cross_entropies(self, logits: Tensor, labels: Tensor) -> Tensor:
-        own = labels.new_tensor([self.rivals(label) for label in labels.tolist()]).bool()  # (B, C)
+        own = labels.new_tensor(
+            [self.same_task(label) for label in labels.tolist()]
+        ).bool()  # (B, C)
         return super()._cross_entropies(logits.float().masked_fill(~own, -math.inf), labels)
 
     def predict(
         self, model: Any, features: Sequence[TextFeature], batch_size: int
     ) -> list[LabelPrediction]:
-        """The most probable label of the record's own task."""
-        found = super().predict(model, features, batch_size)
-        tasks = {feature.record: self.rivals(feature.label) for feature in features}
-        chosen = []
-        for prediction, record in zip(found, sorted(tasks), strict=True):
-            pairs = zip(prediction.probabilities, tasks[record], strict=True)
+        """The most probable label of the record's own task; other labels have probability 0."""
+        over_all_labels = super().predict(model, features, batch_size)
+        masks = {feature.record: self.same_task(feature.label) for feature in features}
+        predictions = []
+        for prediction, record in zip(over_all_labels, sorted(masks), strict=True):
+            pairs = zip(prediction.probabilities, masks[record], strict=True)
             own = [p if same else 0.0 for p, same in pairs]
             total = sum(own)
             probabilities = [p / total for p in own]
             best = self.labels[probabilities.index(max(probabilities))]
-            chosen.append(LabelPrediction(best, probabilities))
-        return chosen
+            predictions.append(LabelPrediction(best, probabilities))
+        return predictions
 
 
-def _named(stage: str, splits: dict[str, list[TextRecord]]) -> dict[str, list[TextRecord]]:
-    """The task's name in front of each label."""
+def _prefix_labels(stage: str, splits: dict[str, list[TextRecord]]) -> dict[str, list[TextRecord]]:
+    """The records with their task's name before each label."""
     return {
         split: [replace(record, label=f"{stage}: {record.label}") for record in records]
         for split, records in splits.items()

@@ -1,12 +1,13 @@
-"""What windows cost and what they bring: one trained model, asked about long contexts.
+"""Question answering on long contexts: the quality and cost of window lengths and doc strides.
 
-Paragraphs that follow each other in a file are joined, so that contexts are longer than the model
-and every question must find its answer among several paragraphs:
+Consecutive paragraphs of a file are joined, so that contexts exceed the model's limit and each
+answer must be found among several paragraphs:
 
-    paragraphs   [a b] [c d e]          questions about "d" keep their answers, moved along
+    paragraphs   [a b] [c d e]          questions about "d" keep their answers, at shifted positions
     joined by 2  [a b \\n\\n c d e]
 
-The same model then reads them in windows of several lengths with several overlaps.
+One trained model then reads them in windows of several lengths, with several doc strides (overlaps
+of neighbouring windows).
 """
 
 from __future__ import annotations
@@ -20,27 +21,31 @@ from typing import Any
 from minift.data.batching import chunks
 from minift.data.squad import Answer, QuestionRecord
 from minift.models.base import PretrainedModel
-from minift.tasks.base import check_range, option
+from minift.options import check_range, option
 from minift.tasks.qa import QaTask
 
-BETWEEN = "\n\n"
-COLUMNS = ("f1", "exact", "f1_at_zero", "answerable_f1")  # of what a question's windows say
+SEPARATOR = "\n\n"
+COLUMNS = ("f1", "exact", "f1_at_zero", "answerable_f1")  # scores in the table, if computed
 
 
 @dataclass(frozen=True)
 class LongContextOptions:
-    """Which contexts and windows to try."""
+    """The contexts and windows to compare."""
 
-    join: int = option(5, "Neighbouring paragraphs that become one long context.")
-    windows: tuple[int, ...] = option((128, 256, 384, 512), "Lengths of windows in tokens.")
-    overlaps: tuple[int, ...] = option((0, 32, 64, 128), "Overlaps of windows in tokens.")
+    join: int = option(5, "Consecutive paragraphs that are joined into one long context; 1: none.")
+    max_lengths: tuple[int, ...] = option(
+        (128, 256, 384, 512), "Window lengths to compare, in tokens."
+    )
+    doc_strides: tuple[int, ...] = option(
+        (0, 32, 64, 128), "Overlaps of neighbouring windows to compare, in tokens."
+    )
 
     def __post_init__(self) -> None:
         check_range(self, "join", 1)
 
 
 def join_paragraphs(records: Sequence[QuestionRecord], count: int) -> list[QuestionRecord]:
-    """The same questions about `count` neighbouring contexts at a time, answers moved along.
+    """The same questions about `count` consecutive contexts each, with shifted answers.
 
     >>> first = QuestionRecord("1", "?", "a b", (Answer("b", 2),))
     >>> second = QuestionRecord("2", "?", "c d", (Answer("d", 2),))
@@ -52,37 +57,39 @@ def join_paragraphs(records: Sequence[QuestionRecord], count: int) -> list[Quest
         starts, position = {}, 0
         for context in contexts:
             starts[context] = position
-            position += len(context) + len(BETWEEN)
+            position += len(context) + len(SEPARATOR)
         for record in records:
             if record.context in starts:
-                by = starts[record.context]
+                shift = starts[record.context]
                 answers = record.answers and tuple(
-                    Answer(answer.text, answer.start + by) for answer in record.answers
+                    Answer(answer.text, answer.start + shift) for answer in record.answers
                 )
-                joined.append(replace(record, context=BETWEEN.join(contexts), answers=answers))
+                joined.append(replace(record, context=SEPARATOR.join(contexts), answers=answers))
     return joined
 
 
 def score_windows(
     folder: Path, records: Sequence[QuestionRecord], options: LongContextOptions, batch_size: int
 ) -> list[dict[str, Any]]:
-    """A row for each length and overlap of windows that the questions leave room for.
+    """Score the model for each window length and doc stride; returns a table row for each.
 
-    folder: of a finished run.  The time is that of all of the prediction, in terms of the least.
+    folder: the output directory of a finished run.
+    A combination is left out if, beside the longest question, a window has no room for more than
+    its overlap.  The time is that of featurizing, predicting and scoring, divided by the least.
     """
     task, model = QaTask.from_pretrained(folder)
     longest = max(map(len, task.tokenizer.ids([record.question for record in records])))
-    room = -task.tokenizer.num_special(pair=True) - longest
+    overhead = longest + task.tokenizer.num_special(pair=True)  # tokens that are not context
     rows, seconds = [], []
-    for window in options.windows:
-        for overlap in options.overlaps:
-            if window + room > overlap:
-                settings = replace(task.options, overlap=overlap)
+    for window in options.max_lengths:
+        for doc_stride in options.doc_strides:
+            if window - overhead > doc_stride:
+                settings = replace(task.options, doc_stride=doc_stride)
                 changed = replace(task, max_length=window, options=settings)
-                began = time.perf_counter()
+                started = time.perf_counter()
                 row = _measure(changed, model, records, batch_size)
-                seconds.append(time.perf_counter() - began)
-                rows.append({"window": window, "overlap": overlap, **row})
+                seconds.append(time.perf_counter() - started)
+                rows.append({"window": window, "doc stride": doc_stride, **row})
     least = min(seconds, default=1.0)
     return [{**row, "time, relative": s / least} for row, s in zip(rows, seconds, strict=True)]
 
@@ -103,7 +110,10 @@ def _measure(
 def score_thresholds(
     folder: Path, records: Sequence[QuestionRecord], batch_size: int
 ) -> list[dict[str, Any]]:
-    """A row for each way to decide that there is no answer."""
+    """A table row for each null threshold; none if the data has only answerable questions.
+
+    The model gives no answer where score(no answer) - score(best span) exceeds the threshold.
+    """
     task, model = QaTask.from_pretrained(folder)
     predictions = task.predict(model, task.featurize(records), batch_size)
     best = replace(task, threshold=None).score(predictions, records)

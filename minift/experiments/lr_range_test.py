@@ -1,18 +1,19 @@
-"""Which learning rate: a short run in which it rises from far too low to far too high.
+"""The learning rate range test.
 
-The range test of Smith 2017, "Cyclical learning rates for training neural networks".  It is an
-ordinary run under the schedule "exponential", on as many records as its steps need, of which
-nothing is kept but the loss of each step.  What the curve of the smoothed loss says:
+Smith 2017, "Cyclical learning rates for training neural networks".  A short run raises the learning
+rate from far too low to far too high.  It is an ordinary run with the schedule "exponential" on as
+many records as its steps need; only the loss of each step is kept.
+How to read the curve of the smoothed loss:
 
     loss
-     |------- - - before - - - - - - - - -/- -
+     |------- - - initial  - - - - - - - -/- -
      |       `-.                         /
      |          `-.                   .'
      |             `--..________...--'
-     +------------|-----------|-----------|---- rate, by powers of ten
+     +------------|-----------|-----------|---- learning rate (log scale)
               suggested    lowest     exploded
 
-At the lowest point the rate is about to be too high; a tenth of it stands where the loss falls.
+At the lowest point the learning rate is nearly too high; at a tenth of it the loss falls steadily.
 """
 
 from __future__ import annotations
@@ -26,21 +27,28 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.files import write_json, write_text
+from minift.reports.plots import scatter_plot
+from minift.reports.tables import markdown_table
 from minift.tasks.base import Task
-from minift.training.log import LOG, markdown_table, scatter_plot
+from minift.training.log import LOG
 from minift.training.options import TrainOptions
 from minift.training.run import run
 from minift.training.signals import Stopped
 
-HIGHEST, STEPS = 0.1, 100  # rate of the last step, and steps, where the options do not say them
-# What makes a run a range test: all that ever learns does so at once, and nothing is evaluated.
-RISING = {"schedule": "exponential", "epochs": 1, "unfreeze_epochs": 0, "train_sample": 0}
+HIGHEST, STEPS = 0.1, 100  # defaults: the learning rate of the last step, the number of steps
+# The options of a range test: all layers are trained from the first step, nothing is evaluated.
+RANGE_TEST_OPTIONS = {
+    "lr_scheduler_type": "exponential",
+    "epochs": 1,
+    "gradual_unfreezing": 0,
+    "train_eval_samples": 0,
+}
 
 
 def smooth(losses: Sequence[float], share: float = 0.9) -> list[float]:
-    """Exponential averages, each divided by the weight of what it has seen, as Adam does it.
+    """Exponential moving averages with Adam's bias correction.
 
     >>> [round(value, 2) for value in smooth([4.0, 2.0, 2.0], share=0.5)]  # 2/.5, 2/.75, 2/.875
     [4.0, 2.67, 2.29]
@@ -52,101 +60,112 @@ def smooth(losses: Sequence[float], share: float = 0.9) -> list[float]:
     return averages
 
 
-def judge(rates: Sequence[float], smoothed: Sequence[float]) -> tuple[float, float | None]:
-    """The rate where the loss is lowest, and from which on it exploded; None: nowhere.
+def suggest_learning_rate(
+    learning_rates: Sequence[float], smoothed: Sequence[float]
+) -> tuple[float, float | None]:
+    """The learning rates where the loss is lowest and where it explodes (None: nowhere).
 
-    Before: the mean at rates below ten times the first one, which change next to nothing.  The
-    lowest stands beyond them and must be less, else `InputError`.  The loss exploded when, beyond
-    the lowest, it is first above `before` or twice the lowest.
+    The initial loss is the mean over learning rates below ten times the first, which hardly change
+    the weights.  The lowest loss is sought above them, and must be less than the initial loss, else
+    `UserError`.  The loss explodes where, after its lowest point, it is first above the initial
+    loss or above twice the lowest.
 
-    >>> judge([1e-5, 1e-4, 1e-3, 1e-2, 1e-1], [0.7, 0.6, 0.3, 0.5, 0.9])
+    >>> suggest_learning_rate([1e-5, 1e-4, 1e-3, 1e-2, 1e-1], [0.7, 0.6, 0.3, 0.5, 0.9])
     (0.001, 0.1)
     """
-    first = sum(rate < 10 * rates[0] for rate in rates)
-    before = sum(smoothed[:first]) / first
-    at = min(range(first, len(rates)), key=lambda i: smoothed[i], default=0)
-    if at == 0 or smoothed[at] >= before:
-        raise InputError(
-            f"--learning-rate: from {rates[0]:.0e} up to {rates[-1]:.0e} the loss never fell below "
-            f"what it was at first, {before:.4g}; if it rose, give a lower one, such as "
-            f"{1000 * rates[0]:.0e}, and if it stayed, a higher one"
+    first = sum(rate < 10 * learning_rates[0] for rate in learning_rates)
+    initial = sum(smoothed[:first]) / first
+    lowest = min(range(first, len(learning_rates)), key=lambda i: smoothed[i], default=0)
+    if lowest == 0 or smoothed[lowest] >= initial:
+        raise UserError(
+            f"--learning-rate: from {learning_rates[0]:.0e} up to {learning_rates[-1]:.0e} the "
+            f"loss never fell below its initial value of {initial:.4g}; if it rose, give a lower "
+            f"one, such as {1000 * learning_rates[0]:.0e}; if it stayed, a higher one"
         )
-    bound = min(before, 2 * smoothed[at])
-    exploded = (rates[i] for i in range(at, len(rates)) if smoothed[i] > bound)
-    return rates[at], next(exploded, None)
+    bound = min(initial, 2 * smoothed[lowest])
+    above = (i for i in range(lowest, len(learning_rates)) if smoothed[i] > bound)
+    exploded = next((learning_rates[i] for i in above), None)
+    return learning_rates[lowest], exploded
 
 
 class _Finished(Exception):
-    """The run is where it would save its model, which is good for nothing after such rates."""
+    """Ends the run where it would save its model, which such learning rates have ruined."""
 
 
-def part_of(task_class: type[Task], needed: int, seed: int) -> type[Task]:
-    """The task with no more training data than needed, drawn at random, and with no other."""
+def with_few_records(task_class: type[Task], needed: int, seed: int) -> type[Task]:
+    """The task with `needed` training records, drawn at random, and without dev and test data."""
 
-    class Part(task_class):
+    class SmallTask(task_class):
         @classmethod
-        def start(cls, options: Any) -> tuple[Task, Any, dict[str, Sequence[Any]]]:
-            task, model, splits = super().start(options)
+        def from_options(cls, options: Any) -> tuple[Task, Any, dict[str, Sequence[Any]]]:
+            task, model, splits = super().from_options(options)
             count = min(len(splits["train"]), needed)
             return task, model, {"train": random.Random(seed).sample(splits["train"], count)}
 
         def featurize(self, records: Sequence[Any], training: bool = False) -> list[Any]:
-            return super().featurize(records, training)[:needed]  # a record may have several
+            return super().featurize(records, training)[
+                :needed
+            ]  # a record may have several features
 
         def save(self, model: Any, folder: Path) -> None:
             raise _Finished("all steps were taken")
 
-    return Part
+    return SmallTask
 
 
 def measure(
     task_class: type[Task], task_options: Any, options: TrainOptions
 ) -> tuple[list[float], list[float], str]:
-    """The rate of each step, the loss before that step is taken, and why there are no more.
+    """The learning rate of each step, the loss before the step, and why the test ended.
 
-    A loss that is not finite ends the test; in the first step, like bad input, the script.
+    A loss that is not finite ends the test; in the first step it is an error, as bad input is.
     """
-    needed = options.min_steps * options.batch_size * options.accumulation
-    part = part_of(task_class, needed, options.seed)
+    needed = options.min_steps * options.batch_size * options.gradient_accumulation_steps
+    small_task = with_few_records(task_class, needed, options.seed)
     with TemporaryDirectory() as folder:
         log = Path(folder) / LOG
         try:
-            run(part, task_options, replace(options, output_dir=Path(folder), log_every=1))
-        except (_Finished, InputError) as end:
+            changed = replace(options, output_dir=Path(folder), logging_steps=1)
+            run(small_task, task_options, changed)
+        except (_Finished, UserError) as end:
             if not log.exists() or not log.read_text():
                 raise
             ended = str(end).split(";")[0]
-        except Stopped as stopped:  # what it saved goes with the folder
-            raise Stopped(stopped.signal, "stopped; the same command begins again") from None
+        except Stopped as stopped:  # the saved state is deleted with the folder
+            raise Stopped(stopped.signal, "stopped; the same command starts over") from None
         rows = [json.loads(line) for line in log.read_text().splitlines()]
     return [row["learning_rate"] for row in rows], [row["loss"] for row in rows], ended
 
 
-def find_rate(task_class: type[Task], task_options: Any, options: TrainOptions) -> float:
-    """Run the test; print and return the rate to use; range.json, table.md, plot.png in the folder.
+def find_learning_rate(task_class: type[Task], task_options: Any, options: TrainOptions) -> float:
+    """Run the test; prints and returns the suggested learning rate.
 
-    options: as for training, but `learning_rate` is that of the last step (the first has 1 /
-        100,000 of it) and `min_steps` the test's length; epochs, schedule etc. have no meaning.
+    options: as for training, with two differences.  `learning_rate` is that of the last step (the
+        first step has 1 / 100,000 of it), and `min_steps` is the number of steps.  Epochs, schedule
+        and evaluation options have no effect.
+    Writes range.json, table.md and, if matplotlib is installed, plot.png to the output directory.
     """
-    folder = options.output_dir or Path("runs/find-rate")
+    folder = options.output_dir or Path("runs/find-lr")
     if folder.is_file():
-        raise InputError(f"{folder}: is a file; give --output-dir a folder")
+        raise UserError(f"{folder}: is a file; give --output-dir a folder")
     highest, steps = options.learning_rate or HIGHEST, options.min_steps or STEPS
-    changed = replace(options, learning_rate=highest, min_steps=steps, **RISING)
-    rates, losses, ended = measure(task_class, task_options, changed)
+    changed = replace(options, learning_rate=highest, min_steps=steps, **RANGE_TEST_OPTIONS)
+    learning_rates, losses, ended = measure(task_class, task_options, changed)
     smoothed = smooth(losses)
-    lowest, exploded = judge(rates, smoothed)
+    lowest, exploded = suggest_learning_rate(learning_rates, smoothed)
 
     curves = {"loss": losses, "smoothed": smoothed}
-    points = {name: list(zip(rates, curve, strict=True)) for name, curve in curves.items()}
-    few = [*points["smoothed"][: -1 : ceil(len(rates) / 12)], points["smoothed"][-1]]
-    table = markdown_table([{"rate": f"{x:.1e}", "smoothed loss": f"{y:.4f}"} for x, y in few])
+    points = {name: list(zip(learning_rates, curve, strict=True)) for name, curve in curves.items()}
+    shown = [*points["smoothed"][: -1 : ceil(len(learning_rates) / 12)], points["smoothed"][-1]]
+    table = markdown_table(
+        [{"learning rate": f"{x:.1e}", "smoothed loss": f"{y:.4f}"} for x, y in shown]
+    )
     title = f"suggested --learning-rate {lowest / 10:.1e}"
     found = {"suggested": lowest / 10, "lowest": lowest, "exploded": exploded, "ended": ended}
     write_json(folder / "range.json", {**found, "points": points})
     write_text(folder / "table.md", table + "\n")
     scatter_plot(folder / "plot.png", points, "learning rate", "loss", title, log_x=True)
-    where = f"from {exploded:.1e} on" if exploded else f"nowhere up to {rates[-1]:.1e}"
-    print(f"\n{table}\n\nexploded {where}; {ended}; all in {folder}")
+    where = f"from {exploded:.1e} on" if exploded else f"nowhere up to {learning_rates[-1]:.1e}"
+    print(f"\n{table}\n\nthe loss explodes {where}; {ended}; in {folder}: range.json, table.md")
     print(f"{title}: a tenth of {lowest:.1e}, where the smoothed loss is lowest")
     return lowest / 10

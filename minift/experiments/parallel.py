@@ -1,4 +1,4 @@
-"""Several calls at the same time, each in a process and with a log of its own."""
+"""Running several calls at the same time, each in its own process and with its own log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from minift.errors import InputError
+from minift.errors import UserError
 
 
 def call_all(
@@ -28,19 +28,19 @@ def call_all(
 ) -> None:
     """Call `function` with each tuple of arguments, `jobs` at a time.
 
-    logs: for each call the file that takes what it prints.
-    jobs: 1: the calls are made in this process, one after the other.
+    logs: for each call the file that its output is appended to.
+    jobs: processes; with 1, the calls are made one after the other in this process.
     finished: called with the index of each call that has returned.
-    The first error, or Ctrl-C, ends all calls.  `InputError` if a process was killed from outside.
+    The first error, or Ctrl-C, ends all calls.  `UserError` if a process was killed from outside.
     """
     if jobs == 1:
         for i, (log, call) in enumerate(zip(logs, calls, strict=True)):
             call_logged(log, function, call)
             finished(i)
         return
-    others, share = active_children(), max(1, torch.get_num_threads() // jobs)
-    # New interpreters, since the fork of a process that has threads or a GPU may hang.
-    with ProcessPoolExecutor(jobs, get_context("spawn"), start_worker, (share,)) as pool:
+    others, threads = active_children(), max(1, torch.get_num_threads() // jobs)
+    # New interpreters, because the fork of a process that has threads or a GPU may hang.
+    with ProcessPoolExecutor(jobs, get_context("spawn"), start_worker, (threads,)) as pool:
         futures = {
             pool.submit(call_logged, log, function, call): i
             for i, (log, call) in enumerate(zip(logs, calls, strict=True))
@@ -50,34 +50,35 @@ def call_all(
                 future.result()
                 finished(futures[future])
         except BaseException as error:
-            # Leaving the pool waits for all that was begun, which nobody wants any more.
+            # Leaving the pool would wait for the calls that have started, so end their processes.
             pool.shutdown(wait=False, cancel_futures=True)
             for process in set(active_children()).difference(others):
                 process.terminate()
             if not isinstance(error, BrokenProcessPool):
                 raise
-            raise InputError(
+            raise UserError(
                 f"--jobs is {jobs}, and one of the processes was killed, perhaps because memory "
-                "ran out; give fewer"
+                "ran out; give fewer jobs"
             ) from None
 
 
 def start_worker(threads: int) -> None:
-    """Make this process compute with its share of the threads, and end when its parent does."""
+    """Set this process's number of threads, and let it end when its parent ends."""
     torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends us
 
-    def follow() -> None:
+    def end_with_parent() -> None:
         parent_process().join()
-        os._exit(1)  # a parent killed and started again would write where we still write
+        os._exit(1)  # else a parent that is killed and restarted would share our files with us
 
-    Thread(target=follow, daemon=True).start()
+    Thread(target=end_with_parent, daemon=True).start()
 
 
 def call_logged(log: Path, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
-    """Call a function that prints to a file.
+    """Call a function with its output appended to a file.
 
-    In the main process its progress bar stays on the terminal; several would disturb each other.
+    In the main process its progress bar (stderr) stays on the terminal; several at once would
+    overwrite each other.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with (

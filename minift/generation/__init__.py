@@ -1,1 +1,1 @@
-"""From scores of the next token to texts: rules, and the search for a good sequence."""
+"""Generation: processing of the next token's scores, and the search for good sequences."""

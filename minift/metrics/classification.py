@@ -1,13 +1,12 @@
 """Scores for one label per text: accuracy, F1, Matthews correlation, the confusion matrix.
 
-Predicted and reference labels go in: two lists, arrays or tensors of the same length, of integers
-or of strings.  Numbers come out, equal to scikit-learn's.  A quotient with nothing below the line
-counts as 0.
+In: predicted and reference labels, two lists, arrays or tensors of the same length, of integers or
+of strings.  Out: the same numbers as scikit-learn's.  A quotient with denominator 0 is 0.
 
-The example that the docstrings share, five texts:
+The docstrings share one example of five texts:
 
-    reference    1 1 1 0 0        of the three 1s two are found (recall 2/3),
-    predicted    1 1 0 1 0        of the three predicted 1s two are right (precision 2/3)
+    reference    1 1 1 0 0        two of the three 1s are found (recall 2/3),
+    predicted    1 1 0 1 0        two of the three predicted 1s are right (precision 2/3)
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Labels = Sequence[Hashable]
 
 
 def accuracy(predictions: Labels, references: Labels) -> float:
-    """The share of labels that are right.
+    """The share of predicted labels that are right.
 
     >>> accuracy([1, 1, 0, 1, 0], [1, 1, 1, 0, 0])
     0.6
@@ -35,9 +34,12 @@ def f1(
 ) -> float:
     """Harmonic mean of precision and recall: 2 hits / (times predicted + times true).
 
-    average: binary: of the label `positive` alone; macro: the mean over the labels; weighted: the
-        mean over the labels, each counted as often as it occurs in the references; micro: from the
-        sums over all labels, which with one label for each text is the accuracy.
+    average: binary: F1 of the label `positive`; macro: the mean over the labels; weighted: the mean
+        over the labels, weighted by their frequency in the references; micro: computed from the
+        sums over all labels, which for one label per text equals the accuracy.
+
+    Raises `ValueError` for an unknown average, and for binary if there are more than two labels or
+    if neither of two is `positive`.
 
     Label 1 above: 2 * 2 / (3 + 3); label 0: 2 * 1 / (2 + 2).
 
@@ -75,18 +77,18 @@ def _binary_f1(rows: dict[Any, dict[str, Any]], positive: Hashable) -> float:
             f"the labels are {labels[0]!r} and {labels[1]!r}, and neither is the positive label "
             f"{positive!r}; say which one is with positive="
         )
-    return 0.0  # nothing to find and nothing found
+    return 0.0  # the positive label is neither predicted nor true
 
 
 def matthews_correlation(predictions: Labels, references: Labels) -> float:
-    """Correlation of predicted and true labels, from -1 to 1; 0 where one side never varies.
+    """Correlation of predicted and true labels, from -1 to 1; 0 if either side is constant.
 
-    For any number of labels (Gorodkin 2004): with c of s texts right, and label k predicted p_k
-    and true t_k times,
+    For any number of labels (Gorodkin 2004): with c of s texts right, label k predicted p_k times
+    and true t_k times, it is
 
         (c s - sum p_k t_k) / sqrt((s² - sum p_k²) (s² - sum t_k²))
 
-    Above: (3 * 5 - (3 * 3 + 2 * 2)) / sqrt((25 - 13) * (25 - 13)) = 2 / 12.
+    For the example: (3 * 5 - (3 * 3 + 2 * 2)) / sqrt((25 - 13) * (25 - 13)) = 2 / 12.
 
     >>> round(matthews_correlation([1, 1, 0, 1, 0], [1, 1, 1, 0, 0]), 4)
     0.1667
@@ -104,9 +106,9 @@ def matthews_correlation(predictions: Labels, references: Labels) -> float:
 def confusion_matrix(
     predictions: Labels, references: Labels, labels: Labels | None = None
 ) -> dict[str, list]:
-    """How often each label was taken for each: rows are the true labels, columns the predicted.
+    """Counts of (true, predicted) labels: a row for each true label, a column for each predicted.
 
-    labels: the order of rows and columns, with all labels that occur; sorted if not given.
+    labels: the order of rows and columns, with at least the labels that occur; default: sorted.
 
     >>> confusion_matrix([1, 1, 0, 1, 0], [1, 1, 1, 0, 0])
     {'labels': [0, 1], 'matrix': [[1, 1], [1, 2]]}
@@ -114,13 +116,13 @@ def confusion_matrix(
     pairs = _count(predictions, references)
     occurring = _sorted_labels(pairs)
     names = occurring if labels is None else _as_list(labels)
-    if strangers := [label for label in occurring if label not in names]:
-        raise ValueError(f"the label {strangers[0]!r} is not one of labels={names}; add it")
+    if missing := [label for label in occurring if label not in names]:
+        raise ValueError(f"the label {missing[0]!r} is not one of labels={names}; add it")
     return {"labels": names, "matrix": [[pairs[p, r] for p in names] for r in names]}
 
 
 def precision_recall(predictions: Labels, references: Labels) -> dict[Any, dict[str, Any]]:
-    """Precision, recall, F1 and support (how often it is true) of each label that occurs.
+    """Precision, recall, F1 and support (frequency in the references) of each label that occurs.
 
     >>> precision_recall(["a", "b"], ["a", "a"])["a"]
     {'precision': 1.0, 'recall': 0.5, 'f1': 0.6666666666666666, 'support': 2}
@@ -139,10 +141,12 @@ def precision_recall(predictions: Labels, references: Labels) -> dict[Any, dict[
 
 
 def _count(predictions: Labels, references: Labels) -> Counter[tuple[Any, Any]]:
-    """(predicted, true) -> how often."""
+    """(predicted, true) -> number of texts."""
     predicted, true = _as_list(predictions), _as_list(references)
     if len(predicted) != len(true):
-        raise ValueError(f"{len(predicted)} predictions for {len(true)} references; give as many")
+        raise ValueError(
+            f"{len(predicted)} predictions for {len(true)} references; give one for each"
+        )
     if not true:
         raise ValueError("there are no labels to score; give at least one")
     try:
@@ -154,18 +158,18 @@ def _count(predictions: Labels, references: Labels) -> Counter[tuple[Any, Any]]:
 
 
 def _as_list(labels: Labels) -> list[Any]:
-    """Plain values, because two equal items of a tensor are two keys of a dict."""
+    """A list of Python values, because equal items of a tensor are different keys of a dict."""
     if hasattr(labels, "tolist"):
         return labels.tolist()
     return [label.item() if hasattr(label, "item") else label for label in labels]
 
 
 def _sorted_labels(pairs: Counter[tuple[Any, Any]]) -> list[Any]:
-    """Every label that occurs; those that cannot be labels, or not together, are refused."""
+    """All labels that occur; `ValueError` for invalid labels and for mixed types."""
     labels = {label for pair in pairs for label in pair}
     for label in labels:
         if label is None or (isinstance(label, float) and not label.is_integer()):
-            raise ValueError(f"{label} is no label; give integers or strings")
+            raise ValueError(f"{label} is not a label; give integers or strings")
     if len({isinstance(label, str) for label in labels}) == 2:
         text = min(label for label in labels if isinstance(label, str))
         other = min(label for label in labels if not isinstance(label, str))
@@ -174,7 +178,7 @@ def _sorted_labels(pairs: Counter[tuple[Any, Any]]) -> list[Any]:
 
 
 def _totals(pairs: Counter[tuple[Any, Any]]) -> tuple[Counter[Any], Counter[Any]]:
-    """How often each label was predicted, and how often it is true."""
+    """How often each label is predicted, and how often it is true."""
     predicted: Counter[Any] = Counter()
     true: Counter[Any] = Counter()
     for (p, r), n in pairs.items():

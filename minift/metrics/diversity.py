@@ -1,24 +1,24 @@
-"""How varied generated texts are, how much they repeat, how much of them is new: from 0 to 1.
+"""Diversity, repetition and novelty of generated texts, from 0 to 1.
 
 All three count n-grams, n words in a row.  Words are runs of letters and digits of any script, in
-lower case; unlike ROUGE's they are not cut down to their stems.  No n-gram reaches from one text
-into the next, and one that occurs twice counts twice.  Pairs of neighbours, n = 2:
+lower case; unlike in ROUGE they are not stemmed.  An n-gram lies within one text, and an n-gram
+that occurs twice counts twice.  The bigrams (n = 2) of an example:
 
-    text      The cat saw the cat, and the cat left.                   9 words, 8 pairs
+    text      The cat saw the cat, and the cat left.                   9 words, 8 bigrams
     source    A dog and the cat left; the dog came back.
 
     the-cat  cat-saw  saw-the  the-cat  cat-and  and-the  the-cat  cat-left
 
     distinct      6 of 8 are different                                 over all texts together
-    repetition    2 of 8 were there before: the-cat, twice             the mean over the texts
+    repetition    2 of 8 occurred before: the-cat, twice               the mean over the texts
     novelty       3 of 8 are not in the source: cat-saw, saw-the,      the mean over the texts
                   cat-and
 
-A text of fewer than n words has no n-gram, so nothing can be said of it: the means leave it out.
-Where no text has one, the result is 0.
+A text of fewer than n words has no n-gram, so the means leave it out.  If no text has an n-gram,
+the result is 0.
 
-Longer texts, and more of them, say the same words again, so `distinct` falls with their length and
-number: compare it for texts about the same things only.
+Longer texts, and more texts, repeat more words, so `distinct` falls with their length and number.
+Compare it only between texts about the same sources.
 
 Papers: Li et al. 2016, "A diversity-promoting objective function for neural conversation models"
 (distinct); See et al. 2017, "Get to the point" (repeated and novel n-grams).
@@ -33,7 +33,7 @@ Ngram = tuple[str, ...]
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
-    """Different n-grams over all n-grams, of all texts together.
+    """The number of different n-grams over that of all n-grams, of all texts together.
 
     >>> distinct(["The cat saw the cat, and the cat left."], 2)
     0.75
@@ -47,7 +47,7 @@ def distinct(texts: Sequence[str], n: int) -> float:
 
 
 def repetition(texts: Sequence[str], n: int) -> float:
-    """The share of a text's n-grams that stood in the same text before, the mean over the texts.
+    """The share of a text's n-grams that occurred earlier in it, the mean over the texts.
 
     >>> repetition(["The cat saw the cat, and the cat left."], 2)
     0.25
@@ -60,19 +60,19 @@ def repetition(texts: Sequence[str], n: int) -> float:
 
 
 def novelty(texts: Sequence[str], sources: Sequence[str], n: int) -> float:
-    """The share of a text's n-grams that its source does not hold, the mean over the texts.
+    """The share of a text's n-grams that do not occur in its source, the mean over the texts.
 
-    A text copied out of its source has 0, one that shares no n-gram with it 1.
+    A text copied from its source has 0, and a text that shares no n-gram with it has 1.
 
     >>> source = "A dog and the cat left; the dog came back."
     >>> novelty(["The cat saw the cat, and the cat left."], [source], 2)
     0.375
 
-    Raises `ValueError` as `distinct` does, and where texts and sources do not pair up.
+    Raises `ValueError` as `distinct` does, and for different numbers of texts and sources.
     """
     own, theirs = ngrams(texts, n), ngrams(sources, n)
     if len(own) != len(theirs):
-        raise ValueError(f"{len(own)} texts for {len(theirs)} sources; give as many")
+        raise ValueError(f"{len(own)} texts for {len(theirs)} sources; give one for each")
     pairs = zip(own, map(set, theirs), strict=True)
     return _mean(
         sum(ngram not in source for ngram in text) / len(text) for text, source in pairs if text
@@ -80,7 +80,7 @@ def novelty(texts: Sequence[str], sources: Sequence[str], n: int) -> float:
 
 
 def ngrams(texts: Sequence[str], n: int) -> list[list[Ngram]]:
-    """All n-grams of each text, in its order.
+    """All n-grams of each text, in order.
 
     >>> ngrams(["Rain fell again.", "Rain!"], 2)
     [[('rain', 'fell'), ('fell', 'again')], []]
@@ -97,7 +97,7 @@ def ngrams(texts: Sequence[str], n: int) -> list[list[Ngram]]:
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters and digits in lower case; whatever else there is parts them.
+    """Runs of letters and digits, in lower case; all other characters separate words.
 
     >>> words("The King's 12 HORSES—naïve_all!")
     ['the', 'king', 's', '12', 'horses', 'naïve', 'all']
@@ -105,6 +105,6 @@ def words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.lower())
 
 
-def _mean(shares: Iterable[float]) -> float:
-    values = list(shares)
-    return sum(values) / max(1, len(values))
+def _mean(values: Iterable[float]) -> float:
+    numbers = list(values)
+    return sum(numbers) / max(1, len(numbers))

@@ -1,16 +1,16 @@
-"""Scores for entities: a span of words with a type counts as found only if both are exactly right.
+"""Scores for entities: a predicted entity is right only if its words and its type are.
 
-Tags go in, one list for each sentence: "B-PER" begins an entity, "I-PER" continues it, "O" is
-outside.  The example that the docstrings share, two sentences:
+In: one list of tags for each sentence; "B-PER" begins an entity, "I-PER" continues it, "O" is
+outside.  The docstrings share one example of two sentences:
 
     word         Ada     Lovelace  met  Bell   Labs       Paris   sleeps
     reference    B-PER   I-PER     O    B-ORG  I-ORG      B-LOC   O         3 entities
     predicted    B-PER   I-PER     O    B-ORG  O          B-PER   O         3, of which 1 is right
 
-Tags that cannot follow each other are read in one of two ways.  The default is that of conlleval
-(Tjong Kim Sang and De Meulder 2003), which forgives: an I- with nothing to continue begins an
-entity, and the tags of BIOES count too.  Strict is IOB2 to the letter: only B- begins an entity,
-only I- of the same type continues it, and an I- elsewhere is as good as O.
+Invalid sequences of tags are read in one of two ways.  The default is the lenient one of conlleval
+(Tjong Kim Sang and De Meulder 2003): an I- that continues no entity begins one, and the tags of
+BIOES are read too.  Strict mode is IOB2: only B- begins an entity, only I- of the same type
+continues it, and any other I- counts as O.
 
     tags         I-PER  I-PER  I-LOC  O  B-LOC  I-PER
     default      [PER        ] [LOC]     [LOC]  [PER]
@@ -28,7 +28,7 @@ TagLists = Sequence[Sequence[str]]
 
 
 class Entity(NamedTuple):
-    """Words `start` to `end` (exclusive) of a sentence are one name of this type."""
+    """An entity of this type: words `start` to `end` (exclusive) of a sentence."""
 
     type: str
     start: int
@@ -36,24 +36,24 @@ class Entity(NamedTuple):
 
 
 def entities(tags: Sequence[str], strict: bool = False) -> list[Entity]:
-    """The entities of one sentence, in their order.
+    """The entities of one sentence, in order.
 
     >>> entities(["B-PER", "I-PER", "O", "I-LOC"])
     [Entity(type='PER', start=0, end=2), Entity(type='LOC', start=3, end=4)]
     >>> entities(["B-PER", "I-PER", "O", "I-LOC"], strict=True)
     [Entity(type='PER', start=0, end=2)]
 
-    Raises `ValueError` for a tag that the reading does not know.
+    Raises `ValueError` for a tag with an unknown prefix; E- and S- are unknown in strict mode.
     """
     return [Entity(*span) for span in _spans(tags, strict)]
 
 
 def _spans(tags: Sequence[str], strict: bool) -> list[tuple[str, int, int]]:
-    """Type, start and end of each entity; plain tuples, since they are made by the thousand."""
+    """(type, start, end) of each entity, as tuples because they are faster to make."""
     prefixes = "BI" if strict else "BIES"
     found = []
     start, end, kind, before = 0, 0, "", ""  # the entity so far, if any; the prefix of its last tag
-    for i in [i for i, tag in enumerate(tags) if tag != "O"]:  # few words
+    for i in [i for i, tag in enumerate(tags) if tag != "O"]:  # most tags are O
         prefix, this = _parse(tags[i], prefixes)
         if i > end or this != kind or prefix not in "IE" or before in "ES":
             if kind:
@@ -67,7 +67,7 @@ def _spans(tags: Sequence[str], strict: bool) -> list[tuple[str, int, int]]:
 
 @lru_cache(maxsize=1 << 12)
 def _parse(tag: str, prefixes: str) -> tuple[str, str]:
-    """Split "B-PER" -> ("B", "PER"); a bare "B" has the type "_", as in seqeval."""
+    """Split "B-PER" -> ("B", "PER"); "B" without a type has the type "_", as in seqeval."""
     prefix, this = tag[:1], tag[1:].removeprefix("-")
     if not prefix or prefix not in prefixes:
         raise ValueError(
@@ -79,11 +79,12 @@ def _parse(tag: str, prefixes: str) -> tuple[str, str]:
 def entity_f1(predictions: TagLists, references: TagLists, strict: bool = False) -> dict[str, Any]:
     """Precision, recall and F1 over all entities together (micro), and of each type.
 
-    Returns precision, recall, f1; macro_f1, the mean of the types' F1; per_type: type ->
-    precision, recall, f1, support (how many there truly are).  A quotient with nothing below the
-    line counts as 0.  Equal to seqeval's figures, and with `strict` to those of its strict IOB2.
+    Returns precision, recall, f1; macro_f1, the mean of the types' F1; per_type: type -> precision,
+    recall, f1, support (number of true entities).  A quotient with denominator 0 is 0.  Equal to
+    seqeval's numbers, and with `strict` to those of its strict IOB2.
 
-    Above, one of three is right on both sides; PER is found once in two tries.
+    In the example, one of three true and one of three predicted entities is right.  PER is
+    predicted twice and right once.
 
     >>> predicted = [["B-PER", "I-PER", "O", "B-ORG", "O"], ["B-PER", "O"]]
     >>> reference = [["B-PER", "I-PER", "O", "B-ORG", "I-ORG"], ["B-LOC", "O"]]
@@ -91,17 +92,17 @@ def entity_f1(predictions: TagLists, references: TagLists, strict: bool = False)
     >>> round(score["f1"], 4), score["per_type"]["PER"]["precision"]
     (0.3333, 0.5)
     """
-    found: list[str] = []  # the type of each entity
-    there: list[str] = []
-    both: list[str] = []
+    predicted_types: list[str] = []  # the type of each predicted entity
+    true_types: list[str] = []
+    right_types: list[str] = []
     for guess, gold in _sentences(predictions, references):
         ours = _spans(guess, strict)
         theirs = ours if guess == gold else _spans(gold, strict)
         right = ours if theirs is ours else set(ours) & set(theirs)
-        found += [kind for kind, _, _ in ours]
-        there += [kind for kind, _, _ in theirs]
-        both += [kind for kind, _, _ in right]
-    predicted, true, hits = Counter(found), Counter(there), Counter(both)
+        predicted_types += [kind for kind, _, _ in ours]
+        true_types += [kind for kind, _, _ in theirs]
+        right_types += [kind for kind, _, _ in right]
+    predicted, true, hits = Counter(predicted_types), Counter(true_types), Counter(right_types)
     per_type = {
         kind: {**_scores(hits[kind], predicted[kind], true[kind]), "support": true[kind]}
         for kind in sorted(predicted | true)
@@ -112,7 +113,7 @@ def entity_f1(predictions: TagLists, references: TagLists, strict: bool = False)
 
 
 def token_accuracy(predictions: TagLists, references: TagLists) -> float:
-    """The share of words whose tag is right; most are O, so it is high early and says little.
+    """The share of words whose tag is right; it is high from the start, because most tags are O.
 
     >>> token_accuracy([["B-PER", "O", "O"]], [["B-PER", "O", "B-LOC"]])
     0.6666666666666666
@@ -126,17 +127,17 @@ def token_accuracy(predictions: TagLists, references: TagLists) -> float:
 
 
 def entity_errors(predictions: TagLists, references: TagLists) -> dict[str, int]:
-    """What became of the entities, by the default reading; each is counted once on its side.
+    """Count the entities by kind of error; tags are read in the default way.
 
     right           same words, same type
     wrong_type      same words, another type
     wrong_boundary  shares words with an entity of the same type
-    wrong_both      shares words with an entity, but of another type only
-    missed          true, and no predicted entity shares a word with it
-    invented        predicted, and no true entity shares a word with it
+    wrong_both      shares words only with entities of another type
+    missed          a true entity that shares no word with a predicted one
+    invented        a predicted entity that shares no word with a true one
 
-    The four in the middle are counted for the true entities, so that right + wrong_type +
-    wrong_boundary + wrong_both + missed is the number of true entities.
+    All but `invented` count true entities, so that right + wrong_type + wrong_boundary + wrong_both
+    + missed is the number of true entities.
 
     >>> predicted = [["B-PER", "I-PER", "O", "B-ORG", "O"], ["B-PER", "O"]]
     >>> reference = [["B-PER", "I-PER", "O", "B-ORG", "I-ORG"], ["B-LOC", "O"]]
@@ -148,12 +149,13 @@ def entity_errors(predictions: TagLists, references: TagLists) -> dict[str, int]
     for guess, gold in _sentences(predictions, references):
         ours, theirs = entities(guess), entities(gold)
         for entity in theirs:
-            counts[_fate(entity, [e for e in ours if _overlap(e, entity)])] += 1
+            counts[_error_kind(entity, [e for e in ours if _overlap(e, entity)])] += 1
         counts["invented"] += sum(not any(_overlap(e, t) for t in theirs) for e in ours)
     return counts
 
 
-def _fate(true: Entity, others: Sequence[Entity]) -> str:
+def _error_kind(true: Entity, others: Sequence[Entity]) -> str:
+    """The kind of error of a true entity; others: predicted entities that share words with it."""
     if true in others:
         return "right"
     if any((e.start, e.end) == (true.start, true.end) for e in others):
@@ -178,10 +180,10 @@ def _scores(hits: int, predicted: int, true: int) -> dict[str, float]:
 def _sentences(
     predictions: TagLists, references: TagLists
 ) -> list[tuple[Sequence[str], Sequence[str]]]:
-    """Pairs of tag lists of equal length, or `ValueError`."""
+    """(predicted, true) tags of each sentence; `ValueError` for different lengths."""
     if len(predictions) != len(references):
         raise ValueError(
-            f"{len(predictions)} predictions for {len(references)} references; give as many"
+            f"{len(predictions)} predictions for {len(references)} references; give one for each"
         )
     pairs = list(zip(predictions, references, strict=True))
     for i, (guess, gold) in enumerate(pairs):

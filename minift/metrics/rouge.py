@@ -1,24 +1,26 @@
-"""Scores for summaries: ROUGE, the words that a text shares with the true one, from 0 to 1.
+"""Scores for summaries: ROUGE, the overlap of a text with a reference, from 0 to 1.
 
-Texts go in; precision (of the predicted text's words, how many are shared), recall (of the true
-one's) and F1 come out, for each of four ways to count what is shared (Lin 2004, "ROUGE: A Package
-for Automatic Evaluation of Summaries").  The numbers are those of the package rouge-score.
+In: predicted texts and references.  Out: precision (the share of the predicted text that is in the
+reference), recall (the share of the reference that is in the predicted text) and F1, for four
+measures of overlap (Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries").  The
+numbers are equal to those of the package rouge-score.
 
-Both texts first become words: lower case, nothing but a-z and 0-9, and words of more than three
-characters cut down to their stem, so that "horses" and "horse" are the same.
+Both texts are first split into words: lower case, only a-z and 0-9, and words of more than three
+characters are stemmed, so that "horses" and "horse" are the same.
 
-    reference    the cat sat on the mat            6 words, 5 pairs of neighbours
-    predicted    on the mat a big cat slept        7 words, 6 pairs
+    reference    the cat sat on the mat            6 words, 5 bigrams
+    predicted    on the mat a big cat slept        7 words, 6 bigrams
 
     rouge1       words                             on the mat cat      4 of 7 and of 6:  F1 8/13
-    rouge2       pairs of neighbours               on-the the-mat      2 of 6 and of 5:  F1 4/11
-    rougeL       words in the same order,          on the mat          3 of 7 and of 6:  F1 6/13
-                 whatever is between them
+    rouge2       bigrams                           on-the the-mat      2 of 6 and of 5:  F1 4/11
+    rougeL       longest common subsequence:       on the mat          3 of 7 and of 6:  F1 6/13
+                 words in the same order, others
+                 may be between them
 
-rougeL reads a text as one long sentence, and thus punishes sentences in another order.  rougeLsum
-does not: each reference sentence is compared with every predicted one, and a word of it counts if
-it is in the longest common subsequence with any of them: in their union.  A sentence is a line of
-the text.
+rougeL treats a text as one long sentence, so it penalises sentences in another order.  rougeLsum
+does not: it compares each reference sentence with every predicted sentence, and counts a word if it
+is in the longest common subsequence with any of them, that is, in their union.  A sentence is a
+line of the text.
 
     reference    the old king died in the spring   \n   his son died too        11 words
     predicted    in spring   \n   the king died                                  5 words
@@ -48,7 +50,7 @@ KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
 class Score(NamedTuple):
-    """What is shared, over what was predicted and over what is true, and F1; 0 over nothing."""
+    """Overlap / predicted, overlap / reference, and F1; 0 for a denominator of 0."""
 
     precision: float
     recall: float
@@ -65,27 +67,27 @@ def rouge(
 ) -> dict[str, Any]:
     """The mean F1 over all pairs: rouge1, rouge2, rougeL, rougeLsum.
 
-    references: for each prediction a text, or several, of which the one with the best F1 counts,
-        for each of the four on its own.
-    use_stemmer: whether words that differ only in their ending are the same.
-    bootstrap: if above 0, how many times the mean is taken over as many pairs drawn with
-        replacement (1000 is usual); the same draws serve all four.  The result then has "interval"
-        too: name -> (low, high), the 2.5th and 97.5th percentile of those means, interpolated
-        linearly.  It tells how far the mean depends on which texts happened to be in the set.
-    seed: of the draws; the same seed gives the same interval.
+    references: for each prediction a text or several.  Of several, the best F1 counts, for each of
+        the four scores separately.
+    use_stemmer: whether words are stemmed, so that different endings match.
+    bootstrap: number of bootstrap samples (1000 is usual); 0: off.  A sample draws as many pairs
+        with replacement as there are, the same pairs for all four scores.  The result then has
+        "interval" too: name -> (low, high), the 2.5th and 97.5th percentile of the samples' means,
+        interpolated linearly.  It estimates how much the mean depends on the choice of texts.
+    seed: of the bootstrap samples; the same seed gives the same interval.
 
     >>> scores = rouge(["on the mat a big cat slept"], ["the cat sat on the mat"])
     >>> {name: round(score, 4) for name, score in scores.items()}
     {'rouge1': 0.6154, 'rouge2': 0.3636, 'rougeL': 0.4615, 'rougeLsum': 0.4615}
 
-    Raises `ValueError` for arguments that do not pair up.
+    Raises `ValueError` for different numbers of predictions and references.
     """
     for name, given in (("predictions", predictions), ("references", references)):
         if isinstance(given, str):
             raise ValueError(f"{name} is one string; give a list of texts, one for each pair")
     if len(predictions) != len(references):
         raise ValueError(
-            f"{len(predictions)} predictions for {len(references)} references; give as many"
+            f"{len(predictions)} predictions for {len(references)} references; give one for each"
         )
     if len(predictions) == 0:
         raise ValueError("there is no pair of texts, so there is nothing to score")
@@ -122,67 +124,70 @@ def rouge_pair(prediction: str, reference: str, use_stemmer: bool = True) -> dic
         [words(line, use_stemmer) for line in text.split("\n")] for text in (prediction, reference)
     )
     guess, gold = list(chain(*ours)), list(chain(*theirs))
-    whole = in_sum = len(common_subsequence(gold, guess))
+    whole = in_sum = len(lcs_positions(gold, guess))
     if len(ours) > 1 or len(theirs) > 1:
         union = [
             sentence[i]
             for sentence in theirs
-            for i in set().union(*(common_subsequence(sentence, other) for other in ours))
+            for i in set().union(*(lcs_positions(sentence, other) for other in ours))
         ]
-        # The paper counts the union; the programs count no word oftener than it was predicted.
-        in_sum = _shared(guess, union)
+        # The paper counts the union; the programs count a word at most as often as it is predicted.
+        in_sum = _overlap(guess, union)
     pairs = list(pairwise(guess)), list(pairwise(gold))
     return {
-        "rouge1": _score(_shared(guess, gold), guess, gold),
-        "rouge2": _score(_shared(*pairs), *pairs),
+        "rouge1": _score(_overlap(guess, gold), guess, gold),
+        "rouge2": _score(_overlap(*pairs), *pairs),
         "rougeL": _score(whole, guess, gold),
         "rougeLsum": _score(in_sum, guess, gold),
     }
 
 
 def words(text: str, use_stemmer: bool = True) -> list[str]:
-    """The words of a text, in the form in which they are compared.
+    """Split a text into words, in lower case and stemmed.
 
     >>> words("The King's 12 HORSES—naïve!")
     ['the', 'king', 's', '12', 'hors', 'na', 've']
     """
     found = re.findall("[a-z0-9]+", text.lower())
-    return [stem(word) if len(word) > 3 else word for word in found] if use_stemmer else found
+    return (
+        [porter_stem(word) if len(word) > 3 else word for word in found] if use_stemmer else found
+    )
 
 
-def common_subsequence(reference: Sequence[str], candidate: Sequence[str]) -> set[int]:
-    """Where in the reference the words of the longest common subsequence are.
+def lcs_positions(reference: Sequence[str], candidate: Sequence[str]) -> set[int]:
+    """Positions in the reference of the words of the longest common subsequence.
 
-    The usual table has a row for each reference word and a column for each candidate word.  Along
-    a row it grows by 0 or 1, so that a row is kept as one integer with a bit for each growth; this
-    makes a whole row in one step (Allison and Dix 1986):
+    The table of the lengths has a row for each reference word and a column for each candidate word.
+    Along a row the length grows by 0 or 1, so one integer holds a row, with a bit for each growth,
+    and a few operations compute a whole row (Allison and Dix 1986):
 
         candidate           a    b    c    b
         row of "b"          0    1    1    1      bits, first column lowest:  0010
         row of "b c"        0    1    2    2                                  0110
 
-    Of several longest ones rougeLsum depends on which is taken, so the way back through the table
-    is rouge-score's.  From the last reference word: it is taken if it is the last candidate word
-    that is left, or if without it the rest would be shorter, and is then matched as late as can be.
-    Otherwise it is given up, as "b" is here:
+    rougeLsum depends on the choice among several longest subsequences, so the backtracking through
+    the table is rouge-score's.  It starts at the last reference word.  A word is taken if it equals
+    the last remaining candidate word, or if the rest would be shorter without it; it is then
+    matched as late as possible.  Otherwise it is dropped, as "b" is here:
 
-    >>> common_subsequence(["a", "b"], ["b", "a"])
+    >>> lcs_positions(["a", "b"], ["b", "a"])
     {0}
     """
-    where: dict[str, int] = {}  # word -> the columns it stands in, as bits
+    columns: dict[str, int] = {}  # word -> the columns in which it occurs, as bits
     for j, word in enumerate(candidate):
-        where[word] = where.get(word, 0) | 1 << j
+        columns[word] = columns.get(word, 0) | 1 << j
     rows = [0]
     for word in reference:
         row = rows[-1]
-        both = row | where.get(word, 0)
-        # A row's bits cut it into stretches, each with its bit at its end; in the next row each has
-        # its bit at the first place in `both`: the one that turns to 0 if 1 is taken off a stretch.
+        both = row | columns.get(word, 0)
+        # The bits of a row divide it into segments, and each bit ends one.  In the next row each
+        # segment has its bit where `both` has its first one in the segment: the bit that becomes 0
+        # if 1 is subtracted from the segment.
         rows.append(both & ~(both - (row << 1 | 1)))
     left = (1 << len(candidate)) - 1  # the candidate words before the last one matched
     taken = set()
     for i in reversed(range(len(reference))):
-        matches = where.get(reference[i], 0) & left
+        matches = columns.get(reference[i], 0) & left
         needed = (rows[i + 1] & left).bit_count() > (rows[i] & left).bit_count()
         if needed or matches > left >> 1:  # the highest bit of both is the same
             taken.add(i)
@@ -198,9 +203,10 @@ def _score(hits: int, guess: Sequence[Any], gold: Sequence[Any]) -> Score:
     )
 
 
-def _shared(some: Sequence[Any], others: Sequence[Any]) -> int:
-    there = Counter(others)
-    return sum(min(n, there[x]) for x, n in Counter(some).items() if x in there)
+def _overlap(some: Sequence[Any], others: Sequence[Any]) -> int:
+    """Number of items in both, each counted as often as in the one that has fewer of it."""
+    counts = Counter(others)
+    return sum(min(n, counts[x]) for x, n in Counter(some).items() if x in counts)
 
 
 def _means(table: Sequence[Sequence[float]]) -> list[float]:
@@ -208,15 +214,15 @@ def _means(table: Sequence[Sequence[float]]) -> list[float]:
 
 
 # Porter's stemmer (1980, "An algorithm for suffix stripping") with the extensions that nltk has by
-# default.  An ending goes, or becomes another, if enough is left before it.  How much that is, the
-# measure says: how often a consonant follows a vowel.  tree 0, trouble 1, private 2.
+# default.  A suffix is removed or replaced if the measure of the stem before it is large enough.
+# The measure counts how often a consonant follows a vowel: tree 0, trouble 1, private 2.
 
 
 def _table(text: str) -> dict[str, str]:
     return dict(entry.split(">") for entry in text.split())
 
 
-# Of endings that end alike the longer stands first.
+# Of suffixes that end alike, the longer one comes first, because the first match is replaced.
 STEP_2 = _table(
     "ational>ate tional>tion enci>ence anci>ance izer>ize bli>ble entli>ent eli>e ousli>ous "
     "ization>ize ation>ate ator>ate alism>al iveness>ive fulness>ful ousness>ous aliti>al "
@@ -235,11 +241,11 @@ IRREGULAR = _table(
 
 
 @lru_cache(maxsize=1 << 16)
-def stem(word: str) -> str:
-    """A word in lower case without its endings; what is left need not be a word.
+def porter_stem(word: str) -> str:
+    """The stem of a word in lower case, which need not be a word itself.
 
-    >>> [stem(word) for word in ("ponies", "hopping", "relational", "electricity", "adjustment")]
-    ['poni', 'hop', 'relat', 'electr', 'adjust']
+    >>> [porter_stem(word) for word in ("ponies", "hopping", "relational", "electricity")]
+    ['poni', 'hop', 'relat', 'electr']
     """
     if word in IRREGULAR:
         return IRREGULAR[word]
@@ -248,17 +254,17 @@ def stem(word: str) -> str:
     word = _without_ed_and_ing(_without_s(word))
     if len(word) > 2 and word[-1] == "y" and _shape(word)[-1] == "v":  # happy -> happi
         word = word[:-1] + "i"
-    word = _swap(word, {"alli": "al"}, 0)  # first: relationalli -> relational -> relate
-    word = _swap(word, STEP_2, 0)
-    if word.endswith("logi"):  # geologi -> geolog; its l counts as part of what is left
-        word = _swap(word, {"ogi": "og"}, 0)
-    word = _swap(word, STEP_3, 0)
+    word = _replace_suffix(word, {"alli": "al"}, 0)  # first: relationalli -> relational -> relate
+    word = _replace_suffix(word, STEP_2, 0)
+    if word.endswith("logi"):  # geologi -> geolog; the l counts as part of the stem
+        word = _replace_suffix(word, {"ogi": "og"}, 0)
+    word = _replace_suffix(word, STEP_3, 0)
     if not word.endswith("ion") or word.endswith(("sion", "tion")):  # not: champion
-        word = _swap(word, STEP_4, 1)
+        word = _replace_suffix(word, STEP_4, 1)
     if word[-1] == "e":
-        rest = word[:-1]
-        if _measure(rest) > 1 or (_measure(rest) == 1 and not _is_short(rest)):  # not: rate, like
-            word = rest
+        stem = word[:-1]
+        if _measure(stem) > 1 or (_measure(stem) == 1 and not _is_short(stem)):  # not: rate, like
+            word = stem
     return word[:-1] if word.endswith("ll") and _measure(word[:-1]) > 1 else word
 
 
@@ -275,42 +281,43 @@ def _without_ed_and_ing(word: str) -> str:
         return word[:-1] if len(word) == 4 else word[:-2]
     if word.endswith("eed"):  # agreed -> agree, feed
         return word[:-1] if _measure(word[:-3]) > 0 else word
-    rest = word[:-2] if word.endswith("ed") else word.removesuffix("ing")
-    if rest == word or "v" not in _shape(rest):  # sing
+    stem = word[:-2] if word.endswith("ed") else word.removesuffix("ing")
+    if stem == word or "v" not in _shape(stem):  # sing
         return word
-    if rest.endswith(("at", "bl", "iz")) or (_measure(rest) == 1 and _is_short(rest)):
-        return rest + "e"  # conflating -> conflate, filing -> file
-    doubled = rest[-1] == rest[-2:-1] and _shape(rest)[-1] == "c"
-    return rest[:-1] if doubled and rest[-1] not in "lsz" else rest  # hopping -> hop, falling
+    if stem.endswith(("at", "bl", "iz")) or (_measure(stem) == 1 and _is_short(stem)):
+        return stem + "e"  # conflating -> conflate, filing -> file
+    doubled = stem[-1] == stem[-2:-1] and _shape(stem)[-1] == "c"
+    return stem[:-1] if doubled and stem[-1] not in "lsz" else stem  # hopping -> hop, falling
 
 
-def _swap(word: str, endings: Mapping[str, str], least: int) -> str:
-    """Replace the first of the endings that the word has, if what is left measures enough."""
-    for ending, new in endings.items():
-        if word.endswith(ending):
-            rest = word.removesuffix(ending)
-            return rest + new if _measure(rest) > least else word
+def _replace_suffix(word: str, suffixes: Mapping[str, str], above: int) -> str:
+    """Replace the first suffix that the word has, if the measure of the stem exceeds `above`."""
+    for suffix, new in suffixes.items():
+        if word.endswith(suffix):
+            stem = word.removesuffix(suffix)
+            return stem + new if _measure(stem) > above else word
     return word
 
 
-def _measure(part: str) -> int:
-    return _shape(part).count("vc")
+def _measure(letters: str) -> int:
+    """How often a consonant follows a vowel."""
+    return _shape(letters).count("vc")
 
 
-def _is_short(part: str) -> bool:
-    """Ends in a short syllable, as "fil" of "filing" and "hop" of "hope" do: it wants its e."""
-    shape = _shape(part)
-    return shape == "vc" or (shape.endswith("cvc") and part[-1] not in "wxy")
+def _is_short(letters: str) -> bool:
+    """Whether it ends in a short syllable, as in "fil(ing)" and "hop(e)"; it then keeps its e."""
+    shape = _shape(letters)
+    return shape == "vc" or (shape.endswith("cvc") and letters[-1] not in "wxy")
 
 
-def _shape(part: str) -> str:
-    """Its vowels and consonants: a y after a consonant is a vowel.
+def _shape(letters: str) -> str:
+    """Its letters as v for a vowel and c for a consonant; a y after a consonant is a vowel.
 
     >>> _shape("toy"), _shape("syzygy")
     ('cvc', 'cvcvcv')
     """
     shape = ""
-    for letter in part:
+    for letter in letters:
         is_vowel = letter in "aeiou" or (letter == "y" and shape.endswith("c"))
         shape += "v" if is_vowel else "c"
     return shape

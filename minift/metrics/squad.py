@@ -1,20 +1,20 @@
-"""Scores for answers cut out of a text: exact match and F1 of the words they share, in percent.
+"""Scores for extractive question answering: exact match and F1 over words, in percent.
 
-Predictions are texts by question id, an empty text meaning "no answer"; the truth is the `data`
-list of a SQuAD file.  Before two answers are compared both are made plain:
+Predictions are texts by question id, and an empty text means "no answer".  References are the
+`data` list of a SQuAD file.  Two answers are normalised before they are compared:
 
     "The Norman  Conquest!"  ->  "norman conquest"       case, punctuation, articles, extra space
 
-    predicted   in the 10th century        true   10th and 11th centuries
-    plain       in 10th century            plain  10th and 11th centuries
+    predicted   in the 10th century        reference   10th and 11th centuries
+    normalised  in 10th century            normalised  10th and 11th centuries
     shared 1 of 3 and of 4:  precision 1/3, recall 1/4, F1 2/7
 
-Of several true answers the best counts.  The data says which of the official programs is meant:
-that of v1.1 (Rajpurkar et al. 2016), or, where questions have "is_impossible", that of v2.0
-(Rajpurkar, Jia and Liang 2018), where "no answer" is right or wrong like any other.
+Of several reference answers, the one with the best score counts.  The rules are those of the
+official program for v1.1 (Rajpurkar et al. 2016), or, if the questions have "is_impossible", of
+the program for v2.0 (Rajpurkar, Jia and Liang 2018), in which "no answer" is an answer like others.
 
-Whether a model says "no answer" is decided by a margin: how much it prefers none to its best span.
-A question is answered where the margin is not above a threshold; `best_threshold` finds the best.
+The margin of a question is the score of "no answer" minus the score of the best span.  A question
+is answered if its margin is not above the null threshold, which `best_threshold` finds.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @lru_cache(maxsize=1 << 16)
-def plain(text: str) -> str:
+def normalize_answer(text: str) -> str:
     """Lower case, without ASCII punctuation, English articles and extra space.
 
-    >>> plain("The Norman  Conquest!"), plain("a"), plain("U.S.")
+    >>> normalize_answer("The Norman  Conquest!"), normalize_answer("a"), normalize_answer("U.S.")
     ('norman conquest', '', 'us')
     """
     return " ".join(ARTICLES.sub(" ", text.lower().translate(WITHOUT_PUNCTUATION)).split())
 
 
 def exact_match(prediction: str, reference: str) -> float:
-    """1 if both are the same once made plain, else 0."""
-    return float(plain(prediction) == plain(reference))
+    """1 if both are equal after normalisation, else 0."""
+    return float(normalize_answer(prediction) == normalize_answer(reference))
 
 
 def word_f1(prediction: str, reference: str, both_empty: float = 1.0) -> float:
     """F1 of the words that two answers share, from 0 to 1.
 
-    both_empty: the score of two answers of which nothing is left once made plain.
+    both_empty: the score of two answers that are empty after normalisation.
 
     >>> round(word_f1("in the 10th century", "10th and 11th centuries"), 4) == round(2 / 7, 4)
     True
     """
-    ours, theirs = plain(prediction).split(), plain(reference).split()
+    ours, theirs = normalize_answer(prediction).split(), normalize_answer(reference).split()
     if not ours and not theirs:
         return both_empty
     shared = (Counter(ours) & Counter(theirs)).total()
@@ -62,7 +62,7 @@ def word_f1(prediction: str, reference: str, both_empty: float = 1.0) -> float:
 
 
 class Question(NamedTuple):
-    """id: of the question.  answers: the true ones.  has_answer: there are some."""
+    """A question's id and reference answers; has_answer: whether it has any."""
 
     id: str
     answers: list[str]
@@ -77,14 +77,15 @@ def squad(
     """Exact match and F1 of a whole file, as the official programs print them.
 
     predictions: question id -> text.  data: the list under "data" in the file.
-    no_answer_probs: question id -> how sure the model is that there is no answer; where it is above
-        1 the prediction counts as empty, as in the official program.
+    no_answer_probs: question id -> probability, or margin, of "no answer"; above 1 the prediction
+        counts as empty, as in the official program.
 
     Returns exact, f1 (0 to 100) and total; for v2.0 also HasAns_exact, HasAns_f1, HasAns_total and
-    NoAns_..., for each part that the data has; with `no_answer_probs` best_exact, best_f1 and the
-    thresholds that give them, best_exact_thresh and best_f1_thresh.
+    NoAns_..., if the data has such questions; with `no_answer_probs` also best_exact, best_f1 and
+    the thresholds that reach them, best_exact_thresh and best_f1_thresh.
 
-    A question without a prediction counts as wrong, as in v1.1's program (that of v2.0 stops).
+    A question without a prediction counts as wrong, as in v1.1's program (v2.0's program stops).
+    Raises `ValueError` for data without a question.
 
     >>> answers = [{"text": "10th and 11th centuries", "answer_start": 0}]
     >>> data = [{"paragraphs": [{"qas": [{"id": "q", "answers": answers}]}]}]
@@ -94,11 +95,11 @@ def squad(
     questions = list(_questions(data))
     if not questions:
         raise ValueError("the data holds no question, so there is nothing to score")
-    second = any("is_impossible" in qa for qa in _entries(data))  # v2.0
+    version_2 = any("is_impossible" in qa for qa in _entries(data))
     scores: dict[str, tuple[float, float]] = {}
     for question in questions:
         text = predictions.get(question.id)
-        scores[question.id] = (0.0, 0.0) if text is None else _score(text, question, second)
+        scores[question.id] = (0.0, 0.0) if text is None else _score(text, question, version_2)
 
     decided = dict(scores)
     if no_answer_probs is not None:
@@ -106,16 +107,16 @@ def squad(
             if question.id in predictions and no_answer_probs.get(question.id, 0.0) > 1.0:
                 decided[question.id] = (float(not question.has_answer),) * 2
     result = _means("", decided, questions)
-    if second:
+    if version_2:
         result |= _means("HasAns_", decided, [q for q in questions if q.has_answer])
         result |= _means("NoAns_", decided, [q for q in questions if not q.has_answer])
     if no_answer_probs is not None:
-        asked = [q for q in questions if q.id in predictions and q.id in no_answer_probs]
-        margins = [no_answer_probs[q.id] for q in asked]
+        scored = [q for q in questions if q.id in predictions and q.id in no_answer_probs]
+        margins = [no_answer_probs[q.id] for q in scored]
         base = sum(not q.has_answer for q in questions if q.id in predictions)
         for i, name in enumerate(("exact", "f1")):
             gains = [
-                scores[q.id][i] if q.has_answer else -float(bool(predictions[q.id])) for q in asked
+                scores[q.id][i] if q.has_answer else -float(bool(predictions[q.id])) for q in scored
             ]
             best, threshold = _official_threshold(margins, gains, base)
             result[f"best_{name}"] = 100.0 * best / len(questions)
@@ -124,18 +125,18 @@ def squad(
 
 
 def best_threshold(margins: Sequence[float], gains: Sequence[float]) -> float:
-    """The threshold under which answering gains most: exact, by one sort over all margins.
+    """The null threshold with the greatest total gain; exact, by one sort of all margins.
 
-    margins: how much each question's "no answer" is preferred to its best span.
-    gains: what answering it adds to the score (0 to 1 where there is an answer, -1 where there is
-        none, since saying so would have counted 1).
+    margins: of each question, the score of "no answer" minus the score of the best span.
+    gains: of each question, the change of the score if it is answered: 0 to 1 if it has an answer;
+        -1 if it has none, because "no answer" would have counted 1.
 
-    A question is answered where its margin is not above the threshold.  The threshold lies halfway
-    between two margins, so that equal margins are never torn apart and no rounding matters; with
-    several equally good ones the lowest counts.  Margins may be infinite: such questions cannot be
-    answered.
+    A question is answered if its margin is not above the threshold.  The threshold lies halfway
+    between two margins, so that equal margins are on one side and rounding has no effect.  Of
+    several equally good thresholds the lowest is returned.  A question with an infinite margin is
+    never answered.
 
-    Answering the first two gains 1.5, all three only 0.5:
+    Answering the first two questions gains 1.5, answering all three only 0.5:
 
     >>> best_threshold([-3.0, 1.0, 2.0], [1.0, 0.5, -1.0])
     1.5
@@ -155,10 +156,11 @@ def best_threshold(margins: Sequence[float], gains: Sequence[float]) -> float:
 def _official_threshold(
     margins: Sequence[float], gains: Sequence[float], base: float
 ) -> tuple[float, float]:
-    """Best score and its threshold as the official program finds them.
+    """The best score and its threshold, as the official program computes them.
 
     Unlike `best_threshold` it tries a threshold after each question, also between equal margins,
-    and names the margin itself; 0 if nothing is better than answering nothing.
+    and returns a margin as threshold; 0 if it is best to answer no question.  base: the score if no
+    question is answered.
     """
     best, threshold, total = base, 0.0, base
     for i in sorted(range(len(margins)), key=lambda i: margins[i]):
@@ -171,23 +173,28 @@ def _official_threshold(
 def answer_gains(
     spans: Mapping[str, str], data: Sequence[Mapping[str, Any]]
 ) -> dict[str, tuple[float, float]]:
-    """What answering each question with its span adds to the sums of exact match and F1 over saying
-    "no answer": what a threshold is tuned on.  By v2.0's rules."""
+    """Gains in exact match and F1 of answering each question with its span, over "no answer".
+
+    By the rules of v2.0.  The null threshold is tuned on these gains (`best_threshold`).
+    """
     gains = {}
     for question in _questions(data):
-        exact, f1 = _score(spans[question.id], question, second=True)
+        exact, f1 = _score(spans[question.id], question, version_2=True)
         gains[question.id] = (exact, f1) if question.has_answer else (exact - 1.0, f1 - 1.0)
     return gains
 
 
-def _score(prediction: str, question: Question, second: bool) -> tuple[float, float]:
-    """The best over the true answers: (exact match, F1)."""
-    # v2.0 passes over true answers of which nothing is left; v1.1 gives two such answers F1 0.
-    answers = [a for a in question.answers if plain(a)] if second else question.answers
+def _score(prediction: str, question: Question, version_2: bool) -> tuple[float, float]:
+    """The best (exact match, F1) over the reference answers."""
+    # v2.0 ignores reference answers that are empty after normalisation; v1.1 gives two empty
+    # answers F1 0.
+    answers = question.answers
+    if version_2:
+        answers = [answer for answer in answers if normalize_answer(answer)]
     answers = answers or [""]
     return (
         max(exact_match(prediction, answer) for answer in answers),
-        max(word_f1(prediction, answer, both_empty=float(second)) for answer in answers),
+        max(word_f1(prediction, answer, both_empty=float(version_2)) for answer in answers),
     )
 
 

@@ -1,1 +1,1 @@
-"""One family, one file, read top-down."""
+"""Model families, one file each, and the code that they share: loading, heads, generation."""

@@ -1,25 +1,27 @@
-"""What every pretrained model can do: be read from a folder in Hugging Face layout and saved back.
+"""Reading a pretrained model from a folder in Hugging Face layout, and saving it back.
 
-A family gives a config class, a model class and a `NameTable`; this file turns them into
-`from_pretrained` and `save_pretrained`.  Nothing is ever silently random: a tensor is read from the
-checkpoint, or it belongs to a head that the caller asked for, or loading is refused.
+A family provides a config class, a model class and a `WeightMap`; this file turns them into
+`from_pretrained` and `save_pretrained`.  No layer is ever silently random: a tensor is read from
+the checkpoint, or it belongs to a head that the caller asked for, or loading is refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from minift import hub, weights
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.files import read_json, write_json
+from minift.nn.lora import merge_lora
+from minift.options import require
 
 ConfigType = TypeVar("ConfigType", bound="PretrainedConfig")
 ModelType = TypeVar("ModelType", bound="PretrainedModel")
@@ -32,16 +34,17 @@ class PretrainedConfig:
     """The fields that every family's config.json shares."""
 
     model_type: ClassVar[str]
-    # Values of config.json that change the computation and that the family does not implement:
-    # name -> the only values that are fine.
-    fixed: ClassVar[Mapping[str, Sequence[Any]]] = {}
-    dropouts: ClassVar[Mapping[str, str]] = {}  # what is dropped -> the field with its rate
-    hard_limit: ClassVar[bool] = True  # no input may be longer than max_position_embeddings
+    # Fields of config.json that change the computation: name -> the values that the family
+    # implements.  A checkpoint with another value is refused.
+    supported_values: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    dropouts: ClassVar[Mapping[str, str]] = {}  # place of the dropout -> its field
+    has_max_positions: ClassVar[bool] = True  # no text may exceed max_position_embeddings
 
-    labels: tuple[str, ...] | None = None  # class names in the order of the logits
+    labels: tuple[str, ...] | None = None  # class names, in the order of the logits
     attn_implementation: str = "sdpa"  # "sdpa": torch's kernels; "eager": the formula written out
-    architectures: tuple[str, ...] = ()  # which model class the weights were saved from
-    extra: Mapping[str, Any] = field(default_factory=dict)  # the rest of config.json, kept for save
+    architectures: tuple[str, ...] = ()  # the model class that was saved
+    # The keys of config.json that minift does not read; `to_dict` writes them back.
+    other_keys: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require(self, "attn_implementation", ("sdpa", "eager"))
@@ -50,31 +53,35 @@ class PretrainedConfig:
 
     @classmethod
     def from_dict(cls: type[ConfigType], values: Mapping[str, Any], **overrides: Any) -> ConfigType:
-        """A config from the contents of a config.json; `ValueError` for what cannot be."""
+        """A config from the contents of a config.json.
+
+        overrides: fields with other values than in the file.
+        Raises `ValueError`, which names the field, for an unsupported value.
+        """
         values = dict(values)
         found = values.pop("model_type", None)
         if found != cls.model_type:
             raise ValueError(f"model_type is {found!r}, not {cls.model_type!r}")
-        for name, fine in cls.fixed.items():
-            if values.get(name, fine[0]) not in fine:
-                raise ValueError(f"{name} is {values[name]!r}; only {fine[0]!r} is supported")
+        for name, allowed in cls.supported_values.items():
+            if values.get(name, allowed[0]) not in allowed:
+                raise ValueError(f"{name} is {values[name]!r}; only {allowed[0]!r} is supported")
         values["labels"] = read_labels(values.pop("id2label", None))
-        values.pop("label2id", None)  # the same again, the other way round
+        values.pop("label2id", None)  # the inverse of id2label
         architectures = values.get("architectures") or []
         if not isinstance(architectures, list):
             raise ValueError(f"architectures is {architectures!r:.80}; write it as a list of names")
         values["architectures"] = tuple(map(str, architectures))
-        own = {f.name for f in dataclasses.fields(cls)} - {"extra"}
+        own = {f.name for f in dataclasses.fields(cls)} - {"other_keys"}
         known = {name: value for name, value in values.items() if name in own}
-        extra = {name: value for name, value in values.items() if name not in own}
+        other_keys = {name: value for name, value in values.items() if name not in own}
         unknown = set(overrides) - own
         if unknown:
             raise TypeError(f"{cls.__name__} has no field {sorted(unknown)[0]!r}")
-        return cls(**{**known, **overrides}, extra=extra)
+        return cls(**{**known, **overrides}, other_keys=other_keys)
 
     @classmethod
     def from_pretrained(cls: type[ConfigType], folder: Path, **overrides: Any) -> ConfigType:
-        """The config of a checkpoint's folder; `InputError` naming the file if it does not fit."""
+        """The config in a checkpoint's folder; `UserError` names the file if it is unusable."""
         path = Path(folder) / CONFIG
         values = read_json(path)
         try:
@@ -82,35 +89,21 @@ class PretrainedConfig:
                 raise ValueError("it is not a JSON object")
             return cls.from_dict(values, **overrides)
         except ValueError as error:
-            raise InputError(f"{path}: {error}; use the config.json of the checkpoint") from None
+            raise UserError(f"{path}: {error}; use the config.json of the checkpoint") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """The contents of config.json, names as the field uses them."""
+        """The contents of config.json, under the names that `transformers` uses."""
         own = {
             f.name: getattr(self, f.name)
             for f in dataclasses.fields(self)
-            if f.name not in ("labels", "extra", "attn_implementation")
+            if f.name not in ("labels", "other_keys", "attn_implementation")
         }
-        values = {**self.extra, **own, "model_type": self.model_type, "dtype": "float32"}
+        values = {**self.other_keys, **own, "model_type": self.model_type, "dtype": "float32"}
         values.pop("torch_dtype", None)  # the older name of dtype
         if self.labels is not None:
             values["id2label"] = {str(i): label for i, label in enumerate(self.labels)}
             values["label2id"] = {label: i for i, label in enumerate(self.labels)}
         return values
-
-
-def require(config: object, name: str, allowed: Sequence[Any]) -> None:
-    value = getattr(config, name)
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
-
-
-def require_number(config: object, name: str, low: float, high: float, kind: type = int) -> None:
-    """A field is a number within bounds; bounds keep an absurd value from being allocated."""
-    value = getattr(config, name)
-    numeric = isinstance(value, (int, kind)) and not isinstance(value, bool)
-    if not numeric or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}; it must be a number from {low} to {high}")
 
 
 def read_labels(id2label: Any) -> tuple[str, ...] | None:
@@ -123,21 +116,21 @@ def read_labels(id2label: Any) -> tuple[str, ...] | None:
 
 
 def default_labels(count: int) -> tuple[str, ...]:
-    """The names that the field gives to classes that nobody named."""
+    """The names that `transformers` gives to classes without names."""
     return tuple(f"LABEL_{i}" for i in range(count))
 
 
 class PretrainedModel(nn.Module):
-    """A model with a config, a name table, and a way in from disk and out again."""
+    """A model with a config and a weight map, which can be read from disk and saved."""
 
     config_class: ClassVar[type[PretrainedConfig]]
-    table: ClassVar[weights.NameTable]
-    head: ClassVar[str | None] = None  # our name for the module that makes the logits
-    labelled: ClassVar[bool] = True  # the head has a row for each of the task's labels
-    bottom: ClassVar[Sequence[str]] = ()  # modules below the first layer, by any part of a name
+    weight_map: ClassVar[weights.WeightMap]
+    head: ClassVar[str | None] = None  # the module that computes the logits
+    has_label_rows: ClassVar[bool] = True  # the head has one row for each label
+    embedding_modules: ClassVar[Sequence[str]] = ()  # the modules below the first layer
 
     config: Any
-    report: weights.LoadReport | None = None  # what from_pretrained found
+    load_report: weights.LoadReport | None = None  # set by from_pretrained
 
     def __init__(self, config: PretrainedConfig):
         super().__init__()
@@ -147,19 +140,21 @@ class PretrainedModel(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def depth_of(self, parameter: str) -> int:
-        """How far up a parameter is: 0 the embeddings, i + 1 layer i, then all that stands above.
+    def layer_depth(self, parameter: str) -> int:
+        """The depth of a parameter: 0 for embeddings, i + 1 for layer i, and one more for the head.
 
         BERT with two layers: embeddings.word 0, layers.0 1, layers.1 2, pooler and classifier 3.
         """
         number = re.search(r"\blayers\.(\d+)\.", parameter)
         if number:
             return int(number[1]) + 1
-        return 0 if set(parameter.split(".")) & set(self.bottom) else self.top_layer + 1
+        if set(parameter.split(".")) & set(self.embedding_modules):
+            return 0
+        return self.last_layer_depth + 1
 
     @property
-    def top_layer(self) -> int:
-        """The depth of the last layer."""
+    def last_layer_depth(self) -> int:
+        """The depth of the last layer; 0 for a model without layers."""
         numbers = (re.search(r"\blayers\.(\d+)\.", name) for name, _ in self.named_parameters())
         return max((int(number[1]) + 1 for number in numbers if number), default=0)
 
@@ -170,64 +165,75 @@ class PretrainedModel(nn.Module):
         *,
         num_labels: int | None = None,
         labels: Sequence[str] | None = None,
-        new_head: bool = False,
+        reset_head: bool = False,
         revision: str | None = None,
         **overrides: Any,
     ) -> ModelType:
         """Read a model, in eval mode, float32, on the CPU.
 
         source: a folder in Hugging Face layout, a name under weights/, or a hub id.
-        num_labels, labels: ask for a head of that size, or with those class names.  A checkpoint
-            that has one must agree; one that has none gets a new one.
-        new_head: leave the checkpoint's own head aside and start a new one.
+        num_labels, labels: ask for a head of that size, or with those class names.  The head of a
+            checkpoint must agree; a checkpoint without one gets a newly initialised head.
+        reset_head: ignore the checkpoint's head and initialise a new one.
         overrides: fields of the config to change, such as `hidden_dropout_prob=0.0`.
 
-        Raises `InputError` for a checkpoint that cannot be used, naming the tensor or the field.
+        Raises `UserError`, which names the tensor or the field, for an unusable checkpoint.
         """
-        folder = hub.resolve(source, revision)
+        folder = hub.find_checkpoint(source, revision)
         config = cls.config_class.from_pretrained(folder, **overrides)
-        checkpoint = weights.Checkpoint(folder, cls.table)
+        checkpoint = weights.Checkpoint(folder, cls.weight_map)
         new: set[str] = set()
-        if cls.head is not None and cls.labelled:
-            config, new_head = _head_config(cls, config, checkpoint, num_labels, labels, new_head)
+        if cls.head is not None and cls.has_label_rows:
+            config, reset_head = _head_config(
+                cls, config, checkpoint, num_labels, labels, reset_head
+            )
         elif num_labels is not None or labels is not None:
             raise TypeError(f"{cls.__name__} has no labels: leave num_labels and labels out")
-        if new_head:
+        if reset_head:
             new.add(cls.head)
         config = dataclasses.replace(config, architectures=(cls.__name__,))
 
-        # On the meta device nothing is allocated until config and weights are known to agree.
+        # The meta device allocates nothing until config and weights are known to agree.
         with torch.device("meta"):
             model = cls(config)
-        new |= model.adapt(checkpoint, head_is_new=bool(new))
-        fresh = [f"{m}.{name}" for m in sorted(new) for name in model.get_submodule(m).state_dict()]
-        model.report = weights.load(model, checkpoint, cls.table, fresh)
-        for name in sorted(new):  # an order that does not change from one process to the next
+        new |= model.prepare_for(checkpoint, head_is_new=bool(new))
+        missing = [
+            f"{m}.{name}" for m in sorted(new) for name in model.get_submodule(m).state_dict()
+        ]
+        model.load_report = weights.load(model, checkpoint, cls.weight_map, missing)
+        for name in sorted(new):  # the order of random draws must not depend on a set's order
             model.get_submodule(name).to_empty(device="cpu").apply(model.init_weights)
         return model.eval()
 
-    def adapt(self, checkpoint: weights.Checkpoint, head_is_new: bool) -> set[str]:
-        """Fit optional parts to what the checkpoint has; returns the modules to start anew."""
+    def prepare_for(self, checkpoint: weights.Checkpoint, head_is_new: bool) -> set[str]:
+        """Fit optional modules to the checkpoint; returns the modules to initialise.
+
+        Called with the model on the meta device, before any tensor is read.
+        """
         return set()
 
+    def replace_tied_output(self, make_layer: Callable[[Tensor], nn.Module]) -> None:
+        """Replace an output layer that is tied to the embeddings by `make_layer(weight)`, in place.
+
+        Families without a tied output layer need not override this.
+        """
+
     def init_weights(self, module: nn.Module) -> None:
-        """Give one module its values at the beginning of training."""
+        """Initialise the parameters of one module for training."""
         raise NotImplementedError
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write config.json and model.safetensors, which `transformers` loads as they are.
+        """Write config.json and model.safetensors in the layout that `transformers` loads.
 
-        A model with LoRA is written with its updates merged.
+        LoRA updates are merged into the written weights; the model itself does not change.
 
-        dtype: that of the tensors on disk; whoever reads them computes in float32 all the same.
+        dtype: of the tensors on disk.  `from_pretrained` reads every dtype as float32.
         """
-        from minift.nn.lora import merge_lora  # here, since that file builds on this one
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = dataclasses.replace(self.config, architectures=(type(self).__name__,))
         write_json(folder / CONFIG, config.to_dict())
-        weights.save(merge_lora(self), self.table, folder, dtype)
+        weights.save(merge_lora(self), self.weight_map, folder, dtype)
 
 
 def _head_config(
@@ -236,34 +242,34 @@ def _head_config(
     checkpoint: weights.Checkpoint,
     num_labels: int | None,
     labels: Sequence[str] | None,
-    new_head: bool,
+    reset_head: bool,
 ) -> tuple[PretrainedConfig, bool]:
-    """Whose labels count, and whether the head must be new.  Returns (config, head is new)."""
-    asked = tuple(map(str, labels)) if labels is not None else None
-    if asked is None and num_labels is not None:
-        asked = default_labels(num_labels)
-    if asked is not None and num_labels not in (None, len(asked)):
-        raise ValueError(f"num_labels is {num_labels}, but {len(asked)} labels are given")
+    """Choose the labels and decide whether the head is new: (config, head is new)."""
+    requested = None if labels is None else tuple(map(str, labels))
+    if requested is None and num_labels is not None:
+        requested = default_labels(num_labels)
+    if requested is not None and num_labels not in (None, len(requested)):
+        raise ValueError(f"num_labels is {num_labels}, but {len(requested)} labels are given")
 
-    names = cls.table.theirs(f"{cls.head}.weight")
-    # Heads of different tasks share the name "classifier"; config.json says whose it is.
-    someone_elses = config.architectures and cls.__name__ not in config.architectures
-    if new_head or someone_elses or not any(name in checkpoint for name in names):
-        if asked is None:
-            raise InputError(
+    names = cls.weight_map.checkpoint_names(f"{cls.head}.weight")
+    # Heads of several tasks are named "classifier"; config.json tells which task this one is for.
+    other_task_head = config.architectures and cls.__name__ not in config.architectures
+    if reset_head or other_task_head or not any(name in checkpoint for name in names):
+        if requested is None:
+            raise UserError(
                 f"{checkpoint.folder}: the checkpoint has no head for {cls.__name__}; "
                 "ask for a new one with num_labels= or labels="
             )
-        checkpoint.leave_aside(f"{cls.head}\\..*", "the head of another task")
-        return dataclasses.replace(config, labels=asked), True
+        checkpoint.ignore(f"{cls.head}\\..*", "the head of another task")
+        return dataclasses.replace(config, labels=requested), True
 
     rows = checkpoint.shape(names[0])[0]
     own = config.labels or default_labels(rows)
     named = labels is not None and own != default_labels(len(own))
-    if asked is not None and (len(asked) != rows or (named and asked != own)):
-        raise InputError(
+    if requested is not None and (len(requested) != rows or (named and requested != own)):
+        raise UserError(
             f"{checkpoint.folder}: the tensor {names[0]!r} has {rows} labels "
-            f"({', '.join(own)}), not {len(asked)} ({', '.join(asked)}); "
-            "ask for these labels, or for a new head with new_head=True"
+            f"({', '.join(own)}), not {len(requested)} ({', '.join(requested)}); "
+            "ask for these labels, or for a new head with reset_head=True"
         )
-    return dataclasses.replace(config, labels=asked if labels is not None else own), False
+    return dataclasses.replace(config, labels=requested if labels is not None else own), False

@@ -1,20 +1,25 @@
-"""BERT: token ids go in, one vector for each token comes out, a head makes logits of them.
+"""BERT: token ids go in, one vector for each token comes out, a head turns them into logits.
 
 Paper: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers".
 
-Dimensions: B batch, T width of the padded batch, S real tokens in the batch, H hidden, N heads,
-D head width (H = N * D), I intermediate, V vocabulary, C classes.
+Dimensions: B batch, T width of the padded batch, S real tokens in the batch, F texts that are not
+empty, H hidden, N heads, D head width (H = N * D), I intermediate, V vocabulary, C classes.
 
-Callers pass (B, T) and get (B, T, ...) back, but between the embeddings and the last layer there
-is no padding: the real tokens of all texts lie end to end, (S, H).  See nn/attention.py.
+One layer, post-norm (each norm follows the sum, on the main path):
 
-One layer, post-norm (the norm stands after the sum, on the main path):
-
-    x ──┬──> query, key, value ──> attend ──> output ──> dropout ──(+)──> norm ──┐
-        └───────────────────────────────────────────────────────────┘             │
-        ┌─────────────────────────────────────────────────────────────────────────┘
+    x ──┬──> query, key, value ──> attention ──> output ──> dropout ──(+)──> norm ───┐
+        └──────────────────────────────────────────────────────────────┘             │
+        ┌────────────────────────────────────────────────────────────────────────────┘
         ├──> up (H -> I) ──> GELU ──> down (I -> H) ──> dropout ──(+)──> norm ──> next layer
-        └───────────────────────────────────────────────────────────┘
+        └──────────────────────────────────────────────────────────┘
+
+    ┌ Two ideas for speed shape the code ──────────────────────────────────────────────────────┐
+    │ No padding. Callers pass (B, T) and get (B, T, ...) back. Between the embeddings and the │
+    │ last layer only the real tokens of all texts exist, end to end: (S, H). `hidden_states`  │
+    │ removes the padding, `Packing.pad` restores it (nn/packing.py).                          │
+    │ Only what the head reads. A classifier reads the [CLS] token of the last layer, so that  │
+    │ layer computes only the [CLS] rows: `cls_only`.                                          │
+    └──────────────────────────────────────────────────────────────────────────────────────────┘
 """
 
 from __future__ import annotations
@@ -26,11 +31,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from minift.models.base import PretrainedConfig, PretrainedModel, require, require_number
+from minift.models.base import PretrainedConfig, PretrainedModel
 from minift.models.heads import POOLINGS, Head
-from minift.nn.attention import Packing, attend, pack
+from minift.nn.attention import packed_attention
 from minift.nn.layers import ACTIVATIONS, Dropout, init_linear
-from minift.weights import Checkpoint, NameTable
+from minift.nn.packing import Packing, pack
+from minift.options import require, require_number
+from minift.weights import Checkpoint, WeightMap, weights_and_biases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +50,7 @@ class BertConfig(PretrainedConfig):
         "attention": "attention_probs_dropout_prob",
         "head": "classifier_dropout",
     }
-    fixed: ClassVar[Mapping[str, Sequence[Any]]] = {
+    supported_values: ClassVar[Mapping[str, Sequence[Any]]] = {
         "position_embedding_type": ("absolute", None),
         "is_decoder": (False, None),
         "add_cross_attention": (False, None),
@@ -56,13 +63,13 @@ class BertConfig(PretrainedConfig):
     num_attention_heads: int = 12  # N
     intermediate_size: int = 3072  # I
     hidden_act: str = "gelu"
-    max_position_embeddings: int = 512  # the longest text, special tokens included
+    max_position_embeddings: int = 512  # most tokens of a text, special tokens included
     type_vocab_size: int = 2  # first and second text of a pair
-    pad_token_id: int | None = 0  # its embedding starts at zero; packing keeps it out of sight
+    pad_token_id: int | None = 0  # packing removes padding, so its embedding is never read
     layer_norm_eps: float = 1e-12
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
-    classifier_dropout: float | None = None  # of the head; None: as hidden_dropout_prob
+    classifier_dropout: float | None = None  # of the head; None: hidden_dropout_prob
     initializer_range: float = 0.02  # standard deviation of new weights
     pooling: str = "pooler"  # how a text becomes one vector, see models/heads.py
 
@@ -70,7 +77,7 @@ class BertConfig(PretrainedConfig):
         super().__post_init__()
         require(self, "hidden_act", tuple(ACTIVATIONS))
         require(self, "pooling", POOLINGS)
-        # Bounds far above any BERT: a damaged config is refused instead of filling the memory.
+        # Bounds far above any BERT, so that a damaged config is refused before it fills the memory.
         for name, high in {
             "vocab_size": 10**8,
             "hidden_size": 10**5,
@@ -81,12 +88,9 @@ class BertConfig(PretrainedConfig):
         }.items():
             require_number(self, name, 1, high)
         require_number(self, "num_hidden_layers", 1, 10**3)
-        for name in ("layer_norm_eps", "initializer_range"):
-            require_number(self, name, 0, 1, float)
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            require_number(self, name, 0, 1, float)
-        if self.classifier_dropout is not None:
-            require_number(self, "classifier_dropout", 0, 1, float)
+        for name in ("layer_norm_eps", "initializer_range", *self.dropouts.values()):
+            if name != "classifier_dropout" or self.classifier_dropout is not None:
+                require_number(self, name, 0, 1, float)
         if self.pad_token_id is not None:
             require_number(self, "pad_token_id", 0, self.vocab_size - 1)
         if self.hidden_size % self.num_attention_heads:
@@ -97,12 +101,12 @@ class BertConfig(PretrainedConfig):
 
     @property
     def head_dropout(self) -> float:
-        custom = self.classifier_dropout
-        return self.hidden_dropout_prob if custom is None else custom
+        own = self.classifier_dropout
+        return self.hidden_dropout_prob if own is None else own
 
 
 class BertEmbeddings(nn.Module):
-    """word + position + token type, normed: packed ids (S,) -> (S, H)."""
+    """norm(word + position + token type), then dropout: three (S,) of ids -> (S, H)."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
@@ -112,13 +116,13 @@ class BertEmbeddings(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
-    def forward(self, ids: Tensor, positions: Tensor, types: Tensor) -> Tensor:
-        x = self.word(ids) + self.position(positions) + self.token_type(types)  # (S, H)
-        return self.dropout(self.norm(x))
+    def forward(self, input_ids: Tensor, position_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+        x = self.word(input_ids) + self.position(position_ids)  # (S, H)
+        return self.dropout(self.norm(x + self.token_type(token_type_ids)))  # (S, H)
 
 
 class BertAttention(nn.Module):
-    """Self-attention with its residual: (S, H) -> (S, H), or (F, H) of `firsts`."""
+    """Self-attention with its residual: (S, H) -> (S, H); with `cls_only` -> (F, H)."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
@@ -127,16 +131,16 @@ class BertAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.weight_dropout = config.attention_probs_dropout_prob
+        self.attention_dropout = config.attention_probs_dropout_prob
         self.dropout = Dropout(config.hidden_dropout_prob)
 
-    def forward(self, x: Tensor, packing: Packing, firsts: bool = False) -> Tensor:
+    def forward(self, x: Tensor, packing: Packing, cls_only: bool = False) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(1)  # (S, N, D) each
-        if firsts:
-            q, x = packing.firsts(q), packing.firsts(x)  # S is F from here on
-        dropout = self.weight_dropout if self.training else 0.0
-        mixed = attend(
-            q, k, v, packing, dropout=dropout, fused=self.fused, firsts=firsts
+        if cls_only:
+            q, x = packing.cls_tokens(q), packing.cls_tokens(x)  # (F, ...): S is F from here on
+        dropout = self.attention_dropout if self.training else 0.0
+        mixed = packed_attention(
+            q, k, v, packing, dropout=dropout, fused=self.fused, cls_only=cls_only
         )  # (S, N, D)
         return self.norm(x + self.dropout(self.output(mixed.flatten(1))))  # (S, H)
 
@@ -153,35 +157,36 @@ class BertFeedForward(nn.Module):
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = self.activation(self.up(x))  # (S, I)
-        return self.norm(x + self.dropout(self.down(wide)))  # (S, H)
+        inner = self.activation(self.up(x))  # (S, I)
+        return self.norm(x + self.dropout(self.down(inner)))  # (S, H)
 
 
 class BertLayer(nn.Module):
-    """The two residual blocks of the picture above; of `firsts`, for the first tokens alone."""
+    """The two residual blocks of the picture: (S, H) -> (S, H); with `cls_only` -> (F, H)."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
         self.attention = BertAttention(config)
         self.feed_forward = BertFeedForward(config)
 
-    def forward(self, x: Tensor, packing: Packing, firsts: bool = False) -> Tensor:
-        return self.feed_forward(self.attention(x, packing, firsts))
+    def forward(self, x: Tensor, packing: Packing, cls_only: bool = False) -> Tensor:
+        return self.feed_forward(self.attention(x, packing, cls_only))
 
 
 class BertPretrained(PretrainedModel):
-    """What BERT's models share: config, names on disk, how a new layer starts."""
+    """Base class of BERT's models: config, names on disk, initial weights of new layers."""
 
     config_class = BertConfig
     config: BertConfig
-    bottom = ("embeddings",)
+    embedding_modules = ("embeddings",)
 
-    def new_head(self, dropout: float) -> Head:
-        """A linear head as it starts, with a row for each label (two if nobody named any)."""
+    def make_head(self, dropout: float) -> Head:
+        """A newly initialised linear head, a row for each label (two rows without labels)."""
         count = len(self.config.labels or ("LABEL_0", "LABEL_1"))
         return Head(self.config.hidden_size, count, dropout).apply(self.init_weights)
 
     def init_weights(self, module: nn.Module) -> None:
+        """Normal weights with standard deviation `initializer_range`; biases 0, norms 1."""
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
             init_linear(module, std)
@@ -198,8 +203,8 @@ class BertModel(BertPretrained):
     model(input_ids (B, T), attention_mask=None (B, T), token_type_ids=None (B, T))
         -> hidden (B, T, H), pooled (B, H)
 
-    hidden is zero at padding.  pooled is tanh(W h[CLS] + b) with the pretrained pooler, and None
-    where the checkpoint has no pooler (one trained on masked words alone, say).
+    hidden is zero at padding.  pooled is tanh(W h[CLS] + b), the pretrained pooler; None if the
+    checkpoint has no pooler (for example after masked language modelling only).
     """
 
     def __init__(self, config: BertConfig):
@@ -209,7 +214,7 @@ class BertModel(BertPretrained):
         self.pooler: nn.Linear | None = nn.Linear(config.hidden_size, config.hidden_size)
         self.apply(self.init_weights)
 
-    def adapt(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
+    def prepare_for(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
         if "pooler.dense.weight" not in checkpoint:
             self.pooler = None
         return set()
@@ -220,45 +225,36 @@ class BertModel(BertPretrained):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        x, packing = self.encode(input_ids, attention_mask, token_type_ids)
-        first = packing.rows(packing.firsts(x))  # (B, H)
-        return packing.pad(x), None if self.pooler is None else self.pool(first)
+        x, packing = self.encode(input_ids, attention_mask, token_type_ids)  # (S, H)
+        cls_hidden = packing.unsort(packing.cls_tokens(x))  # (B, H)
+        return packing.pad(x), None if self.pooler is None else self.pool(cls_hidden)
 
-    def encode(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-    ) -> tuple[Tensor, Packing]:
-        """The last hidden states, still packed: (S, H) and where its tokens belong."""
-        *_, last = self.hidden_states(input_ids, attention_mask, token_type_ids)
+    def encode(self, *inputs: Tensor | None) -> tuple[Tensor, Packing]:
+        """The last hidden states, packed: (S, H), and their packing.  inputs: as for `forward`."""
+        *_, last = self.hidden_states(*inputs)
         return last
 
-    def encode_firsts(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-    ) -> tuple[Tensor, Packing]:
-        """The last hidden state of each text's first token alone: (F, H), and where they belong.
+    def encode_cls(self, *inputs: Tensor | None) -> tuple[Tensor, Packing]:
+        """The last hidden state of each text's [CLS] token: (F, H), and the packing.
 
-        What the last layer makes of the other tokens nobody reads, so it is not computed: of that
-        layer only keys, values and queries are, which with six layers spares an eighth of it all.
+        The last layer computes only the [CLS] rows, because the head reads nothing else; the other
+        tokens need only the qkv projection.  With six layers this saves an eighth of the time.
         """
-        *_, (x, packing) = self.hidden_states(
-            input_ids, attention_mask, token_type_ids, layers=len(self.layers) - 1
-        )
-        return self.layers[-1](x, packing, firsts=True), packing
+        *_, (x, packing) = self.hidden_states(*inputs, num_layers=len(self.layers) - 1)
+        return self.layers[-1](x, packing, cls_only=True), packing
 
     def hidden_states(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
-        layers: int | None = None,
+        num_layers: int | None = None,
     ) -> Iterator[tuple[Tensor, Packing]]:
-        """The packed hidden states after the embeddings and after each layer, one by one; of the
-        lowest `layers` where there is a number."""
+        """Yield (S, H) and its packing after the embeddings and after each of the lowest layers.
+
+        num_layers: how many layers to run; None: all.
+        Raises `ValueError` for ids of another rank or longer than the position embeddings.
+        """
         limit = self.config.max_position_embeddings
         if input_ids.dim() != 2 or input_ids.shape[1] > limit:
             raise ValueError(
@@ -266,15 +262,15 @@ class BertModel(BertPretrained):
             )
         packing = pack(torch.ones_like(input_ids) if attention_mask is None else attention_mask)
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        x = self.embeddings(packing.take(input_ids), packing.columns, packing.take(types))  # (S, H)
-        yield x, packing
-        for layer in self.layers[:layers]:
+        x = self.embeddings(packing.unpad(input_ids), packing.positions, packing.unpad(types))
+        yield x, packing  # (S, H)
+        for layer in self.layers[:num_layers]:
             x = layer(x, packing)  # (S, H)
             yield x, packing
 
-    def pool(self, first: Tensor) -> Tensor:
-        """The pretrained pooler: (B, H) -> (B, H)."""
-        return torch.tanh(self.pooler(first))
+    def pool(self, cls_hidden: Tensor) -> Tensor:
+        """The pretrained pooler, tanh(W h[CLS] + b): (B, H) -> (B, H)."""
+        return torch.tanh(self.pooler(cls_hidden))
 
 
 class BertForSequenceClassification(BertPretrained):
@@ -285,16 +281,15 @@ class BertForSequenceClassification(BertPretrained):
     def __init__(self, config: BertConfig):
         super().__init__(config)
         self.bert = BertModel(config)
-        self.classifier = self.new_head(config.head_dropout)
+        self.classifier = self.make_head(config.head_dropout)
 
-    def adapt(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
-        if "pooler.dense.weight" in checkpoint:
-            return set()
-        if self.config.pooling != "pooler":
+    def prepare_for(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
+        if "pooler.dense.weight" not in checkpoint:
+            # With this pooling the pooler is part of the head, so a new head has a new pooler.
+            if self.config.pooling == "pooler":
+                return {"bert.pooler"} if head_is_new else set()
             self.bert.pooler = None
-            return set()
-        # The pooler is a part of this head, so a new head may bring a new one along.
-        return {"bert.pooler"} if head_is_new else set()
+        return set()
 
     def forward(
         self,
@@ -304,53 +299,42 @@ class BertForSequenceClassification(BertPretrained):
     ) -> Tensor:
         return self.classifier(self.features(input_ids, attention_mask, token_type_ids))
 
-    def features(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-    ) -> Tensor:
-        """What the head sees of each text, as models/heads.py explains: (B, H)."""
-        inputs, pooling = (input_ids, attention_mask, token_type_ids), self.config.pooling
+    def features(self, *inputs: Tensor | None) -> Tensor:
+        """The input of the head, one vector for each text (models/heads.py): (B, H)."""
+        pooling = self.config.pooling
         if pooling == "mean":
             x, packing = self.bert.encode(*inputs)  # (S, H)
-            return packing.rows(packing.means(x))
-        x, packing = self.bert.encode_firsts(*inputs)  # (F, H)
-        first = packing.rows(x)  # (B, H)
-        return self.bert.pool(first) if pooling == "pooler" else first
+            return packing.unsort(packing.mean_pool(x))  # (B, H)
+        x, packing = self.bert.encode_cls(*inputs)  # (F, H)
+        cls_hidden = packing.unsort(x)  # (B, H)
+        return self.bert.pool(cls_hidden) if pooling == "pooler" else cls_hidden
 
 
 class BertTokenHead(BertPretrained):
-    """The encoder without its pooler; subclasses put a linear head on every token."""
+    """The encoder without its pooler; subclasses add a head on every token."""
 
     def __init__(self, config: BertConfig):
         super().__init__(config)
         self.bert = BertModel(config)
         self.bert.pooler = None
 
-    def adapt(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
-        checkpoint.leave_aside(r"pooler\..*", "the pooler: a head on every token does not need it")
+    def prepare_for(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
+        checkpoint.ignore(r"pooler\..*", "the pooler: a head on every token does not need it")
         return set()
 
-    def features(
+    def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
     ) -> Tensor:
-        """What the head sees of each token: (B, T, H)."""
-        x, packing = self.bert.encode(input_ids, attention_mask, token_type_ids)
-        return packing.pad(x)
+        x, packing = self.bert.encode(input_ids, attention_mask, token_type_ids)  # (S, H)
+        return packing.pad(self.get_submodule(self.head)(x))  # (B, T, C)
 
-    def logits(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-    ) -> Tensor:
-        """What the head says of each token: (B, T, C), unspecified at padding."""
-        x, packing = self.bert.encode(input_ids, attention_mask, token_type_ids)
-        return packing.pad(self.get_submodule(self.head)(x))
+    def features(self, *inputs: Tensor | None) -> Tensor:
+        """The input of the head, one vector for each token: (B, T, H)."""
+        x, packing = self.bert.encode(*inputs)  # (S, H)
+        return packing.pad(x)
 
 
 class BertForTokenClassification(BertTokenHead):
@@ -360,28 +344,17 @@ class BertForTokenClassification(BertTokenHead):
 
     def __init__(self, config: BertConfig):
         super().__init__(config)
-        self.classifier = self.new_head(config.head_dropout)
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-    ) -> Tensor:
-        return self.logits(input_ids, attention_mask, token_type_ids)
+        self.classifier = self.make_head(config.head_dropout)
 
 
 class BertForQuestionAnswering(BertTokenHead):
-    """Where an answer begins and ends: (B, T) ids -> start logits, end logits, (B, T) each.
-
-    Unspecified at padding.  The two rows of the head are its two "labels".
-    """
+    """An answer's span: (B, T) ids -> start and end logits, (B, T) each, unspecified at padding."""
 
     head = "qa_outputs"
 
     def __init__(self, config: BertConfig):
         super().__init__(config)
-        self.qa_outputs = self.new_head(dropout=0.0)
+        self.qa_outputs = self.make_head(dropout=0.0)
 
     def forward(
         self,
@@ -389,57 +362,42 @@ class BertForQuestionAnswering(BertTokenHead):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        return self.logits(input_ids, attention_mask, token_type_ids).unbind(-1)
+        return super().forward(input_ids, attention_mask, token_type_ids).unbind(-1)
 
 
 LAYER = "encoder.layer.{i}"
-ATTENTION = f"{LAYER}.attention"
+SELF = f"{LAYER}.attention.self"
 
-# Our name -> theirs.  Three of theirs, stacked by rows, make one of ours.
-BertPretrained.table = NameTable(
+# Our name -> the name in a checkpoint, or several names whose tensors are stacked by rows.
+BertPretrained.weight_map = WeightMap(
     prefix="bert.",
     names={
         "embeddings.word.weight": "embeddings.word_embeddings.weight",
         "embeddings.position.weight": "embeddings.position_embeddings.weight",
         "embeddings.token_type.weight": "embeddings.token_type_embeddings.weight",
-        "embeddings.norm.weight": "embeddings.LayerNorm.weight",
-        "embeddings.norm.bias": "embeddings.LayerNorm.bias",
-        "layers.{i}.attention.qkv.weight": (
-            f"{ATTENTION}.self.query.weight",
-            f"{ATTENTION}.self.key.weight",
-            f"{ATTENTION}.self.value.weight",
+        **weights_and_biases(
+            {
+                "embeddings.norm": "embeddings.LayerNorm",
+                "layers.{i}.attention.qkv": (f"{SELF}.query", f"{SELF}.key", f"{SELF}.value"),
+                "layers.{i}.attention.output": f"{LAYER}.attention.output.dense",
+                "layers.{i}.attention.norm": f"{LAYER}.attention.output.LayerNorm",
+                "layers.{i}.feed_forward.up": f"{LAYER}.intermediate.dense",
+                "layers.{i}.feed_forward.down": f"{LAYER}.output.dense",
+                "layers.{i}.feed_forward.norm": f"{LAYER}.output.LayerNorm",
+                "pooler": "pooler.dense",
+                "classifier": "classifier",
+                "qa_outputs": "qa_outputs",
+            }
         ),
-        "layers.{i}.attention.qkv.bias": (
-            f"{ATTENTION}.self.query.bias",
-            f"{ATTENTION}.self.key.bias",
-            f"{ATTENTION}.self.value.bias",
-        ),
-        "layers.{i}.attention.output.weight": f"{ATTENTION}.output.dense.weight",
-        "layers.{i}.attention.output.bias": f"{ATTENTION}.output.dense.bias",
-        "layers.{i}.attention.norm.weight": f"{ATTENTION}.output.LayerNorm.weight",
-        "layers.{i}.attention.norm.bias": f"{ATTENTION}.output.LayerNorm.bias",
-        "layers.{i}.feed_forward.up.weight": f"{LAYER}.intermediate.dense.weight",
-        "layers.{i}.feed_forward.up.bias": f"{LAYER}.intermediate.dense.bias",
-        "layers.{i}.feed_forward.down.weight": f"{LAYER}.output.dense.weight",
-        "layers.{i}.feed_forward.down.bias": f"{LAYER}.output.dense.bias",
-        "layers.{i}.feed_forward.norm.weight": f"{LAYER}.output.LayerNorm.weight",
-        "layers.{i}.feed_forward.norm.bias": f"{LAYER}.output.LayerNorm.bias",
-        "pooler.weight": "pooler.dense.weight",
-        "pooler.bias": "pooler.dense.bias",
-        "classifier.weight": "classifier.weight",
-        "classifier.bias": "classifier.bias",
-        "qa_outputs.weight": "qa_outputs.weight",
-        "qa_outputs.bias": "qa_outputs.bias",
     },
     ignored={
         r"embeddings\.position_ids": "a buffer that counts 0, 1, 2, ...",
-        r"cls\.predictions\.(bias|decoder\.(weight|bias))": "the masked-word head of pre-training",
-        r"cls\.predictions\.transform\.(dense|LayerNorm)\.(weight|bias)": (
-            "the masked-word head of pre-training"
+        r"cls\.predictions\.(bias|(decoder|transform\.(dense|LayerNorm))\.(weight|bias))": (
+            "the masked-language-model head of pre-training"
         ),
         r"cls\.seq_relationship\.(weight|bias)": "the next-sentence head of pre-training",
         r"classifier\.(weight|bias)": "the head of a task, which the bare encoder does not have",
         r"qa_outputs\.(weight|bias)": "the head of question answering",
     },
-    spellings={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
+    aliases={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
 )

@@ -1,8 +1,8 @@
-"""BERT that says which words stand behind masks: what it was pre-trained with (Devlin et al. 2019).
+"""BERT for masked language modelling, its pre-training objective (Devlin et al. 2019).
 
     hidden (S, H) ──> dense ──> GELU ──> norm ──> times the word embeddings, transposed, + bias
 
-The last matrix is the word embeddings themselves: one matrix says what goes in and what comes out.
+The output matrix is the word embedding matrix: input and output share their weights.
 
 Dimensions: B batch, T width of the padded batch, S real tokens, M masked ones, H hidden,
 V vocabulary.
@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.models.bert import BertConfig, BertPretrained, BertTokenHead
 from minift.nn.layers import ACTIVATIONS
-from minift.weights import Checkpoint
+from minift.weights import Checkpoint, weights_and_biases
 
 WORDS = "embeddings.word_embeddings.weight"
 PREDICTIONS = "cls.predictions"
@@ -28,7 +28,7 @@ BIAS = f"{PREDICTIONS}.bias"
 
 
 class BertPredictions(nn.Module):
-    """Scores of all words: (..., H) and the word embeddings (V, H) -> (..., V)."""
+    """Logits of all tokens: (..., H) and the word embeddings (V, H) -> (..., V)."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
@@ -42,10 +42,10 @@ class BertPredictions(nn.Module):
 
 
 class BertForMaskedLM(BertTokenHead):
-    """Scores of all words at each token: (B, T) ids -> logits (B, T, V), unspecified at padding."""
+    """Logits of all tokens at each position: (B, T) ids -> (B, T, V), unspecified at padding."""
 
     head = "predictions"
-    labelled = False
+    has_label_rows = False
 
     def __init__(self, config: BertConfig):
         super().__init__(config)
@@ -59,22 +59,22 @@ class BertForMaskedLM(BertTokenHead):
 
     @classmethod
     def has_head(cls, folder: Path) -> bool:
-        """Whether a checkpoint brings the head along; if not, ask for one with `new_head`."""
-        return f"{PREDICTIONS}.transform.dense.weight" in Checkpoint(folder, cls.table)
+        """Whether a checkpoint has this head; if not, `reset_head=True` initialises one."""
+        return f"{PREDICTIONS}.transform.dense.weight" in Checkpoint(folder, cls.weight_map)
 
-    def adapt(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
-        super().adapt(checkpoint, head_is_new)
+    def prepare_for(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
+        super().prepare_for(checkpoint, head_is_new)
         if head_is_new:
-            checkpoint.leave_aside(rf"{re.escape(PREDICTIONS)}\..*", "a new head was asked for")
+            checkpoint.ignore(rf"{re.escape(PREDICTIONS)}\..*", "a new head was asked for")
         copies = {f"{PREDICTIONS}.decoder.weight": WORDS, f"{PREDICTIONS}.decoder.bias": BIAS}
         for name, original in copies.items():
             if name in checkpoint:
                 if original not in checkpoint:
                     checkpoint.rename(name, original)
                 elif torch.equal(checkpoint.tensor(name), checkpoint.tensor(original)):
-                    checkpoint.leave_aside(re.escape(name), f"a copy of {original}")
+                    checkpoint.ignore(re.escape(name), f"a copy of {original}")
                 else:
-                    raise InputError(
+                    raise UserError(
                         f"{checkpoint.folder}: the tensor {name!r} differs from {original!r}, but "
                         "BERT has one matrix for both; use a checkpoint of this family"
                     )
@@ -90,28 +90,30 @@ class BertForMaskedLM(BertTokenHead):
         return packing.pad(self.predictions(x, self.bert.embeddings.word.weight))
 
     def masked_loss(
-        self, input_ids: Tensor, places: Tensor, truth: Tensor
+        self, input_ids: Tensor, is_masked: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Sum of the cross-entropies of the words that were hidden, and their number.
+        """Sum of the cross-entropies of the masked tokens, and their number.
 
-        input_ids: (B, T) without padding.  places: (B, T), True where a word was hidden.
-        truth: (M,) those words.  The scores of V words are computed at these places alone.
+        input_ids: (B, T) without padding.  is_masked: (B, T), True at the M masked positions.
+        labels: (M,) their tokens.  Logits are computed only at the masked positions.
         """
         x, packing = self.bert.encode(input_ids)
-        hidden = packing.pad(x)[places]  # (M, H)
+        hidden = packing.pad(x)[is_masked]  # (M, H)
         logits = self.predictions(hidden, self.bert.embeddings.word.weight)  # (M, V)
-        total = nn.functional.cross_entropy(logits.float(), truth, reduction="sum")
-        return total, places.sum().to(total.dtype)
+        total = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+        return total, is_masked.sum().to(total.dtype)
 
 
-BertForMaskedLM.table = replace(
-    BertPretrained.table,
+BertForMaskedLM.weight_map = replace(
+    BertPretrained.weight_map,
     names={
-        **BertPretrained.table.names,
-        "predictions.dense.weight": f"{PREDICTIONS}.transform.dense.weight",
-        "predictions.dense.bias": f"{PREDICTIONS}.transform.dense.bias",
-        "predictions.norm.weight": f"{PREDICTIONS}.transform.LayerNorm.weight",
-        "predictions.norm.bias": f"{PREDICTIONS}.transform.LayerNorm.bias",
+        **BertPretrained.weight_map.names,
+        **weights_and_biases(
+            {
+                "predictions.dense": f"{PREDICTIONS}.transform.dense",
+                "predictions.norm": f"{PREDICTIONS}.transform.LayerNorm",
+            }
+        ),
         "predictions.bias": BIAS,
     },
 )

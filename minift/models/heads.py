@@ -1,10 +1,11 @@
-"""What stands on an encoder: one linear layer over a vector for each text, or for each token.
+"""The head on an encoder: one linear layer over a vector for each text, or for each token.
 
-How a text becomes one vector is explicit, because it decides what a head alone can reach:
+How a text becomes one vector is an explicit choice, because it decides what a head on a frozen
+encoder can reach:
 
-    pooler   tanh(W h[CLS] + b), W pretrained with the encoder: what `transformers` does
-    cls      h[CLS] as it is
-    mean     the mean of h over the text's real tokens (Reimers and Gurevych 2019)
+    pooler   tanh(W h[CLS] + b), W pretrained with the encoder: as `transformers` does
+    cls      h[CLS]
+    mean     the mean of h over the text's real tokens (Reimers and Gurevych 2019, Sentence-BERT)
 
 Dimensions: B batch, S packed tokens, H hidden, C classes.
 """
@@ -20,6 +21,8 @@ POOLINGS = ("pooler", "cls", "mean")
 
 class Head(nn.Linear):
     """Dropout, then one linear layer: (..., H) -> (..., C)."""
+
+    quantizable = False  # nn/int8.py keeps it in float32
 
     def __init__(self, hidden_size: int, num_labels: int, dropout: float):
         super().__init__(hidden_size, num_labels)

@@ -2,18 +2,19 @@
 
 Dimensions: as in t5.py; R rows of the decoder in generation.
 
-One layer, pre-norm (the norm stands before each part, beside the main path), the decoder's with
-attention to the source between the two:
+One layer, pre-norm (each norm precedes its block, off the main path).  The decoder has
+cross-attention between the two blocks.  Dropout follows the last product of each block:
 
-    x ──┬──────────────────────────────────────(+)──┬─────────────────────────────────────(+)── ...
-        └─> norm ──> q, k, v ──> attend ──> output ──┘└─> norm ──> feed-forward ──> dropout ──┘
+    x ──┬──────────────────────────────────────────────(+)──┬──────────────────────────(+)── ...
+        └─> norm ──> q, k, v ──> attention ──> output ──┘   └─> norm ──> feed-forward ──┘
 
-    encoder   attends to all tokens of the source            bias by distance, both directions
-    decoder   attends to the target so far                   bias by distance, backwards
-              attends to the encoder's output                no bias
+    encoder   self-attention to all tokens of the source      relative bias, bidirectional
+    decoder   causal self-attention to the target so far      relative bias, backwards
+              cross-attention to the encoder's output         no bias
 
-Positions are known only by the bias: a number for each head and bucket of distances, added to the
-scores (nn/positions.py).  Scores are not divided by sqrt(D): the weights start smaller instead.
+The relative position bias is T5's only position information: a number for each head and bucket of
+distances, added to the scores (nn/positions.py).  Scores are not divided by sqrt(D); the queries'
+initial weights are smaller instead.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from minift.models.base import PretrainedConfig, require, require_number
-from minift.nn.attention import Packing, attend, attend_padded
-from minift.nn.layers import ACTIVATIONS, Dropout, FeedForward, Linear, RMSNorm
-from minift.nn.positions import PositionBias
+from minift.models.base import PretrainedConfig
+from minift.nn.attention import attention, packed_attention
+from minift.nn.layers import ACTIVATIONS, Dropout, FeedForward, NoBiasLinear, RMSNorm
+from minift.nn.packing import Packing
+from minift.nn.positions import RelativePositionBias
+from minift.options import require, require_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,24 +39,24 @@ class T5Config(PretrainedConfig):
 
     model_type = "t5"
     dropouts: ClassVar[Mapping[str, str]] = {"all": "dropout_rate"}
-    hard_limit = False  # distances know no end
-    fixed: ClassVar[Mapping[str, Sequence[Any]]] = {"is_decoder": (False, None)}
+    has_max_positions = False  # relative positions have no maximum
+    supported_values: ClassVar[Mapping[str, Sequence[Any]]] = {"is_decoder": (False, None)}
 
     vocab_size: int = 32128  # V
     d_model: int = 512  # H
     d_kv: int = 64  # D
     d_ff: int = 2048  # I
     num_layers: int = 6  # of the encoder
-    num_decoder_layers: int | None = None  # None: as many
+    num_decoder_layers: int | None = None  # None: num_layers
     num_heads: int = 8  # N
     relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128  # all that is further is one bucket
+    relative_attention_max_distance: int = 128  # all greater distances share one bucket
     dropout_rate: float = 0.1
     layer_norm_epsilon: float = 1e-6
     initializer_factor: float = 1.0
     feed_forward_proj: str = "relu"  # or "gated-gelu", "gated-silu", ...
-    # Original T5 ties the output to the embeddings and scales what goes into it by 1 / sqrt(H);
-    # v1.1 and Flan-T5 do neither.  Where a config does not say whether to scale, tying says it.
+    # The first T5 ties the output layer to the embeddings and scales its input by 1 / sqrt(H);
+    # v1.1 and Flan-T5 do neither.  A config that does not say whether to scale follows the tying.
     tie_word_embeddings: bool = True
     scale_decoder_outputs: bool | None = None
     pad_token_id: int = 0
@@ -66,7 +69,7 @@ class T5Config(PretrainedConfig):
             object.__setattr__(self, "num_decoder_layers", self.num_layers)
         if self.scale_decoder_outputs is None:
             object.__setattr__(self, "scale_decoder_outputs", self.tie_word_embeddings)
-        # Bounds far above any T5: a damaged config is refused instead of filling the memory.
+        # Bounds far above any T5, so that a damaged config is refused before it fills the memory.
         for name, high in {
             "vocab_size": 10**8,
             "d_model": 10**5,
@@ -97,22 +100,23 @@ class T5Config(PretrainedConfig):
 
     @property
     def max_position_embeddings(self) -> int:
-        """How long sources usually are: what the checkpoint says, or what T5 was trained with."""
-        return int(self.extra.get("n_positions", 512))
+        """Default length limit of sources: n_positions of the config, or 512 as in training."""
+        return int(self.other_keys.get("n_positions", 512))
 
     @property
     def gated(self) -> bool:
+        """Whether the feed-forward layers are gated."""
         return self.feed_forward_proj.startswith("gated-")
 
     @property
     def activation(self) -> str:
-        """The reference reads gated-gelu as the GELU by tanh, which v1.1 was trained with."""
+        """The name in `ACTIVATIONS`; gated-gelu means GELU's tanh approximation, as in v1.1."""
         name = self.feed_forward_proj.removeprefix("gated-")
         return "gelu_new" if self.feed_forward_proj == "gated-gelu" else name
 
 
 class T5Attention(nn.Module):
-    """What attention to the own sequence and to the source share."""
+    """Base class of self-attention and cross-attention: norm, output layer and dropout."""
 
     def __init__(self, config: T5Config):
         super().__init__()
@@ -120,86 +124,96 @@ class T5Attention(nn.Module):
         self.fused = config.attn_implementation == "sdpa"
         self.inner = config.num_heads * config.d_kv
         self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
-        self.output = Linear(self.inner, config.d_model)
+        self.output = NoBiasLinear(self.inner, config.d_model)
         self.dropout = Dropout(config.dropout_rate)
 
     @property
-    def weight_dropout(self) -> float:
+    def attention_dropout(self) -> float:
         return self.dropout.p if self.training else 0.0
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """Attention over padded rows, (B, N, U, D) queries -> (B, N, U, D)."""
-        return attend_padded(
-            q, k, v, bias, dropout=self.weight_dropout, fused=self.fused, scale=1.0
-        )
+    def padded_attention(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """Attention over padded rows without scaling of scores: (B, N, U, D) -> (B, N, U, D)."""
+        return attention(q, k, v, bias, dropout=self.attention_dropout, fused=self.fused, scale=1.0)
 
 
 class T5SelfAttention(T5Attention):
-    """Attention to the own sequence, with norm and residual."""
+    """Self-attention with its norm and residual."""
 
     def __init__(self, config: T5Config):
         super().__init__(config)
-        self.qkv = Linear(config.d_model, 3 * self.inner)
+        self.qkv = NoBiasLinear(config.d_model, 3 * self.inner)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(..., H) -> query, key, value, (..., N, D) each."""
         return self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
 
     def forward(self, x: Tensor, packing: Packing, bias: Tensor) -> Tensor:
-        """The encoder's: x (S, H), bias (N, T, T)."""
+        """The encoder, bidirectional: x (S, H), bias (N, T, T) or (B, N, T, T) -> (S, H)."""
         q, k, v = self.project(x)  # (S, N, D) each
-        mixed = attend(
-            q, k, v, packing, dropout=self.weight_dropout, fused=self.fused, scale=1.0, bias=bias
-        )
+        dropout = self.attention_dropout
+        mixed = packed_attention(
+            q, k, v, packing, dropout=dropout, fused=self.fused, scale=1.0, bias=bias
+        )  # (S, N, D)
         return x + self.dropout(self.output(mixed.flatten(1)))  # (S, H)
 
     def causal(self, x: Tensor, bias: Tensor) -> Tensor:
-        """The decoder's in training: x (B, U, H), bias (N, U, U) with -inf for what is ahead."""
+        """The decoder in training: x (B, U, H), bias (N, U, U), -inf above the diagonal."""
         q, k, v = (part.transpose(1, 2) for part in self.project(x))  # (B, N, U, D) each
-        mixed = self.mix(q, k, v, bias)  # (B, N, U, D)
+        mixed = self.padded_attention(q, k, v, bias)  # (B, N, U, D)
         return x + self.dropout(self.output(mixed.transpose(1, 2).flatten(2)))  # (B, U, H)
 
     def step(
-        self, x: Tensor, keys: Tensor, values: Tensor, here: slice | Tensor, bias: Tensor
+        self,
+        x: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        position: slice | Tensor,
+        bias: Tensor,
     ) -> Tensor:
-        """The decoder's in generation: x (R, H) of R rows, whose keys and values join the cache.
+        """The decoder in generation: one token of each row, x (R, H) -> (R, H).
 
-        keys, values: (R, N, longest, D).  here: the place of x, as a slice or a tensor of one
-        number.  bias: (N, 1, K) for the first K places, which are looked at.
+        key_cache, value_cache: (R, N, max_length, D); those of x are written at `position`, a
+            slice or a tensor of one number.
+        bias: (N, 1, K) for the first K positions, which x attends to.
         """
         q, k, v = (part.unsqueeze(2) for part in self.project(x))  # (R, N, 1, D) each
-        keys[:, :, here], values[:, :, here] = k, v
-        known = slice(0, bias.shape[-1])
-        mixed = self.mix(q, keys[:, :, known], values[:, :, known], bias)  # (R, N, 1, D)
+        key_cache[:, :, position], value_cache[:, :, position] = k, v
+        past = slice(0, bias.shape[-1])
+        mixed = self.padded_attention(
+            q, key_cache[:, :, past], value_cache[:, :, past], bias
+        )  # (R, N, 1, D)
         return x + self.output(mixed.flatten(1))  # (R, H)
 
 
 class T5CrossAttention(T5Attention):
-    """Attention of the target to the encoder's output, with norm and residual."""
+    """Attention of the decoder to the encoder's output, with norm and residual."""
 
     def __init__(self, config: T5Config):
         super().__init__(config)
-        self.query = Linear(config.d_model, self.inner)
-        self.kv = Linear(config.d_model, 2 * self.inner)
+        self.query = NoBiasLinear(config.d_model, self.inner)
+        self.kv = NoBiasLinear(config.d_model, 2 * self.inner)
 
-    def source(self, encoded: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
-        """The source's keys and values, which no target changes: (S, H) -> (B, N, T, D) each."""
+    def keys_and_values(self, encoded: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
+        """Keys and values of the sources, computed once: (S, H) -> (B, N, T, D) each."""
         kv = packing.pad(self.kv(encoded)).unflatten(-1, (2, self.heads, -1))  # (B, T, 2, N, D)
         return kv.permute(2, 0, 3, 1, 4).unbind(0)
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """x (B, U, H); keys, values (B, N, T, D); mask (B, 1, 1, T), lowest at padding."""
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, source_bias: Tensor) -> Tensor:
+        """x (B, U, H); keys, values (B, N, T, D); source_bias (B, 1, 1, T) masks padding."""
         q = self.query(self.norm(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        mixed = self.mix(q, keys, values, mask)  # (B, N, U, D)
+        mixed = self.padded_attention(q, keys, values, source_bias)  # (B, N, U, D)
         return x + self.dropout(self.output(mixed.transpose(1, 2).flatten(2)))  # (B, U, H)
 
 
 def feed_forward(config: T5Config) -> FeedForward:
+    """A feed-forward layer as the config describes it: (..., H) -> (..., H)."""
     norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
     return FeedForward(norm, config.d_ff, config.activation, config.gated, config.dropout_rate)
 
 
 class T5EncoderLayer(nn.Module):
+    """Self-attention and feed-forward layer: (S, H) -> (S, H)."""
+
     def __init__(self, config: T5Config):
         super().__init__()
         self.attention = T5SelfAttention(config)
@@ -210,32 +224,36 @@ class T5EncoderLayer(nn.Module):
 
 
 class T5DecoderLayer(nn.Module):
+    """Causal self-attention, cross-attention and feed-forward layer: (B, U, H) -> (B, U, H)."""
+
     def __init__(self, config: T5Config):
         super().__init__()
         self.attention = T5SelfAttention(config)
-        self.cross = T5CrossAttention(config)
+        self.cross_attention = T5CrossAttention(config)
         self.feed_forward = feed_forward(config)
 
     def forward(
-        self, x: Tensor, bias: Tensor, keys: Tensor, values: Tensor, mask: Tensor
+        self, x: Tensor, bias: Tensor, keys: Tensor, values: Tensor, source_bias: Tensor
     ) -> Tensor:
-        return self.feed_forward(self.cross(self.attention.causal(x, bias), keys, values, mask))
+        x = self.attention.causal(x, bias)
+        return self.feed_forward(self.cross_attention(x, keys, values, source_bias))
 
 
 class T5Stack(nn.Module):
-    """What encoder and decoder share: layers, the bias of the first, the norm after the last."""
+    """Encoder or decoder: its layers, their relative position bias, and the final norm."""
 
-    def __init__(self, config: T5Config, layers: Sequence[nn.Module], both_ways: bool):
+    def __init__(self, config: T5Config, layers: Sequence[nn.Module], bidirectional: bool):
         super().__init__()
-        self.position = PositionBias(
+        self.position = RelativePositionBias(
             config.num_heads,
             config.relative_attention_num_buckets,
             config.relative_attention_max_distance,
-            both_ways,
+            bidirectional,
         )
         self.layers = nn.ModuleList(layers)
         self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.dropout = Dropout(config.dropout_rate)
 
-    def finish(self, x: Tensor) -> Tensor:
+    def final_norm(self, x: Tensor) -> Tensor:
+        """The norm after the last layer, then dropout: (..., H) -> (..., H)."""
         return self.dropout(self.norm(x))

@@ -1,1 +1,1 @@
-"""What every model is made of."""
+"""The building blocks of every model: attention, packing, layers, LoRA, 8-bit layers."""

@@ -1,6 +1,7 @@
-"""Positions that are known by distance alone (Shaw et al. 2018; in buckets, Raffel et al. 2020).
+"""Relative positions: a learned bias for each head and bucket of distances.
 
-A number for each head and bucket of distances is added to the scores of attention.
+Shaw et al. 2018, "Self-attention with relative position representations"; in buckets, Raffel et al.
+2020 (T5).  The bias is added to the scores of attention.
 """
 
 from __future__ import annotations
@@ -11,46 +12,51 @@ import torch
 from torch import Tensor, nn
 
 
-def bucket(distance: Tensor, both_ways: bool, buckets: int, longest: int) -> Tensor:
-    """The bucket of each distance (place of the key - of the query): far ones share buckets.
+def relative_position_bucket(
+    relative_position: Tensor, bidirectional: bool, num_buckets: int, max_distance: int
+) -> Tensor:
+    """The bucket of each relative position (position of the key - of the query), same shape.
 
-    Half of the buckets are for single distances, the other half for ranges that grow by a constant
-    factor up to `longest`; all further ones share the last.  In both directions, each has half of
-    the buckets, keys that come later in the upper half; else later keys count as distance 0.
+    Half of the buckets hold one distance each.  The other half hold ranges that grow by a constant
+    factor up to `max_distance`; every greater distance is in the last bucket.  A bidirectional
+    bias gives each direction half of the buckets, the upper half to keys that come later.
+    Otherwise a later key counts as distance 0.
 
-    With 8 buckets, longest 16, backwards: 0 1 2 3 | 4 5 | 6 7 | 8 ... 11 | 12 and more
+    With 8 buckets, max_distance 16, backwards: 0 1 2 3 | 4 5 | 6 7 | 8 ... 11 | 12 and more
 
-    >>> bucket(-torch.arange(14), False, 8, 16).tolist()
+    >>> relative_position_bucket(-torch.arange(14), False, 8, 16).tolist()
     [0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 6, 7, 7]
-    >>> bucket(torch.tensor([-2, -1, 0, 1, 2]), True, 8, 16).tolist()
+    >>> relative_position_bucket(torch.tensor([-2, -1, 0, 1, 2]), True, 8, 16).tolist()
     [2, 1, 0, 5, 6]
     """
-    offset = torch.zeros_like(distance)
-    if both_ways:
-        buckets //= 2
-        offset = (distance > 0).long() * buckets
-        distance = distance.abs()
+    offset = torch.zeros_like(relative_position)
+    if bidirectional:
+        num_buckets //= 2
+        offset = (relative_position > 0).long() * num_buckets
+        distance = relative_position.abs()
     else:
-        distance = (-distance).clamp_min(0)
-    near = buckets // 2
-    # In float32, as T5 was trained: where a range begins depends on the rounding.
-    far = torch.log(distance.clamp_min(1).float() / near) / math.log(longest / near)
-    far = (near + (far * (buckets - near)).long()).clamp_max(buckets - 1)
-    return offset + torch.where(distance < near, distance, far)
+        distance = (-relative_position).clamp_min(0)
+    exact = num_buckets // 2
+    # In float32, as T5 was trained: rounding decides where a range begins.
+    far = torch.log(distance.clamp_min(1).float() / exact) / math.log(max_distance / exact)
+    far = (exact + (far * (num_buckets - exact)).long()).clamp_max(num_buckets - 1)
+    return offset + torch.where(distance < exact, distance, far)
 
 
-class PositionBias(nn.Module):
-    """What is added to the scores of each of N heads for each distance."""
+class RelativePositionBias(nn.Module):
+    """A learned number for each of N heads and each bucket of distances."""
 
-    def __init__(self, heads: int, buckets: int, longest: int, both_ways: bool):
+    def __init__(self, num_heads: int, num_buckets: int, max_distance: int, bidirectional: bool):
         super().__init__()
-        self.both_ways = both_ways
-        self.longest = longest
-        self.table = nn.Embedding(buckets, heads)
+        self.bidirectional = bidirectional
+        self.max_distance = max_distance
+        self.embedding = nn.Embedding(num_buckets, num_heads)
 
     def forward(self, length: int) -> Tensor:
-        """(N, length, length): for each query, each key."""
-        places = torch.arange(length, device=self.table.weight.device)
-        distance = places - places[:, None]  # (length, length)
-        found = bucket(distance, self.both_ways, self.table.num_embeddings, self.longest)
-        return self.table(found).permute(2, 0, 1)  # (N, length, length)
+        """(N, length, length): the bias of each query (rows) for each key (columns)."""
+        positions = torch.arange(length, device=self.embedding.weight.device)
+        relative = positions - positions[:, None]  # (length, length)
+        buckets = relative_position_bucket(
+            relative, self.bidirectional, self.embedding.num_embeddings, self.max_distance
+        )
+        return self.embedding(buckets).permute(2, 0, 1)  # (N, length, length)

@@ -1,1 +1,2 @@
-"""A T5 and its tokenizer from nothing but text."""
+"""Pre-training from plain text: T5 by span corruption, BERT by masked language modelling, each with
+its own tokenizer; and a probe of the language knowledge that an encoder keeps in fine-tuning."""

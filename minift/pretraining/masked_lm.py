@@ -1,17 +1,17 @@
-"""What a text teaches BERT without labels: the words behind masks (Devlin et al. 2019).
+"""Masked language modelling, BERT's pre-training objective (Devlin et al. 2019, "BERT").
 
     text     the river rose in the rain
     chosen       -----          ----
     source   [CLS] the [MASK] rose in the tea [SEP]
     target             river              rain
 
-15 % of the tokens are chosen; of those 80 % become [MASK], 10 % any token, 10 % stay as they are,
-so that the model must know of every token whether it fits.
+15 % of the tokens are chosen for prediction.  Of those 80 % become [MASK], 10 % become a random
+token, and 10 % stay unchanged, so that the model must judge of every token whether it fits.
 
-What is hidden of a chunk is a function of (seed, step), so a run that is resumed, or done again,
-sees the same.
+The tokens that are masked in a step are a function of (seed, step), so a resumed or repeated run
+masks the same ones.
 
-Dimensions: R tokens of a chunk, B batch.
+Dimensions: B batch, R tokens of a block, C chosen tokens of a batch.
 """
 
 from __future__ import annotations
@@ -23,31 +23,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.models.bert import BertConfig
 from minift.models.bert_masked import BertForMaskedLM
 from minift.pretraining.base import ModelOptions, Objective
 from minift.pretraining.vocabulary import save_wordpiece, train_wordpiece
 from minift.text.tokenizer import Tokenizer
 
-DENSITY, MASKED, REPLACED = 0.15, 0.8, 0.1
+MLM_PROBABILITY = 0.15  # share of the tokens that are chosen for prediction
+MASK_SHARE, RANDOM_SHARE = 0.8, 0.1  # of the chosen tokens: become [MASK], become a random token
 
 
-class Masks(Objective):
-    """BERT's part of pre-training.
+class MaskedLM(Objective):
+    """BERT's pre-training objective.
 
-    Biases begin at zero, where steps in proportion to what they change would get nowhere: AdamW.
+    The optimiser is AdamW.  Adafactor's steps are proportional to the size of a parameter, so it
+    would hardly move the biases, which are initialised to zero.
     """
 
-    optimizer, usual_rate = "adamw", 1e-3
+    optimizer, default_learning_rate = "adamw", 1e-3
 
     def __init__(self, tokenizer: Tokenizer, options: ModelOptions):
-        frame = (tokenizer.cls_token_id, tokenizer.mask_token_id, tokenizer.sep_token_id)
-        if None in frame:
-            raise InputError(
+        special = (tokenizer.cls_token_id, tokenizer.mask_token_id, tokenizer.sep_token_id)
+        if None in special:
+            raise UserError(
                 "the tokenizer has no [CLS], [MASK] and [SEP]; use a BERT with its own tokenizer"
             )
-        self.cls, self.mask, self.end = frame
+        self.cls_token_id, self.mask_token_id, self.end_token_id = special
         self.vocab_size = tokenizer.vocab_size
 
     @staticmethod
@@ -55,14 +57,14 @@ class Masks(Objective):
         save_wordpiece(train_wordpiece(documents, vocab_size), folder)
 
     @staticmethod
-    def new_model(tokenizer: Tokenizer, options: ModelOptions, longest: int) -> BertForMaskedLM:
+    def new_model(tokenizer: Tokenizer, options: ModelOptions, max_length: int) -> BertForMaskedLM:
         config = BertConfig(
             vocab_size=tokenizer.vocab_size,
             hidden_size=options.d_model,
             intermediate_size=options.d_ff,
             num_hidden_layers=options.num_layers,
             num_attention_heads=options.num_heads,
-            max_position_embeddings=max(512, longest),
+            max_position_embeddings=max(512, max_length),
             hidden_dropout_prob=options.dropout,
             attention_probs_dropout_prob=options.dropout,
             pad_token_id=tokenizer.pad_token_id,
@@ -71,21 +73,25 @@ class Masks(Objective):
 
     @staticmethod
     def load_model(folder: Path, dropout: float) -> BertForMaskedLM:
-        """An encoder without a head for masked words gets a new one."""
+        """A checkpoint without a masked-LM head gets a new one."""
         return BertForMaskedLM.from_pretrained(
             folder,
-            new_head=not BertForMaskedLM.has_head(folder),
+            reset_head=not BertForMaskedLM.has_head(folder),
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
         )
 
-    def batch(self, chunks: np.ndarray, random: np.random.Generator) -> tuple[Tensor, ...]:
-        """Chunks (B, R) -> ids (B, 1 + R + 1), which of them to guess, and the C guessed (C,)."""
-        shown, chosen = mask_tokens(chunks, random, self.mask, self.vocab_size)
-        ids = np.pad(shown, ((0, 0), (1, 1)), constant_values=self.end)
-        ids[:, 0] = self.cls
-        places = np.pad(chosen, ((0, 0), (1, 1)))
-        return tuple(torch.from_numpy(x) for x in (ids, places, chunks[chosen]))
+    def batch(self, blocks: np.ndarray, random: np.random.Generator) -> tuple[Tensor, ...]:
+        """Mask blocks (B, R) and frame them with [CLS] and [SEP].
+
+        Returns input ids (B, 1 + R + 1), the chosen positions as booleans of that shape, and the
+        labels (C,), the original tokens at those positions.
+        """
+        corrupted, chosen = mask_tokens(blocks, random, self.mask_token_id, self.vocab_size)
+        input_ids = np.pad(corrupted, ((0, 0), (1, 1)), constant_values=self.end_token_id)
+        input_ids[:, 0] = self.cls_token_id
+        is_masked = np.pad(chosen, ((0, 0), (1, 1)))  # (B, 1 + R + 1)
+        return tuple(torch.from_numpy(x) for x in (input_ids, is_masked, blocks[chosen]))
 
     @staticmethod
     def loss(model: BertForMaskedLM, *batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,23 +100,23 @@ class Masks(Objective):
 
 
 def mask_tokens(
-    tokens: np.ndarray, random: np.random.Generator, mask: int, vocab_size: int
+    tokens: np.ndarray, random: np.random.Generator, mask_token_id: int, vocab_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Chunks (B, R) as the model sees them, and which of their tokens were chosen (B, R).
+    """The corrupted blocks (B, R), and which of their tokens were chosen for prediction (B, R).
 
-    Of each chunk 15 % are chosen, at least one; here the first becomes the mask 4, the fifth
-    any token.
+    15 % of each block are chosen, at least one token.  Here the first becomes the mask token 4 and
+    the fifth the random token 0.
 
     >>> random = np.random.default_rng(3)
-    >>> shown, chosen = mask_tokens(np.arange(10, 30)[None], random, mask=4, vocab_size=100)
-    >>> shown[0, :10].tolist(), np.flatnonzero(chosen).tolist()
+    >>> corrupted, chosen = mask_tokens(np.arange(10, 30)[None], random, 4, vocab_size=100)
+    >>> corrupted[0, :10].tolist(), np.flatnonzero(chosen).tolist()
     ([4, 11, 12, 13, 0, 15, 16, 17, 18, 19], [0, 4, 18])
     """
-    batch, width = tokens.shape
-    count = max(1, round(width * DENSITY))
-    chosen = random.random((batch, width)).argsort(1) < count
-    fate = random.random((batch, width))
-    any_token = random.integers(0, vocab_size, (batch, width))
-    shown = np.where(chosen & (fate < MASKED), mask, tokens)
-    swapped = chosen & (fate >= MASKED) & (fate < MASKED + REPLACED)
-    return np.where(swapped, any_token, shown), chosen
+    batch, length = tokens.shape
+    count = max(1, round(length * MLM_PROBABILITY))
+    chosen = random.random((batch, length)).argsort(1) < count
+    draw = random.random((batch, length))
+    random_tokens = random.integers(0, vocab_size, (batch, length))
+    corrupted = np.where(chosen & (draw < MASK_SHARE), mask_token_id, tokens)
+    replaced = chosen & (draw >= MASK_SHARE) & (draw < MASK_SHARE + RANDOM_SHARE)
+    return np.where(replaced, random_tokens, corrupted), chosen

@@ -1,8 +1,7 @@
-"""What an encoder still knows of a language: how well a fixed head finds masked words behind it.
+"""A probe of catastrophic forgetting: how well an encoder still supports masked language modelling.
 
-The head learns once, on the frozen encoder as it was before fine-tuning.  Put behind the same
-encoder after fine-tuning, its loss on held-out text says how far the encoder's vectors have moved
-from what they meant.
+A masked-LM head is trained once, on the frozen encoder as it was before fine-tuning.  Its held-out
+loss on the encoder after fine-tuning says how far the encoder's hidden states have moved.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from pathlib import Path
 
 from minift.models.bert import BertPretrained
 from minift.models.bert_masked import BertForMaskedLM
+from minift.options import check_range, option
 from minift.pretraining.base import ModelOptions
-from minift.pretraining.masked_lm import Masks
-from minift.pretraining.run import PretrainOptions, held_out_loss, make_chunks, pretrain
-from minift.tasks.base import check_range, option
+from minift.pretraining.masked_lm import MaskedLM
+from minift.pretraining.run import PretrainOptions, eval_loss, make_blocks, pretrain
 from minift.text.tokenizer import Tokenizer
-from minift.training.options import as_dict
+from minift.training.cli import as_dict
 from minift.training.run_dir import METRICS, check_same_options
 
 MODEL = ModelOptions(family="bert")
@@ -25,35 +24,35 @@ MODEL = ModelOptions(family="bert")
 
 @dataclass(frozen=True)
 class ProbeOptions:
-    """How much the encoder still knows of its language."""
+    """Masked-word probe of the encoder."""
 
-    text: tuple[Path, ...] = option(
-        (), "Plain text, on which masked words show it; none: not asked."
+    probe_file: tuple[Path, ...] = option(
+        (), "Plain text files for a masked-word probe of the encoder; default: no probe."
     )
-    probe_steps: int = option(500, "Steps in which a head learns to find masked words.")
+    probe_steps: int = option(500, "Optimiser steps of the probe's masked-LM head.")
 
     def __post_init__(self) -> None:
         check_range(self, "probe_steps", 1)
 
 
 def train_probe(encoder: str, probe: ProbeOptions, folder: Path) -> PretrainOptions:
-    """A head for masked words behind a frozen encoder, in `folder`; one that is there is kept.
+    """Train a masked-LM head on a frozen encoder and save it in `folder`, unless it is there.
 
-    Returns what `probe_loss` needs beside the folder.  The last 200 chunks of the text, 48 tokens
-    each, are held out.
+    Returns the options of this run, which `probe_loss` needs.  The last 200 blocks of the text, of
+    48 tokens each, are held out.
     """
     options = PretrainOptions(
-        text=probe.text,
+        train_file=probe.probe_file,
         model=encoder,
         freeze_encoder=True,
         output_dir=folder,
         overwrite=folder.exists(),
-        steps=probe.probe_steps,
+        max_steps=probe.probe_steps,
         batch_size=32,
-        chunk=48,
+        block_size=48,
         learning_rate=3e-3,
-        warmup=probe.probe_steps // 10,
-        save_every=0,
+        warmup_ratio=0.1,
+        save_steps=0,
     )
     if (folder / METRICS).exists():
         resolved = as_dict(MODEL, options)
@@ -64,12 +63,15 @@ def train_probe(encoder: str, probe: ProbeOptions, folder: Path) -> PretrainOpti
 
 
 def probe_loss(encoder: BertPretrained, folder: Path, options: PretrainOptions) -> float:
-    """Mean loss of a masked token of the held-out text, in nats, with the encoder given."""
+    """Mean loss of a masked token in the held-out text, in nats, with this encoder.
+
+    folder, options: of `train_probe`.
+    """
     tokenizer = Tokenizer.from_pretrained(folder)
-    objective = Masks(tokenizer, MODEL)
+    objective = MaskedLM(tokenizer, MODEL)
     model = BertForMaskedLM.from_pretrained(folder)
-    # The pooler, which some heads need, has no part in it.
-    own = {name: x for name, x in encoder.bert.state_dict().items() if "pooler" not in name}
-    model.bert.load_state_dict(own)
-    chunks = make_chunks(folder, tokenizer, objective.end, options)
-    return held_out_loss(model, chunks, objective, options)
+    # The masked-LM model has no pooler.
+    weights = {name: x for name, x in encoder.bert.state_dict().items() if "pooler" not in name}
+    model.bert.load_state_dict(weights)
+    blocks = make_blocks(folder, tokenizer, objective.end_token_id, options)
+    return eval_loss(model, blocks, objective, options)

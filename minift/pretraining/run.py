@@ -1,12 +1,13 @@
-"""Pre-training: shards of plain text in, a T5 or a BERT with a tokenizer of its own out.
+"""Pre-training: plain text in, a T5 or a BERT with its own tokenizer out.
 
-    shards -> tokenizer (from a part of them) -> tokens.bin -> chunks -> gaps -> steps -> model
+    text files -> tokenizer (trained on part of them) -> tokens.bin -> blocks -> steps -> model
 
-With `--model` a model that is there already goes on with more text, and with its own tokenizer
+The objective is span corruption for T5 (span_corruption.py) and masked language modelling for BERT
+(masked_lm.py).  `--model` continues the pre-training of a checkpoint, with its tokenizer
 (Gururangan et al. 2020, "Don't stop pretraining").
 
-All of it is in `--output-dir`; with `--resume` a run that was killed goes on from its last saved
-state to the same bits.
+Everything is written into `--output-dir`; `--resume` continues an interrupted run from its last
+saved state to the same bits.
 """
 
 from __future__ import annotations
@@ -24,95 +25,118 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from minift import hub
-from minift.data.batching import parts, progress
-from minift.errors import InputError
+from minift.data.batching import batched, progress_bar
+from minift.device import autocast, check_device, check_precision, pick_device
+from minift.errors import UserError
 from minift.files import read_json, write_json
 from minift.models.base import CONFIG, PretrainedModel
+from minift.options import check_range, option
 from minift.pretraining.base import ModelOptions, Objective
-from minift.pretraining.corpus import Chunks, read_documents, write_tokens
-from minift.pretraining.masked_lm import Masks
-from minift.pretraining.span_corruption import Gaps
-from minift.tasks.base import check_range, option
+from minift.pretraining.corpus import TokenBlocks, read_documents, write_tokens
+from minift.pretraining.masked_lm import MaskedLM
+from minift.pretraining.span_corruption import SpanCorruption
 from minift.text.tokenizer import Tokenizer
-from minift.training.checkpoint import Progress, load_state, remove_state, save_state
-from minift.training.freezing import learn_head
+from minift.training.checkpoint import TrainerState, load_state, remove_state, save_state
+from minift.training.cli import as_dict
+from minift.training.freezing import freeze_all_but_head
 from minift.training.log import Log, environment
 from minift.training.nonfinite import stop_if_not_finite
-from minift.training.optim import new_optimizer, normalise_gradients, parameter_groups, set_rate
-from minift.training.options import as_dict, check_device, check_precision
-from minift.training.run import describe_model, pick_device
-from minift.training.run_dir import METRICS, check_same_options, claimed, output_folder
+from minift.training.optim import (
+    average_and_clip_gradients,
+    make_optimizer,
+    parameter_groups,
+    set_learning_rate,
+)
+from minift.training.progress import describe_model
+from minift.training.run_dir import METRICS, check_same_options, choose_output_dir, run_lock
 from minift.training.schedules import cosine
-from minift.training.signals import Stop, Stopped, stopped_at
-from minift.training.step import autocast
+from minift.training.signals import Stopped, StopRequest, stopped_at
 
 TOKENS = "tokens.bin"
-OBJECTIVES: dict[str, type[Objective]] = {"t5": Gaps, "bert": Masks}
+OBJECTIVES: dict[str, type[Objective]] = {"t5": SpanCorruption, "bert": MaskedLM}
 
 
 @dataclass(frozen=True)
 class PretrainOptions:
-    """What it learns from, and for how long."""
+    """Text, length and speed of pre-training."""
 
-    text: tuple[Path, ...] = option((), "Plain text, blank lines between documents; .gz or .xz.")
+    train_file: tuple[Path, ...] = option(
+        (), "Plain text files, a blank line between documents; also .gz or .xz.", common=True
+    )
     model: str | None = option(
-        None, "Folder, name or hub id of a model to go on from, instead of a new one."
+        None,
+        "Folder, name or hub id of a checkpoint to continue; default: a new model.",
+        common=True,
     )
     freeze_encoder: bool = option(
-        False, "BERT: the head for masked words learns alone, a probe of what its encoder knows."
+        False, "BERT: train only the masked-LM head, which measures what the frozen encoder knows."
     )
-    output_dir: Path | None = option(None, "Where the run goes; runs/pretrain-N if not given.")
-    resume: bool = option(False, "Go on with the run in --output-dir from its last saved state.")
-    overwrite: bool = option(False, "Replace the run that --output-dir holds.")
-    steps: int = option(10_000, "Steps of the optimiser.")
-    batch_size: int = option(32, "Chunks in a step.")
-    chunk: int = option(256, "Tokens of text in a chunk.")
-    held_out: int = option(200, "Chunks at the end of the text that the loss is measured on.")
+    output_dir: Path | None = option(
+        None, "Folder for the model and its results; default: runs/pretrain-N.", common=True
+    )
+    resume: bool = option(
+        False, "Continue the run in --output-dir from its last saved state.", common=True
+    )
+    overwrite: bool = option(False, "Replace the run in --output-dir.", common=True)
+    max_steps: int = option(10_000, "Optimiser steps.", common=True)
+    batch_size: int = option(32, "Blocks in a step.", common=True)
+    block_size: int = option(256, "Tokens of text in a block.", common=True)
+    eval_blocks: int = option(
+        200, "Blocks at the end of the text that are held out for evaluation."
+    )
     learning_rate: float | None = option(
-        None, "Highest rate; if not given, 1e-2 for t5 (Adafactor) and 1e-3 for bert (AdamW)."
+        None,
+        "Highest learning rate. Default: 1e-2 for t5 (Adafactor), 1e-3 for bert (AdamW).",
+        common=True,
     )
-    warmup: int = option(500, "Steps in which the rate rises from zero; then it falls to zero.")
-    eval_every: int = option(1000, "Steps between two measurements of the held-out loss.")
-    log_every: int = option(20, "Steps between two lines in log.jsonl.")
-    save_every: int = option(500, "Steps between two saved states for --resume; 0: none.")
-    workers: int = option(0, "Processes that make batches ahead; 0: each when it is needed.")
-    seed: int = option(1, "Seed of everything random.")
-    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
-    precision: str = option("fp32", "fp32, or bf16: mixed precision, weights in fp32.")
+    warmup_ratio: float = option(
+        0.05, "Share of the steps in which the learning rate rises from 0; then a cosine to 0."
+    )
+    eval_steps: int = option(1000, "Steps between two measurements of the held-out loss.")
+    logging_steps: int = option(20, "Steps between two lines of log.jsonl.")
+    save_steps: int = option(500, "Steps between two saved states for --resume; 0: none.")
+    workers: int = option(0, "Processes that prepare batches in advance; 0: none.")
+    seed: int = option(1, "Seed of every random number.", common=True)
+    device: str = option("auto", "auto (a GPU if there is one), cpu, cuda or cuda:N.", common=True)
+    precision: str = option("fp32", "fp32, or bf16: mixed precision with float32 weights.")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "held_out", "eval_every", "log_every"):
+        for name in ("max_steps", "batch_size", "eval_blocks", "eval_steps", "logging_steps"):
             check_range(self, name, 1)
-        for name in ("warmup", "save_every", "workers"):
+        for name in ("save_steps", "workers"):
             check_range(self, name, 0)
-        check_range(self, "chunk", 8)
+        check_range(self, "warmup_ratio", 0, 1)
+        check_range(self, "block_size", 8)
         check_range(self, "learning_rate", 1e-12)
         check_device(self.device)
         check_precision(self.precision)
-        if not self.text:
-            raise ValueError("--text is missing; give one file of plain text or several")
+        if not self.train_file:
+            raise ValueError("--train-file is missing; give one file of plain text or several")
 
 
 def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str, Any]:
-    """The whole job; returns what metrics.json holds.  The model is stored in half precision."""
+    """Pre-train a model and save it, with weights in float16; returns the contents of metrics.json.
+
+    `UserError` for bad input, before the output directory is touched.
+    """
     started = time.perf_counter()
-    pick_device(options.device)  # refused, if it must be, before the folder is touched
+    pick_device(options.device)  # refuses a missing device before the folder is touched
     objective_class = objective_of(model_options, options)
-    if options.freeze_encoder and objective_class is not Masks:
-        raise InputError("--freeze-encoder leaves nothing of a T5 that could learn; leave it out")
-    folder = output_folder(options, "pretrain")
-    for path in options.text:
+    if options.freeze_encoder and objective_class is not MaskedLM:
+        raise UserError("--freeze-encoder leaves a T5 no parameter to train; leave it out")
+    folder = choose_output_dir(options, "pretrain")
+    for path in options.train_file:
         if next(read_documents([path]), None) is None:
-            raise InputError(f"{path}: holds no text; give files of plain text")
-    if options.model is not None:  # refused likewise
+            raise UserError(f"{path}: holds no text; give files of plain text")
+    if options.model is not None:  # refuses a tokenizer without the special tokens, likewise
         objective_class(Tokenizer.from_pretrained(options.model), model_options)
     if options.learning_rate is None:
-        options = replace(options, learning_rate=objective_class.usual_rate)
+        options = replace(options, learning_rate=objective_class.default_learning_rate)
     resolved = {**as_dict(model_options, options), "output_dir": str(folder)}
     if options.resume:
         check_same_options(folder, resolved, "resume it with the same options")
-    with claimed(folder, options, resolved), Stop() as stop:
-        metrics = work(objective_class, model_options, options, resolved, folder, stop)
+    with run_lock(folder, options, resolved), StopRequest() as stop:
+        metrics = pretrain_in(objective_class, model_options, options, resolved, folder, stop)
         metrics["seconds"] = round(time.perf_counter() - started, 2)
         write_json(folder / METRICS, metrics)
         remove_state(folder)
@@ -120,64 +144,64 @@ def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str,
     return metrics
 
 
-def work(
+def pretrain_in(
     objective_class: type[Objective],
     model_options: ModelOptions,
     options: PretrainOptions,
     resolved: dict[str, Any],
     folder: Path,
-    stop: Stop,
+    stop: StopRequest,
 ) -> dict[str, Any]:
-    """Tokenizer, tokens, model, training; what metrics.json says of it."""
+    """Tokenizer, token file, model, training; returns the contents of metrics.json."""
     device = pick_device(options.device)
     print("options   " + ", ".join(f"{k}={v}" for k, v in resolved.items()), flush=True)
 
     tokenizer = make_tokenizer(objective_class, folder, model_options, options)
     objective = objective_class(tokenizer, model_options)
-    chunks = make_chunks(folder, tokenizer, objective.end, options)
+    blocks = make_blocks(folder, tokenizer, objective.end_token_id, options)
     torch.manual_seed(options.seed)
     if options.model is not None:
-        model = objective.load_model(hub.resolve(options.model), model_options.dropout)
+        model = objective.load_model(hub.find_checkpoint(options.model), model_options.dropout)
     else:
-        model = objective.new_model(tokenizer, model_options, longest=options.chunk + 2)
+        model = objective.new_model(tokenizer, model_options, max_length=options.block_size + 2)
     model.to(device)
     if options.freeze_encoder:
-        learn_head(model)
-    print(f"tokens    {chunks.total} chunks of {options.chunk}")
+        freeze_all_but_head(model)
+    print(f"tokens    {blocks.total} blocks of {options.block_size}")
     print(describe_model(model), flush=True)
 
-    held_out = train_steps(model, chunks, objective, options, folder, stop)
-    # Whoever fine-tunes it finds the usual dropout again, as with T5 v1.1.
-    usual = type(model.config)()
-    rates = {name: getattr(usual, name) for name in usual.dropouts.values()}
-    model.config = replace(model.config, **rates)
+    loss = train_steps(model, blocks, objective, options, folder, stop)
+    # The saved config has the family's default dropout, for fine-tuning, as that of T5 v1.1 has.
+    default = type(model.config)()
+    dropouts = {name: getattr(default, name) for name in default.dropouts.values()}
+    model.config = replace(model.config, **dropouts)
     model.save_pretrained(folder, dtype=torch.float16)
     return {
         "task": "pretraining",
         "options": resolved,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "chunks": chunks.total,
-        "dev": {"loss": held_out},
+        "blocks": blocks.total,
+        "dev": {"loss": loss},
         "environment": environment(device),
     }
 
 
 def objective_of(model_options: ModelOptions, options: PretrainOptions) -> type[Objective]:
-    """What the family learns from text: that of the model to go on from, or the one asked for."""
+    """The objective of the family: that of the checkpoint to continue, or of --family."""
     if options.model is None:
         return OBJECTIVES[model_options.family]
-    path = hub.resolve(options.model) / CONFIG
+    path = hub.find_checkpoint(options.model) / CONFIG
     config = read_json(path)
     found = config.get("model_type") if isinstance(config, dict) else None
     if found not in OBJECTIVES:
-        raise InputError(
+        raise UserError(
             f"{path}: model_type is {found!r}; minift pre-trains {', '.join(sorted(OBJECTIVES))}"
         )
     limit = config.get("max_position_embeddings")
-    if found == "bert" and isinstance(limit, int) and options.chunk + 2 > limit:
-        raise InputError(
-            f"--chunk is {options.chunk}, but {options.model} reads at most {limit} tokens, of "
-            f"which 2 are special; give at most {limit - 2}"
+    if found == "bert" and isinstance(limit, int) and options.block_size + 2 > limit:
+        raise UserError(
+            f"--block-size is {options.block_size}, but {options.model} reads at most {limit} "
+            f"tokens, of which 2 are special; give at most {limit - 2}"
         )
     return OBJECTIVES[found]
 
@@ -185,82 +209,87 @@ def objective_of(model_options: ModelOptions, options: PretrainOptions) -> type[
 def make_tokenizer(
     objective: type[Objective], folder: Path, model_options: ModelOptions, options: PretrainOptions
 ) -> Tokenizer:
-    """The tokenizer in the folder, first put there: that of the model to go on from, or a new one
-    that learns from every so many documents of all shards."""
+    """The tokenizer in the folder, created if it is missing.
+
+    It is copied from the checkpoint to continue, or trained on every n-th document, with the
+    largest n that leaves `tokenizer_documents` of them.
+    """
     if (folder / "tokenizer.json").exists():
         return Tokenizer.from_pretrained(folder)
     if options.model is not None:
         Tokenizer.from_pretrained(options.model).save_pretrained(folder)
         return Tokenizer.from_pretrained(folder)
-    count = sum(1 for _ in read_documents(options.text))
+    count = sum(1 for _ in read_documents(options.train_file))
     every = max(1, count // model_options.tokenizer_documents)
-    chosen = islice(read_documents(options.text), 0, None, every)
-    print(f"documents {count}; the tokenizer learns from every {every}th", flush=True)
-    shown = progress(chosen, "tokenizer", -(-count // every))
+    chosen = islice(read_documents(options.train_file), 0, None, every)
+    print(f"documents {count}; the tokenizer is trained on every {every}th", flush=True)
+    shown = progress_bar(chosen, "tokenizer", -(-count // every))
     objective.make_tokenizer(shown, model_options.vocab_size, folder)
     return Tokenizer.from_pretrained(folder)
 
 
-def make_chunks(folder: Path, tokenizer: Tokenizer, end: int, options: PretrainOptions) -> Chunks:
-    """The tokens of all shards as chunks, written first if they are not there."""
-    path, vocabulary = folder / TOKENS, tokenizer.vocab_size
+def make_blocks(
+    folder: Path, tokenizer: Tokenizer, end_token_id: int, options: PretrainOptions
+) -> TokenBlocks:
+    """The token blocks of all files; tokens.bin is written if it is missing."""
+    path, vocab_size = folder / TOKENS, tokenizer.vocab_size
     if not path.exists():
-        documents = progress(read_documents(options.text), "tokens")
-        ids = (row for part in parts(documents, 1024) for row in tokenizer.ids(part))
-        write_tokens(path, ids, end, vocabulary)
-    return Chunks(path, vocabulary, options.chunk, options.held_out)
+        documents = progress_bar(read_documents(options.train_file), "tokens")
+        ids = (row for part in batched(documents, 1024) for row in tokenizer.ids(part))
+        write_tokens(path, ids, end_token_id, vocab_size)
+    return TokenBlocks(path, vocab_size, options.block_size, options.eval_blocks)
 
 
 @dataclass(frozen=True)
-class Steps(Dataset):
-    """The batch of each step, a function of (seed, step) alone, whichever process makes it."""
+class StepBatches(Dataset):
+    """Step number -> its batch, a function of (seed, step), so any process may prepare it."""
 
-    chunks: Chunks
+    blocks: TokenBlocks
     objective: Objective
     options: PretrainOptions
 
     def __getitem__(self, step: int) -> tuple[Tensor, ...]:
         options = self.options
-        numbers = self.chunks.batch(step, options.batch_size, options.seed)
+        numbers = self.blocks.batch(step, options.batch_size, options.seed)
         return self.objective.batch(
-            self.chunks.read(numbers), np.random.default_rng((options.seed, step))
+            self.blocks.read(numbers), np.random.default_rng((options.seed, step))
         )
 
 
 def train_steps(
     model: PretrainedModel,
-    chunks: Chunks,
+    blocks: TokenBlocks,
     objective: Objective,
     options: PretrainOptions,
     folder: Path,
-    stop: Stop,
+    stop: StopRequest,
 ) -> float:
-    """Train in place; log.jsonl has the loss, and the held-out loss, as they fall.
-
-    Returns the held-out loss at the end.
-    """
-    optimizer = new_optimizer(objective.optimizer, parameter_groups(model, weight_decay=0.0))
-    at = (load_state(folder, model, optimizer) if options.resume else None) or Progress()
+    """Train `model` in place, log to log.jsonl; returns the held-out loss after the last step."""
+    optimizer = make_optimizer(objective.optimizer, parameter_groups(model, weight_decay=0.0))
+    warmup_steps = round(options.max_steps * options.warmup_ratio)
+    state = (load_state(folder, model, optimizer) if options.resume else None) or TrainerState()
     if options.resume:
-        print(f"resuming at step {at.step} of {options.steps}", flush=True)
-    log = Log(folder, keep=at.log_lines)
-    clock, since = time.perf_counter(), at.step
-    held = None
+        print(f"resuming at step {state.step} of {options.max_steps}", flush=True)
+    log = Log(folder, keep_lines=state.log_lines)
+    clock, since = time.perf_counter(), state.step
+    held_out_loss = None
     batches = iter(
         DataLoader(
-            Steps(chunks, objective, options),
+            StepBatches(blocks, objective, options),
             batch_size=None,
-            sampler=range(at.step, options.steps),
+            sampler=range(state.step, options.max_steps),
             num_workers=options.workers,
-            # Not copies of this process, which would hold the folder's lock after its death.
+            # A fork of this process would hold the folder's lock after its death.
             multiprocessing_context="spawn" if options.workers else None,
-            generator=torch.Generator(),  # of its own: the model's dropout draws from the other
+            generator=torch.Generator(),  # its own, because the model's dropout uses the global one
         )
     )
-    for step in progress(range(at.step, options.steps), "pretrain", options.steps, at.step):
+    for step in progress_bar(
+        range(state.step, options.max_steps), "pretrain", options.max_steps, state.step
+    ):
         model.train()
-        rate = options.learning_rate * cosine(step, options.steps, options.warmup)
-        set_rate(optimizer, rate)
+        learning_rate = options.learning_rate * cosine(step, options.max_steps, warmup_steps)
+        set_learning_rate(optimizer, learning_rate)
         batch = [x.to(model.device) for x in next(batches)]
 
         def forward(batch: Sequence[Tensor] = batch) -> tuple[Tensor, Tensor]:
@@ -269,51 +298,60 @@ def train_steps(
 
         loss, count = forward()
         loss.backward()
-        norm = normalise_gradients(model, count, max_norm=1.0)
+        norm = average_and_clip_gradients(model, count, max_norm=1.0)
         stop_if_not_finite(
             norm + loss.detach(), model, [lambda: forward()[0]], step + 1, options.learning_rate
         )
         optimizer.step()
         optimizer.zero_grad()
-        at.step = step + 1
-        at.loss_sum += loss.item()
-        at.loss_count += count.item()
-        last = at.step == options.steps
-        if at.step % options.log_every == 0 or last:
-            mean = at.loss_sum / at.loss_count
-            tokens = (at.step - since) * options.batch_size * options.chunk
+        state.step = step + 1
+        state.loss_sum += loss.item()
+        state.loss_count += count.item()
+        is_last = state.step == options.max_steps
+        if state.step % options.logging_steps == 0 or is_last:
+            mean = state.loss_sum / state.loss_count
+            tokens = (state.step - since) * options.batch_size * options.block_size
             speed = tokens / (time.perf_counter() - clock)
-            row = {"step": at.step, "loss": mean, "learning_rate": rate, "grad_norm": norm.item()}
+            row = {
+                "step": state.step,
+                "loss": mean,
+                "learning_rate": learning_rate,
+                "grad_norm": norm.item(),
+            }
             log.write({**row, "text_tokens_per_second": round(speed)})
-            clock, since, at.loss_sum, at.loss_count = time.perf_counter(), at.step, 0.0, 0.0
-        if at.step % options.eval_every == 0 or last:
-            held = held_out_loss(model, chunks, objective, options)
-            log.write({"step": at.step, "dev": {"loss": held}})
-            print(f"step {at.step}  held-out loss {held:.4f}", flush=True)
-        asked = None if last else stop.asked
-        if asked or (options.save_every and at.step % options.save_every == 0):
-            at.log_lines = log.lines
-            save_state(folder, model, optimizer, at)
-        if asked:
-            raise Stopped(asked, stopped_at(at.step, options.steps, folder))
-    # A run that was killed behind its last step has none left that would have measured it.
-    return held_out_loss(model, chunks, objective, options) if held is None else held
+            clock, since = time.perf_counter(), state.step
+            state.loss_sum, state.loss_count = 0.0, 0.0
+        if state.step % options.eval_steps == 0 or is_last:
+            held_out_loss = eval_loss(model, blocks, objective, options)
+            log.write({"step": state.step, "dev": {"loss": held_out_loss}})
+            print(f"step {state.step}  held-out loss {held_out_loss:.4f}", flush=True)
+        stop_now = None if is_last else stop.requested
+        if stop_now or (options.save_steps and state.step % options.save_steps == 0):
+            state.log_lines = log.num_lines
+            save_state(folder, model, optimizer, state)
+        if stop_now:
+            raise Stopped(stop_now, stopped_at(state.step, options.max_steps, folder))
+    # A run that was killed after its last step resumes with no step left to measure it.
+    return eval_loss(model, blocks, objective, options) if held_out_loss is None else held_out_loss
 
 
 @torch.no_grad()
-def held_out_loss(
+def eval_loss(
     model: PretrainedModel,
-    chunks: Chunks,
+    blocks: TokenBlocks,
     objective: Objective,
     options: PretrainOptions,
 ) -> float:
-    """Mean loss of a hidden token over the held-out chunks, always with the same ones hidden."""
+    """Held-out loss: the mean over the predicted tokens of the held-out blocks.
+
+    The same tokens are hidden in every call.
+    """
     model.eval()
     total, count = 0.0, 0.0
-    held = list(chunks.held)
-    for start in range(0, len(held), options.batch_size):
+    numbers = list(blocks.eval_block_numbers)
+    for start in range(0, len(numbers), options.batch_size):
         random = np.random.default_rng((0, start))
-        batch = objective.batch(chunks.read(held[start : start + options.batch_size]), random)
+        batch = objective.batch(blocks.read(numbers[start : start + options.batch_size]), random)
         with autocast(model.device, options.precision):
             loss, tokens = objective.loss(model, *(x.to(model.device) for x in batch))
         total, count = total + loss.item(), count + tokens.item()

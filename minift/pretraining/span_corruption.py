@@ -1,40 +1,43 @@
-"""What a text teaches T5 without labels: what its gaps held, and which of its sentences says most.
+"""The pre-training objectives of T5: span corruption, gap sentences and full-text reconstruction.
 
-Span corruption (Raffel et al. 2020):
+Span corruption (Raffel et al. 2020, "T5"):
 
     text     Thank you for inviting me to your party last week
-    gaps                  ------------            ----
+    noise                 ------------            ----
     source   Thank you <0> me to your party <1> week </s>
     target   <0> for inviting <1> last </s>
 
-About 15 % of the tokens lie in gaps, three tokens long on average; "<0>" is the sentinel
+The noise density is 15 %, the mean noise span length three tokens; "<0>" is the sentinel
 <extra_id_0>.
 
-Gap sentences (Zhang et al. 2020, PEGASUS): of a share of the chunks the sentence that has most in
-common with the others is the target, as if it were their summary:
+Gap sentences (Zhang et al. 2020, "PEGASUS"): in a share of the blocks the sentence that shares most
+tokens with the others is the target, as a pseudo-summary:
 
     text     It rained. The river rose in the rain. Tea was served.
     source   summarize: It rained. <0> Tea was served. </s>
     target   The river rose in the rain. </s>
 
-Every other time the sentence stays where it is, so that the model learns to copy.  A share of them
-is not the most central but the first, with which writers tend to say what follows (Zhu et al. 2021,
-"Leveraging lead bias for zero-shot abstractive news summarization"); the text then begins with it:
+In half of these blocks the sentence is not hidden, so that the model learns to copy.
+
+Lead bias (Zhu et al. 2021, "Leveraging lead bias for zero-shot abstractive news summarization"): in
+a share of the gap sentences the target is the first sentence instead, because writers tend to begin
+with the main point; the source then begins with that sentence:
 
     source   summarize: <0> The river rose in the rain. Tea was served. </s>
     target   It rained. </s>
 
-Whole texts (Lewis et al. 2020, BART): a share of the gaps' targets is the text itself, every token
-of it.  Most can be copied, and copying is what a summary needs first: with a few thousand steps to
-spend, begin with these on short chunks.
+Full text (Lewis et al. 2020, "BART"): in a share of the blocks with span corruption the target is
+the whole text.  Most of it can be copied, and copying is the first skill of a summarizer: with only
+a few thousand steps, begin with full-text targets on short blocks.
 
     source   Thank you <0> me to your party <1> week </s>
     target   Thank you for inviting me to your party last week </s>
 
-What is hidden of a chunk is a function of (seed, step), so a run that is resumed, or done again,
-sees the same.
+The tokens that are hidden in a step are a function of (seed, step), so a resumed or repeated run
+hides the same ones.
 
-Dimensions: R tokens of a chunk, B batch.
+Dimensions: B batch, R tokens of a block, T tokens of the longest source, U tokens of the longest
+target.
 """
 
 from __future__ import annotations
@@ -45,42 +48,44 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from minift.data.batching import pad
-from minift.errors import InputError
-from minift.models.t5 import IGNORE, T5Config, T5ForConditionalGeneration
+from minift.data.batching import IGNORE_INDEX, pad
+from minift.errors import UserError
+from minift.models.t5 import T5Config, T5ForConditionalGeneration
 from minift.pretraining.base import ModelOptions, Objective
 from minift.pretraining.vocabulary import SENTINELS, save_unigram, sentinel, train_unigram
 from minift.text.tokenizer import Tokenizer
 
-DENSITY, SPAN = 0.15, 3.0  # share of tokens in gaps; their mean length
-KEPT = 0.5  # share of gap sentences that stay in the source
-SHORTEST, LONGEST = 6, 64  # tokens of a sentence that may be a summary
+NOISE_DENSITY = 0.15  # share of the tokens that are in noise spans
+MEAN_NOISE_SPAN_LENGTH = 3.0  # tokens
+VISIBLE_SHARE = 0.5  # share of the gap sentences that are not hidden from the source
+MIN_SENTENCE, MAX_SENTENCE = 6, 64  # tokens of a gap sentence
 
 
-class Gaps(Objective):
-    """T5's part of pre-training.
+class SpanCorruption(Objective):
+    """T5's pre-training objectives.
 
-    T5 was made with Adafactor (Shazeer and Stern 2018): its steps are in proportion to the size of
-    what they change, which suits embeddings of size 1 beside matrices of size 1 / sqrt(H).
+    T5 was trained with Adafactor (Shazeer and Stern 2018).  Its steps are proportional to the size
+    of a parameter, which suits embeddings of size 1 beside matrices of size 1 / sqrt(H).
     """
 
-    optimizer, usual_rate = "adafactor", 1e-2
+    optimizer, default_learning_rate = "adafactor", 1e-2
 
     def __init__(self, tokenizer: Tokenizer, options: ModelOptions):
-        self.sentences, self.lead, self.whole = options.sentences, options.lead, options.whole
-        self.end, self.padding = tokenizer.eos_token_id, tokenizer.pad_token_id
+        self.options = options
+        self.end_token_id, self.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
         ids = [tokenizer.id_of(sentinel(i)) for i in range(SENTINELS)]
-        if None in ids or self.end is None:
-            raise InputError(
-                "the tokenizer has no <extra_id_0> ... <extra_id_99> and </s>, the names of gaps; "
-                "use a T5 with its own tokenizer"
+        if None in ids or self.end_token_id is None:
+            raise UserError(
+                "the tokenizer has no sentinels <extra_id_0> ... <extra_id_99> and </s>; use a T5 "
+                "with its own tokenizer"
             )
         self.sentinels: list[int] = ids
         self.prefix = tokenizer.ids(["summarize:"])[0]
-        pieces = tokenizer.convert_ids_to_tokens(range(tokenizer.vocab_size))
-        self.ends = np.array([piece.endswith((".", "!", "?")) for piece in pieces])
-        # Not only before capitals: a rare word may begin with the bare "▁".
-        self.starts = np.array([piece[0] == "▁" and not piece[1:2].islower() for piece in pieces])
+        tokens = tokenizer.convert_ids_to_tokens(range(tokenizer.vocab_size))
+        # (V,) whether a token can end a sentence, and whether it can begin the next one.
+        self.is_end = np.array([token.endswith((".", "!", "?")) for token in tokens])
+        # Not only capitals can follow "▁": a rare word may begin with the bare "▁".
+        self.is_start = np.array([token[0] == "▁" and not token[1:2].islower() for token in tokens])
 
     @staticmethod
     def make_tokenizer(documents: Iterable[str], vocab_size: int, folder: Path) -> None:
@@ -88,7 +93,7 @@ class Gaps(Objective):
 
     @staticmethod
     def new_model(
-        tokenizer: Tokenizer, options: ModelOptions, longest: int
+        tokenizer: Tokenizer, options: ModelOptions, max_length: int
     ) -> T5ForConditionalGeneration:
         config = T5Config(
             vocab_size=tokenizer.vocab_size,
@@ -108,102 +113,115 @@ class Gaps(Objective):
     def load_model(folder: Path, dropout: float) -> T5ForConditionalGeneration:
         return T5ForConditionalGeneration.from_pretrained(folder, dropout_rate=dropout)
 
-    def batch(self, chunks: np.ndarray, random: np.random.Generator) -> tuple[Tensor, ...]:
-        """Sources (B, T), their masks (B, T), and targets (B, U) for chunks (B, R)."""
-        pairs = [self.pair(chunk, random) for chunk in chunks]
-        ids = pad([source for source, _ in pairs], self.padding)
-        mask = pad([[1] * len(source) for source, _ in pairs], 0)
-        return ids, mask, pad([target for _, target in pairs], IGNORE)
+    def batch(self, blocks: np.ndarray, random: np.random.Generator) -> tuple[Tensor, ...]:
+        """Blocks (B, R) -> padded sources (B, T), attention mask (B, T), targets (B, U)."""
+        pairs = [self.pair(block, random) for block in blocks]
+        input_ids = pad([source for source, _ in pairs], self.pad_token_id)
+        attention_mask = pad([[1] * len(source) for source, _ in pairs], 0)
+        return input_ids, attention_mask, pad([target for _, target in pairs], IGNORE_INDEX)
 
     @staticmethod
     def loss(model: T5ForConditionalGeneration, *batch: Tensor) -> tuple[Tensor, Tensor]:
         """Sum of the cross-entropies of the targets' tokens, and their number."""
         return model.target_loss(*batch)
 
-    def pair(self, chunk: np.ndarray, random: np.random.Generator) -> tuple[list[int], list[int]]:
-        """A chunk (R,) -> source and target; a chunk without a sentence to hide gets gaps."""
-        place = None
-        if random.random() < self.sentences:
-            bounds = self.sentence_bounds(chunk)
-            if self.lead and random.random() < self.lead:
-                chunk, place = first_sentence(chunk, bounds)
-            else:
-                place = central_sentence(chunk, bounds)
-        if place is None:
-            source, target = span_corruption(chunk, random, self.sentinels, self.end)
-            return source, [*chunk.tolist(), self.end] if random.random() < self.whole else target
-        before, after = chunk[: place[0]].tolist(), chunk[place[1] :].tolist()
-        summary = chunk[slice(*place)].tolist()
-        left = summary if random.random() < KEPT else [self.sentinels[0]]
-        return [*self.prefix, *before, *left, *after, self.end], [*summary, self.end]
+    def pair(self, block: np.ndarray, random: np.random.Generator) -> tuple[list[int], list[int]]:
+        """A block (R,) -> source and target.
 
-    def sentence_bounds(self, chunk: np.ndarray) -> np.ndarray:
-        """Where sentences begin: behind </s>, or behind a full stop and not in a small letter."""
-        after_stop = self.ends[chunk[:-1]] & self.starts[chunk[1:]]
-        return 1 + np.flatnonzero(after_stop | (chunk[:-1] == self.end))
+        A block without a suitable gap sentence gets span corruption.
+        """
+        options, end = self.options, self.end_token_id
+        span = None
+        if random.random() < options.gap_sentence_ratio:
+            bounds = self.sentence_bounds(block)
+            if options.lead_ratio and random.random() < options.lead_ratio:
+                block, span = first_sentence(block, bounds)
+            else:
+                span = central_sentence(block, bounds)
+        if span is None:
+            source, target = span_corruption(block, random, self.sentinels, end)
+            if random.random() < options.full_text_ratio:
+                target = [*block.tolist(), end]
+            return source, target
+        before, after = block[: span[0]].tolist(), block[span[1] :].tolist()
+        sentence = block[slice(*span)].tolist()
+        gap = sentence if random.random() < VISIBLE_SHARE else [self.sentinels[0]]
+        return [*self.prefix, *before, *gap, *after, end], [*sentence, end]
+
+    def sentence_bounds(self, block: np.ndarray) -> np.ndarray:
+        """The positions where sentences begin.
+
+        They begin after </s>, and after a full stop unless a small letter follows.
+        """
+        after_stop = self.is_end[block[:-1]] & self.is_start[block[1:]]
+        return 1 + np.flatnonzero(after_stop | (block[:-1] == self.end_token_id))
 
 
 def span_corruption(
-    tokens: np.ndarray, random: np.random.Generator, sentinels: Sequence[int], eos: int
+    tokens: np.ndarray, random: np.random.Generator, sentinels: Sequence[int], end_token_id: int
 ) -> tuple[list[int], list[int]]:
-    """A chunk (R,) with gaps, and what was in them.
+    """A block (R,) -> source, with a sentinel for each noise span, and target, with the spans.
 
-    sentinels: ids of <extra_id_0>, <extra_id_1>, ...; there are never more gaps than these.
+    sentinels: ids of <extra_id_0>, <extra_id_1>, ...; there are never more noise spans than these.
 
     >>> random = np.random.default_rng(0)
-    >>> span_corruption(np.arange(10, 20), random, [99, 98], eos=1)
+    >>> span_corruption(np.arange(10, 20), random, [99, 98], end_token_id=1)
     ([10, 11, 12, 13, 14, 15, 16, 17, 99, 1], [99, 18, 19, 1])
     """
-    hidden = min(max(1, round(len(tokens) * DENSITY)), len(tokens) - 1)
-    gaps = min(max(1, round(hidden / SPAN)), len(sentinels), len(tokens) - hidden)
-    lengths = _parts(hidden, gaps, random)
-    between = _parts(len(tokens) - hidden, gaps, random)
+    noise_tokens = min(max(1, round(len(tokens) * NOISE_DENSITY)), len(tokens) - 1)
+    kept_tokens = len(tokens) - noise_tokens
+    spans = min(max(1, round(noise_tokens / MEAN_NOISE_SPAN_LENGTH)), len(sentinels), kept_tokens)
+    noise_lengths = random_partition(noise_tokens, spans, random)
+    kept_lengths = random_partition(kept_tokens, spans, random)
     source: list[int] = []
     target: list[int] = []
     position = 0
-    for number, (kept, gone) in enumerate(zip(between, lengths, strict=True)):
-        source += [*tokens[position : position + kept].tolist(), sentinels[number]]
+    for sentinel_id, kept, noise in zip(sentinels, kept_lengths, noise_lengths, strict=False):
+        source += [*tokens[position : position + kept].tolist(), sentinel_id]
         position += kept
-        target += [sentinels[number], *tokens[position : position + gone].tolist()]
-        position += gone
-    return [*source, eos], [*target, eos]
+        target += [sentinel_id, *tokens[position : position + noise].tolist()]
+        position += noise
+    return [*source, end_token_id], [*target, end_token_id]
 
 
 def first_sentence(
     tokens: np.ndarray, bounds: np.ndarray
 ) -> tuple[np.ndarray, tuple[int, int] | None]:
-    """The chunk from its first whole sentence on, and where that ends; None: its length is not fit.
+    """The block from its first whole sentence on, and (start, end) of that sentence there.
+
+    bounds: where sentences begin, in order.  None instead of (start, end): the sentence has no end,
+    or is too short or too long for a gap sentence.
 
     >>> first_sentence(np.array([9, 1, 2, 3, 4, 5, 6, 7, 8]), np.array([1, 7]))
     (array([1, 2, 3, 4, 5, 6, 7, 8]), (0, 6))
     """
-    if len(bounds) < 2 or not SHORTEST <= bounds[1] - bounds[0] <= LONGEST:
+    if len(bounds) < 2 or not MIN_SENTENCE <= bounds[1] - bounds[0] <= MAX_SENTENCE:
         return tokens, None
     return tokens[bounds[0] :], (0, int(bounds[1] - bounds[0]))
 
 
-def _parts(total: int, count: int, random: np.random.Generator) -> list[int]:
-    """`total` cut into `count` parts of at least one, all ways equally likely."""
+def random_partition(total: int, count: int, random: np.random.Generator) -> list[int]:
+    """Cut `total` into `count` parts of at least one, all partitions equally likely."""
     cuts = np.sort(random.choice(total - 1, count - 1, replace=False)) + 1
     return np.diff([0, *cuts, total]).tolist()
 
 
 def central_sentence(tokens: np.ndarray, bounds: np.ndarray) -> tuple[int, int] | None:
-    """(start, end) of the whole sentence whose different tokens agree best with all others' (F1).
+    """(start, end) of the whole sentence whose set of tokens has the highest F1 with the others'.
 
-    bounds: where sentences begin, in order; the one before the first and the one after the last
-    may not be whole and do not compete.  None: no sentence is of a fit length.
+    bounds: where sentences begin, in order.  The text before the first and after the last bound may
+    be a partial sentence and is never chosen.  None: no sentence has a suitable length.
 
     >>> tokens = np.array([9, 1, 2, 3, 4, 5, 6, 21, 22, 23, 24, 25, 26, 1, 2, 3, 7])
     >>> central_sentence(tokens, np.array([1, 7, 13]))
     (1, 7)
     """
-    best, place = 0.0, None
+    best, span = 0.0, None
     for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        if SHORTEST <= end - start <= LONGEST:
+        if MIN_SENTENCE <= end - start <= MAX_SENTENCE:
             own = set(tokens[start:end].tolist())
             others = {*tokens[:start].tolist(), *tokens[end:].tolist()}
             score = 2 * len(own & others) / (len(own) + max(1, len(others)))
             if score >= best:
-                best, place = score, (start, end)
-    return place
+                best, span = score, (start, end)
+    return span

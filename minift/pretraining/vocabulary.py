@@ -1,13 +1,15 @@
-"""A vocabulary of our own: text in, a tokenizer of T5's or of BERT's kind out (Kudo 2018, "Subword
-regularization"; Schuster and Nakajima 2012; both in the library `tokenizers`).
+"""Train a tokenizer of T5's or BERT's kind on text, with the library `tokenizers`.
+
+T5's is Unigram (Kudo 2018, "Subword regularization"), BERT's WordPiece (Schuster and Nakajima 2012,
+"Japanese and Korean voice search").
 
     text       "Red kites returned."
-    unigram    ▁Red ▁ki tes ▁return ed . </s>         "▁" stands for the space before a word
-    wordpiece  [CLS] red ki ##tes return ##ed . [SEP]   "##" for a piece that goes on
+    Unigram    ▁Red ▁ki tes ▁return ed . </s>           "▁": the space before a word
+    WordPiece  [CLS] red ki ##tes return ##ed . [SEP]   "##": continues a word
 
-Unigram's ids: <pad> 0, </s> 1, <unk> 2, then the pieces, and at the end 100 sentinels for the gaps
-that pre-training makes: <extra_id_99> ... <extra_id_0>, the first one last, as in T5.
-Wordpiece's: [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4, then the pieces, in lower case.
+Unigram's ids: <pad> 0, </s> 1, <unk> 2, then the subword tokens, and last the 100 sentinels of span
+corruption in T5's order: <extra_id_99> ... <extra_id_0>.
+WordPiece's: [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4, then the lower-cased subword tokens.
 """
 
 from __future__ import annotations
@@ -29,20 +31,14 @@ from tokenizers import (
 )
 
 from minift.files import write_json, write_text
+from minift.text.pipeline import BERT_SPECIAL_TOKENS
 
 SENTINELS = 100
-SPECIAL = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-BERT_SPECIAL = {
-    "pad_token": "[PAD]",
-    "unk_token": "[UNK]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "mask_token": "[MASK]",
-}
+T5_SPECIAL = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
 def sentinel(number: int) -> str:
-    """The token that stands for gap `number`.
+    """The token that replaces noise span `number` of a text.
 
     >>> sentinel(0)
     '<extra_id_0>'
@@ -51,7 +47,7 @@ def sentinel(number: int) -> str:
 
 
 def train_unigram(documents: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A tokenizer with `vocab_size` tokens, special ones and sentinels among them."""
+    """A Unigram tokenizer of `vocab_size` tokens, special tokens and sentinels included."""
     backend = Tokenizer(models.Unigram())
     backend.normalizer = normalizers.Sequence(
         [normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
@@ -60,14 +56,14 @@ def train_unigram(documents: Iterable[str], vocab_size: int) -> Tokenizer:
     backend.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(
         vocab_size=vocab_size - SENTINELS,
-        special_tokens=list(SPECIAL.values()),
-        unk_token=SPECIAL["unk_token"],
+        special_tokens=list(T5_SPECIAL.values()),
+        unk_token=T5_SPECIAL["unk_token"],
         show_progress=False,
     )
     backend.train_from_iterator(documents, trainer)
     names = [sentinel(i) for i in reversed(range(SENTINELS))]
     backend.add_special_tokens([AddedToken(name, special=True) for name in names])
-    end = (SPECIAL["eos_token"], backend.token_to_id(SPECIAL["eos_token"]))
+    end = (T5_SPECIAL["eos_token"], backend.token_to_id(T5_SPECIAL["eos_token"]))
     backend.post_processor = processors.TemplateProcessing(
         single=["$A", end[0]], pair=["$A", end[0], "$B", end[0]], special_tokens=[end]
     )
@@ -75,29 +71,30 @@ def train_unigram(documents: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def save_unigram(backend: Tokenizer, folder: Path) -> None:
-    """Write the files that `Tokenizer.from_pretrained` and the reference read."""
+    """Write the files that `Tokenizer.from_pretrained` and `transformers` read."""
     names = [sentinel(i) for i in range(SENTINELS)]
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **SPECIAL,
+        **T5_SPECIAL,
         "additional_special_tokens": names,
     }
     _save(backend, config, folder)
 
 
 def train_wordpiece(documents: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A tokenizer like BERT's, lower-cased, with `vocab_size` tokens, special ones among them."""
-    backend = Tokenizer(models.WordPiece(unk_token=BERT_SPECIAL["unk_token"]))
+    """A lower-casing WordPiece tokenizer of `vocab_size` tokens, special tokens included."""
+    backend = Tokenizer(models.WordPiece(unk_token=BERT_SPECIAL_TOKENS["unk_token"]))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
-    names = list(BERT_SPECIAL.values())
+    names = list(BERT_SPECIAL_TOKENS.values())  # their ids are 0 to 4 in this order
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, special_tokens=names, show_progress=False
     )
     backend.train_from_iterator(documents, trainer)
     start, end = (
-        (BERT_SPECIAL[n], backend.token_to_id(BERT_SPECIAL[n])) for n in ("cls_token", "sep_token")
+        (BERT_SPECIAL_TOKENS[n], backend.token_to_id(BERT_SPECIAL_TOKENS[n]))
+        for n in ("cls_token", "sep_token")
     )
     backend.post_processor = processors.TemplateProcessing(
         single=[start[0], "$A", end[0]],
@@ -108,10 +105,9 @@ def train_wordpiece(documents: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def save_wordpiece(backend: Tokenizer, folder: Path) -> None:
-    """Write the files that `Tokenizer.from_pretrained` and the reference read."""
-    _save(
-        backend, {"tokenizer_class": "BertTokenizer", **BERT_SPECIAL, "do_lower_case": True}, folder
-    )
+    """Write the files that `Tokenizer.from_pretrained` and `transformers` read."""
+    config = {"tokenizer_class": "BertTokenizer", **BERT_SPECIAL_TOKENS, "do_lower_case": True}
+    _save(backend, config, folder)
 
 
 def _save(backend: Tokenizer, config: dict[str, Any], folder: Path) -> None:

@@ -1,6 +1,6 @@
-"""Plots of a sweep as PNG: scores over its grid, and how they move while training.
+"""Plots as PNG files: a scatter plot, the heat map of a sweep, and scores over training.
 
-matplotlib is imported where it draws, since minift runs without it.
+matplotlib is optional: each function imports it, and returns False if it is not installed.
 """
 
 from __future__ import annotations
@@ -11,37 +11,63 @@ from pathlib import Path
 from typing import Any
 
 
-def heat_map(path: Path, scores: Mapping[tuple[float, int, int], float | None], title: str) -> bool:
-    """(rate, epochs, batch size) -> score: a panel for each batch size, all in the same colours.
+def scatter_plot(
+    path: Path,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    x_label: str,
+    y_label: str,
+    title: str,
+    log_x: bool = False,
+) -> bool:
+    """Plot the points (x, y) of each series: name -> points."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for marker, (name, points) in zip("osD^vP*X" * len(series), series.items(), strict=False):
+        axes.scatter(*zip(*points, strict=True), label=name, marker=marker, s=50, alpha=0.8)
+    axes.set(xlabel=x_label, ylabel=y_label, title=title, xscale="log" if log_x else "linear")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper")
+    figure.savefig(path, dpi=120)
+    return True
 
-    The scores are written in the cells.  None is a cell that failed, and says so; one that was not
-    tried stays blank.  One score must be there.  False where matplotlib is not installed.
+
+def heat_map(path: Path, scores: Mapping[tuple[float, int, int], float | None], title: str) -> bool:
+    """Plot scores over learning rate and epochs, one panel for each batch size.
+
+    scores: (learning rate, epochs, batch size) -> score, or None for a cell that failed; at least
+        one is a number.  A cell that was not tried is blank.
+    All panels share one colour scale, and each cell shows its score.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    rates, epochs, sizes = (sorted(set(values)) for values in zip(*scores, strict=True))
+    learning_rates, epochs, sizes = (sorted(set(values)) for values in zip(*scores, strict=True))
     known = [score for score in scores.values() if score is not None]
     low, high = min(known), max(known)
-    digits = 3 if high < 10 else 1  # of a share three, of a percentage one
-    width, height = 1.5 + (0.6 + 0.75 * len(rates)) * len(sizes), 1.6 + 0.6 * len(epochs)
+    digits = 3 if high < 10 else 1  # three decimals for a share, one for a percentage
+    width = 1.5 + (0.6 + 0.75 * len(learning_rates)) * len(sizes)
+    height = 1.6 + 0.6 * len(epochs)
     figure = Figure(figsize=(width, height), layout="constrained")
     row = figure.subplots(1, len(sizes), squeeze=False, sharey=True)[0]
     for axes, size in zip(row, sizes, strict=True):
-        grid = [[math.nan] * len(rates) for _ in epochs]
-        for (rate, count, its_size), score in scores.items():
-            if its_size == size:
-                x, y = rates.index(rate), epochs.index(count)
+        grid = [[math.nan] * len(learning_rates) for _ in epochs]
+        for (learning_rate, count, cell_size), score in scores.items():
+            if cell_size == size:
+                x, y = learning_rates.index(learning_rate), epochs.index(count)
                 grid[y][x] = math.nan if score is None else score
                 text = "failed" if score is None else f"{score:.{digits}f}"
-                # Low scores are dark.
+                # Low scores have dark cells.
                 colour = "white" if score is not None and 2 * score < low + high else "black"
                 axes.text(x, y, text, color=colour, ha="center", va="center")
         image = axes.imshow(grid, vmin=low, vmax=high, aspect="auto", origin="lower")
-        axes.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
+        axes.set_xticks(range(len(learning_rates)), [f"{value:g}" for value in learning_rates])
         axes.set_yticks(range(len(epochs)), map(str, epochs))
-        axes.set(xlabel="learning rate", title=f"batches of {size}", facecolor="0.9")
+        axes.set(xlabel="learning rate", title=f"batch size {size}", facecolor="0.9")
     row[0].set_ylabel("epochs")
     figure.colorbar(image, ax=list(row))
     figure.suptitle(title)
@@ -50,10 +76,9 @@ def heat_map(path: Path, scores: Mapping[tuple[float, int, int], float | None], 
 
 
 def curves(path: Path, panels: Mapping[str, Sequence[Mapping[str, Any]]], metric: str) -> bool:
-    """A panel for each run: its train and dev score at each evaluation, the gap between them grey.
+    """Plot train and dev scores over epochs, one panel for each run; the gap is shaded grey.
 
-    panels: title -> the lines of log.jsonl with "epoch", "train" and "dev".  False where matplotlib
-    is not installed.
+    panels: title -> the lines of log.jsonl with "epoch", "train" and "dev".
     """
     try:
         from matplotlib.figure import Figure

@@ -1,12 +1,13 @@
-"""Answers: what a model's best spans say, whether "no answer" wins, how right that is, how it is
-shown.
+"""Answers of extractive question answering: the decision, the score, and how they are printed.
 
     spans        Rollo 9.1    their leader Rollo 7.4    ...        best first, sums of two logits
-    null score   6.0                                               what "no answer" scores
+    null score   6.0                                               the score of "no answer"
     margin       6.0 - 9.1 = -3.1
 
-A question is answered where its margin is not above a threshold, so the same predictions can be
-scored at zero, at the threshold that dev decided, at any other.  For people:
+The answer is the best span, or "no answer" if the margin is above a threshold.  A threshold can be
+applied to finished predictions, so the same ones are scored at 0 and at the threshold tuned on dev.
+
+Printed, a prediction is:
 
     who led the raiders?
       Rollo  0.87  226-231                          answer, probability, characters of the context
@@ -25,30 +26,30 @@ import numpy as np
 
 from minift import metrics
 from minift.data.squad import QuestionRecord, as_squad
-from minift.errors import visible
+from minift.errors import escape_controls
 
 SENTENCE_END = re.compile(r"[.!?]['\"”’)\]]*\s+(?=[^\sa-z])|\n+")
-WIDEST = 160  # characters shown before and after an answer
+MAX_CONTEXT = 160  # most characters printed before and after an answer
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A span of the context, characters `start` to `end`, and the sum of its two logits."""
+    """A span of the context, in characters, and the sum of its two logits."""
 
     text: str
     start: int
     end: int
     score: float
-    probability: float = 0.0  # among the candidates and, where the model may say it, "no answer"
+    probability: float = 0.0  # among all candidates, and "no answer" if it may be predicted
 
 
 @dataclass(frozen=True)
 class AnswerPrediction:
     """The best spans, best first, and the decision.
 
-    null_score: what "no answer" scores; None where the model may not say it.
-    null_probability: of "no answer" among the candidates.
-    answered: whether the best span is given as the answer.
+    null_score: the score of "no answer"; None if it may not be predicted.
+    null_probability: of "no answer", beside the candidates' probabilities.
+    answered: the prediction is the best span, not "no answer".
     """
 
     candidates: tuple[Candidate, ...]
@@ -68,43 +69,43 @@ class AnswerPrediction:
 
     @property
     def margin(self) -> float:
-        """How much "no answer" is preferred to the best span; infinite if one of them is not."""
+        """Null score less the best span's score; inf without a span, -inf without a null score."""
         if not self.candidates:
             return math.inf
         return -math.inf if self.null_score is None else self.null_score - self.candidates[0].score
 
-    def at(self, threshold: float | None) -> AnswerPrediction:
-        """The same with the decision that a threshold makes; None, not yet tuned, is 0."""
+    def with_threshold(self, threshold: float | None) -> AnswerPrediction:
+        """The same prediction, decided at a threshold of the margin.  None: not yet tuned, 0."""
         return replace(self, answered=bool(self.candidates) and self.margin <= (threshold or 0.0))
 
 
 def decide(
-    candidates: Sequence[Candidate], null: float, no_answer: bool, n_best: int
+    candidates: Sequence[Candidate], null: float, no_answer: bool, n_best_size: int
 ) -> AnswerPrediction:
-    """The best spans with different texts and how probable they are; answered as at zero.
+    """The best spans with different texts, and their probabilities; decided at threshold 0.
 
-    candidates: of all windows.  null: the score of "no answer".  no_answer: the model may say so.
+    candidates: of all windows.  null: the null score.  no_answer: "no answer" may be predicted.
 
     >>> spans = [Candidate("b", 4, 5, 1.0), Candidate("a", 0, 1, 2.0), Candidate("b", 2, 3, 1.5)]
-    >>> prediction = decide(spans, null=1.8, no_answer=True, n_best=20)
+    >>> prediction = decide(spans, null=1.8, no_answer=True, n_best_size=20)
     >>> [(c.text, c.start) for c in prediction.candidates], prediction.text
     ([('a', 0), ('b', 2)], 'a')
     """
     best: dict[str, Candidate] = {}
     for candidate in sorted(candidates, key=lambda c: -c.score):
         best.setdefault(candidate.text, candidate)
-    chosen = list(best.values())[:n_best]
+    chosen = list(best.values())[:n_best_size]
     scores = np.array([c.score for c in chosen] + [null if no_answer else -math.inf])
     highest = scores[np.isfinite(scores)].max(initial=-math.inf)
     odds = np.nan_to_num(np.exp(scores - highest)) if np.isfinite(highest) else np.ones(len(scores))
-    *shares, null_share = (odds / odds.sum()).tolist()
+    *probabilities, null_probability = (odds / odds.sum()).tolist()
     prediction = AnswerPrediction(
-        tuple(replace(c, probability=p) for c, p in zip(chosen, shares, strict=True)),
+        tuple(replace(c, probability=p) for c, p in zip(chosen, probabilities, strict=True)),
         null_score=null if no_answer else None,
-        null_probability=null_share,
+        null_probability=null_probability,
         answered=False,
     )
-    return prediction.at(None)
+    return prediction.with_threshold(None)
 
 
 def score_answers(
@@ -112,81 +113,89 @@ def score_answers(
     records: Sequence[QuestionRecord],
     threshold: float | None,
 ) -> dict[str, Any]:
-    """SQuAD's scores at the threshold and, named so, at zero; all from 0 to 100.
+    """The scores of the official SQuAD script, from 0 to 100.
 
-    threshold: None has it tuned here, for the best F1; "null_threshold" says which it was.
-    best_*: what the best threshold for these very questions would give.
-    answerable_*: of the questions that have an answer, each answered with its best span: as v1.1.
-    Where the model may not say "no answer" there is nothing to decide, and just one score.
+    threshold: of the margin; None: tuned on these records for the best F1.
+
+    exact, f1, HasAns_*, NoAns_*: at the threshold, which is "null_threshold".
+    *_at_zero: at threshold 0.
+    best_*: at the best threshold for these records, tuned for exact match and for F1.
+    answerable_*: of the questions with an answer, all answered by the best span, as in SQuAD v1.1.
+
+    If "no answer" may not be predicted, only the scores without a threshold are returned.
     """
     data = as_squad(records)
     ids = [record.id for record in records]
 
-    def at(value: float | None) -> dict[str, float]:
-        texts = [p.at(value).text for p in predictions]
+    def score_at(value: float | None) -> dict[str, float]:
+        texts = [p.with_threshold(value).text for p in predictions]
         return metrics.squad(dict(zip(ids, texts, strict=True)), data)
 
     if all(p.null_score is None for p in predictions):
-        return at(None)
+        return score_at(None)
     spans = {i: p.span for i, p in zip(ids, predictions, strict=True)}
     gains = metrics.answer_gains(spans, data)
     margins = [p.margin for p in predictions]
     best = [metrics.best_threshold(margins, [gains[i][kind] for i in ids]) for kind in (0, 1)]
     threshold = best[1] if threshold is None else threshold
-    zero = at(0.0)
+    zero = score_at(0.0)
     answerable = [record for record in records if record.answers]
-    always = metrics.squad(spans, as_squad(answerable)) if answerable else {}
+    answered = metrics.squad(spans, as_squad(answerable)) if answerable else {}
     return {
-        **at(threshold),
+        **score_at(threshold),
         "null_threshold": threshold,
         "exact_at_zero": zero["exact"],
         "f1_at_zero": zero["f1"],
-        "best_exact": at(best[0])["exact"],
+        "best_exact": score_at(best[0])["exact"],
         "best_exact_thresh": best[0],
-        "best_f1": at(best[1])["f1"],
+        "best_f1": score_at(best[1])["f1"],
         "best_f1_thresh": best[1],
-        **{f"answerable_{name}": always[name] for name in ("exact", "f1") if always},
+        **{f"answerable_{name}": answered[name] for name in ("exact", "f1") if answered},
     }
 
 
-def explain_answers(
+def format_answer_report(
     predictions: Sequence[AnswerPrediction],
     records: Sequence[QuestionRecord],
     score: dict[str, Any],
 ) -> str:
-    """How right, wrong and missing answers are shared out, and the surest of each kind."""
+    """How many answers are correct, wrong or missing, and the most confident of each kind.
+
+    correct, partial, wrong: F1 of the words 1, between, 0.  missed: "no answer" is wrong.
+    spurious: the question has no answer.  correct none: "no answer" is correct.
+    """
     threshold = score.get("null_threshold", 0.0)
-    kinds: dict[str, list[tuple[float, str]]] = {
-        kind: [] for kind in ("right", "partly", "wrong", "missed", "invented", "rightly none")
-    }
+    names = ("correct", "partial", "wrong", "missed", "spurious", "correct none")
+    kinds: dict[str, list[tuple[float, str]]] = {kind: [] for kind in names}
     for prediction, record in zip(predictions, records, strict=True):
-        text = prediction.at(threshold).text
+        text = prediction.with_threshold(threshold).text
         gold = [answer.text for answer in record.answers or ()]
         overlap = max((metrics.word_f1(text, answer) for answer in gold), default=0.0)
         if not gold:
-            kind = "invented" if text else "rightly none"
+            kind = "spurious" if text else "correct none"
         elif not text:
             kind = "missed"
         else:
-            kind = "right" if overlap == 1 else "partly" if overlap else "wrong"
+            kind = "correct" if overlap == 1 else "partial" if overlap else "wrong"
         line = f"{record.question:.100}  -> {text or '-':.60}  (true: {(gold or ['-'])[0]:.60})"
-        sure = max(prediction.null_probability, *(c.probability for c in prediction.candidates), 0)
-        kinds[kind].append((sure, " ".join(line.split())))
+        probabilities = [c.probability for c in prediction.candidates]
+        confidence = max(prediction.null_probability, *probabilities, 0)
+        kinds[kind].append((confidence, " ".join(line.split())))
     lines = ["answers   " + ", ".join(f"{kind} {len(found)}" for kind, found in kinds.items())]
     if "null_threshold" in score:
         lines.append(
-            f"no answer where its margin is above {threshold:.3f}: F1 {score['f1']:.2f}, exact "
-            f"{score['exact']:.2f}; above zero: F1 {score['f1_at_zero']:.2f}, exact "
+            f"'no answer' if the margin is above {threshold:.3f}: F1 {score['f1']:.2f}, exact "
+            f"{score['exact']:.2f}; if above 0: F1 {score['f1_at_zero']:.2f}, exact "
             f"{score['exact_at_zero']:.2f}"
         )
     for kind, found in kinds.items():
-        surest = sorted(found, key=lambda pair: -pair[0])[:2]
-        lines += [f"  {kind:12}  {line}" for _, line in surest]
+        most_confident = sorted(found, key=lambda pair: -pair[0])[:2]
+        lines += [f"  {kind:12}  {line}" for _, line in most_confident]
     return "\n".join(lines)
 
 
 def answer_row(prediction: AnswerPrediction, record: QuestionRecord) -> dict[str, Any]:
-    """What predictions.*.jsonl and `predict.py --json` say of a question."""
+    """The line of a question in predictions.*.jsonl and in `predict.py --json`."""
     best = prediction.candidates[0] if prediction.answered else None
     return {
         "id": record.id,
@@ -198,14 +207,14 @@ def answer_row(prediction: AnswerPrediction, record: QuestionRecord) -> dict[str
         "end": best.end if best else None,
         "sentence": in_sentence(record.context, best.start, best.end) if best else None,
         "best_span": prediction.span,
-        "null_margin": finite(prediction.margin),
+        "null_margin": finite_or_none(prediction.margin),
     }
 
 
 def official_formats(
     predictions: Sequence[AnswerPrediction], records: Sequence[QuestionRecord]
 ) -> dict[str, Any]:
-    """Name of a file -> what it holds: an answer for each id; the n best; the margins."""
+    """Files of the official SQuAD script: name -> answers, n best spans, or margins, by id."""
     pairs = [(record.id, p) for record, p in zip(records, predictions, strict=True)]
     nbest = {}
     for i, p in pairs:
@@ -216,17 +225,17 @@ def official_formats(
     return {
         "predictions": {i: p.text for i, p in pairs},
         "nbest_predictions": nbest,
-        "null_odds": {i: finite(p.margin) for i, p in pairs},
+        "null_odds": {i: finite_or_none(p.margin) for i, p in pairs},
     }
 
 
-def finite(number: float) -> float | None:
-    """The number as JSON can hold it."""
+def finite_or_none(number: float) -> float | None:
+    """The number, or None for inf and nan, which JSON cannot represent."""
     return number if math.isfinite(number) else None
 
 
 def in_sentence(text: str, start: int, end: int) -> dict[str, str]:
-    """The sentence or sentences around characters `start` to `end`: before, answer, after.
+    """The sentence or sentences around characters `start` to `end`, as before, answer and after.
 
     >>> in_sentence("It rained. Rollo came. He won.", 11, 16)
     {'before': '', 'answer': 'Rollo', 'after': ' came.'}
@@ -242,21 +251,21 @@ def in_sentence(text: str, start: int, end: int) -> dict[str, str]:
 
 
 def answer_lines(row: dict[str, Any], colour: bool) -> str:
-    """One prediction, as `answer_row` gives it, in two or three lines."""
-    question = visible(" ".join(row["question"].split()))
+    """A prediction in two or three lines.  row: from `answer_row`."""
+    question = escape_controls(" ".join(row["question"].split()))
     if not row["predicted"]:
         closest = (
-            f"  (closest: {visible(' '.join(row['best_span'].split()))})"
+            f"  (closest: {escape_controls(' '.join(row['best_span'].split()))})"
             if row["best_span"]
             else ""
         )
         return f"{question}\n  no answer  {row['score']:.2f}{closest}"
-    before, answer, after = map(visible, row["sentence"].values())
+    before, answer, after = map(escape_controls, row["sentence"].values())
     shown = f"\x1b[1;32m{answer}\x1b[0m" if colour else f"[{answer}]"
-    if len(before) > WIDEST:
-        before = "... " + before[-WIDEST:].partition(" ")[2]
-    if len(after) > WIDEST:
-        after = after[:WIDEST].rpartition(" ")[0] + " ..."
-    around = " ".join(f"{before}{shown}{after}".split())
+    if len(before) > MAX_CONTEXT:
+        before = "... " + before[-MAX_CONTEXT:].partition(" ")[2]
+    if len(after) > MAX_CONTEXT:
+        after = after[:MAX_CONTEXT].rpartition(" ")[0] + " ..."
+    sentence = " ".join(f"{before}{shown}{after}".split())
     answer = " ".join(answer.split())
-    return f"{question}\n  {answer}  {row['score']:.2f}  {row['start']}-{row['end']}\n  {around}"
+    return f"{question}\n  {answer}  {row['score']:.2f}  {row['start']}-{row['end']}\n  {sentence}"

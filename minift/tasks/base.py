@@ -1,13 +1,16 @@
-"""What the training loop knows of a task: records become features, features become batches, a
-batch gives a loss, features give predictions, predictions give a score.
+"""The interface between a task and the training loop, and the functions that all tasks share.
 
-The loop, the checkpoints and the reports see only the protocol in this file, so they never ask
-which task they run.  Below it stands what the tasks themselves share.
+    records  ->  features  ->  batches  ->  loss                       training
+                 features  ->  predictions  ->  score                  evaluation
+
+The training loop, the checkpoints and the reports use only the protocol `Task`, so no line of them
+depends on the task that runs.
+
+Dimensions: B batch, T tokens of the longest text in the batch, H hidden.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,58 +20,50 @@ import torch
 from torch import Tensor
 
 from minift import hub
-from minift.data.batching import pad, progress, sorted_batches
+from minift.data.batching import pad, progress_bar, sorted_batches
 from minift.data.read import builtin
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.files import write_manifest
 from minift.models.base import CONFIG, PretrainedModel
 from minift.models.registry import model_class
+from minift.options import check_range, option
 from minift.tasks.data_checks import overlaps
 from minift.text.tokenizer import TOKENIZER_FILES, Tokenizer
 from minift.weights import WEIGHTS
 
 
-def option(default: Any, sentence: str) -> Any:
-    """A field of an options dataclass with the sentence that --help shows."""
-    return dataclasses.field(default=default, metadata={"help": sentence})
-
-
-def check_range(options: object, name: str, low: float, high: float = float("inf")) -> None:
-    """`ValueError` if an option is outside its bounds."""
-    value = getattr(options, name)
-    if value is not None and not low <= value <= high:
-        bounds = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
-        raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be {bounds}")
-
-
 @dataclass(frozen=True)
 class TaskOptions:
-    """Where a task's model and data come from."""
+    """The model to start from and the data."""
 
-    usual_rate: ClassVar[float] = 5e-5  # learning rate of the whole model
+    default_learning_rate: ClassVar[float] = 5e-5  # with all parameters trained
 
-    model: str = option("all-MiniLM-L6-v2", "Folder, name under weights/ or hub id to start from.")
+    model: str = option(
+        "all-MiniLM-L6-v2", "Folder, name under weights/ or hub id of the model.", common=True
+    )
     train_file: tuple[Path, ...] = option(
-        (), "Training data, a file or several; without any the built-in set is used."
+        (), "Training data, one file or several; default: the built-in set.", common=True
     )
-    dev_file: Path | None = option(None, "Data that the best model is chosen on.")
-    test_file: Path | None = option(None, "Data that the best model is tested on at the end.")
+    dev_file: Path | None = option(None, "Data that the best model is chosen on.", common=True)
+    test_file: Path | None = option(
+        None, "Data that the best model is scored on at the end.", common=True
+    )
     max_length: int | None = option(
-        None, "Longest input in tokens; if not given, the model's limit."
+        None, "Most tokens of an input; default: the model's limit.", common=True
     )
-    dropout: float | None = option(None, "Dropout of the whole model instead of the checkpoint's.")
-    attention_dropout: float | None = option(None, "Dropout of what attention looks at alone.")
-    head_dropout: float | None = option(None, "Dropout of what goes into the head alone.")
+    dropout: float | None = option(
+        None, "Probability of every dropout in the model; 0: off; default: the checkpoint's."
+    )
     label_smoothing: float = option(
-        0.0, "Share of the probability spread evenly over all labels, tokens or places."
+        0.0, "Label smoothing: share of the target probability spread over all classes; 0: off."
     )
     from_scratch: bool = option(
-        False, "Start from random weights of the same shape: what is pre-training worth?"
+        False, "Re-initialise all weights, to measure the contribution of pretraining."
     )
 
     def __post_init__(self) -> None:
         check_range(self, "max_length", 3)
-        for name in ("dropout", "attention_dropout", "head_dropout", "label_smoothing"):
+        for name in ("dropout", "label_smoothing"):
             check_range(self, name, 0, 0.99)
         if isinstance(self.train_file, str | Path):  # one file, as people write it in Python
             object.__setattr__(self, "train_file", (Path(self.train_file),))
@@ -77,13 +72,13 @@ class TaskOptions:
 
     @property
     def training_data(self) -> str:
-        """What errors call it."""
+        """The training files, as error messages name them."""
         return ", ".join(map(str, self.train_file)) or "the built-in set"
 
     def files(self, built_in: str) -> dict[str, tuple[Path, ...]]:
-        """Split name -> its files: those given, or else of the set that comes with minift.
+        """Split name -> the files given, or else those of the built-in set.
 
-        built_in: their name with `{}` for the split, as "reviews.{}.tsv".
+        built_in: the file name of the built-in set, `{}` for the split: "reviews.{}.tsv".
         """
         if not self.train_file:
             return {s: (builtin(built_in.format(s)),) for s in ("train", "dev", "test")}
@@ -92,148 +87,158 @@ class TaskOptions:
 
 
 class Feature(Protocol):
-    """One model input, which knows its record."""
+    """One input of the model, made from a record or from a part of it."""
 
     record: int  # index of the record in its split
 
     @property
     def length(self) -> int:
-        """Tokens, special ones included."""
+        """Number of tokens, special tokens included."""
 
 
 class Batch(Protocol):
     """Features as tensors."""
 
     real_tokens: int  # without padding
-    all_tokens: int  # with it
+    all_tokens: int  # with padding
 
     def to(self, device: Any) -> Batch: ...
 
 
 class Task(Protocol):
-    """The whole story of a task.  Frozen: what training changes lives in the model.
+    """Everything that depends on the task.  Immutable: training changes only the model.
 
-    The methods with a body suit most tasks as they are.
+    Tasks inherit the methods that have a body, and override them where needed.
     """
 
     name: str
-    metric: str  # the metric that the best model is chosen by; more is better
-    trivial_answer: str  # what `trivial_score` is the score of
+    metric: str  # chooses the best model; higher is better
+    baseline_name: str  # describes the prediction that `baseline_score` scores
 
     @classmethod
-    def start(cls, options: Any) -> tuple[Task, PretrainedModel, dict[str, Sequence[Any]]]:
-        """Read the data, load the model that fits it: (task, model, split name -> records)."""
+    def from_options(cls, options: Any) -> tuple[Task, PretrainedModel, dict[str, Sequence[Any]]]:
+        """Read the data and load a model for it: (task, model, split name -> records)."""
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> tuple[Task, PretrainedModel]:
-        """The task and the model that a run saved, for prediction."""
+        """The task and the model that `save` wrote, for prediction."""
 
     def read_inputs(
         self, inputs: Iterable[str] | Path, questions: Sequence[str] = ()
     ) -> Iterable[Any]:
-        """Records without gold answers, from raw lines or from a data file.
+        """Records without labels, from lines of text or from a data file.
 
-        questions: to be asked of every input, where the task is about questions.
+        questions: asked of every input; `UserError` if the task answers no questions.
         """
 
     def describe(self, records: Sequence[Any], features: Sequence[Any]) -> str:
-        """The first record as text, tokens and labels, and the counts: shown before training."""
+        """The first record as text, tokens and labels, and counts; printed before training."""
 
-    def asked(self, record: Any) -> Hashable:
-        """What the model is asked of a record, without the answer."""
+    def input_key(self, record: Any) -> Hashable:
+        """The model's input in a record, without the label; finds duplicate records."""
 
-    def doubts(
+    def data_checks(
         self, splits: Mapping[str, Sequence[Any]], features: Mapping[str, Sequence[Feature]]
     ) -> list[str]:
-        """What may be wrong with data that can be used: shown before training, for a person."""
-        return overlaps(self.asked, splits)
+        """Warnings about usable but doubtful data; printed before training."""
+        return overlaps(self.input_key, splits)
 
     def featurize(self, records: Sequence[Any], training: bool = False) -> list[Feature]:
-        """One feature or more for each record; in training a task may leave some out."""
+        """One or more features for each record.
 
-    def freeze(self, model: Any, features: Sequence[Feature], batch_size: int) -> list[Feature]:
-        """The same features with what the frozen encoder makes of them, computed once."""
+        training: with the targets of training; a task may then omit some features.
+        """
+
+    def precompute_encoder_outputs(
+        self, model: Any, features: Sequence[Feature], batch_size: int
+    ) -> list[Feature]:
+        """The same features with the frozen encoder's outputs, which are computed once."""
 
     def collate(self, features: Sequence[Feature]) -> Batch: ...
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Sum of the losses and their count (or weight), so that accumulation is exact."""
+        """Sum of the losses and their number (or total weight), scalars.
 
-    def predict(self, model: Any, features: Sequence[Feature], batch_size: int) -> list[Any]:
-        """One prediction for each record that the features come from, in the records' order."""
-
-    def score(self, predictions: Sequence[Any], records: Sequence[Any]) -> dict[str, Any]:
-        """Metrics; those of one number can choose the best model."""
-
-    def trivial_score(self, train: Sequence[Any], dev: Sequence[Any]) -> float:
-        """What `metric` is on dev records where no model is asked: a run must beat it.
-
-        A run on few data that does not has collapsed (Mosbach et al. 2021, "On the stability of
-        fine-tuning BERT").
+        The training loop divides the sum of all micro-batches of a step by their total number, so
+        gradient accumulation equals one large batch.
         """
 
-    def explain(
+    def predict(self, model: Any, features: Sequence[Feature], batch_size: int) -> list[Any]:
+        """One prediction for each record of the features, in the order of the records."""
+
+    def score(self, predictions: Sequence[Any], records: Sequence[Any]) -> dict[str, Any]:
+        """Metric name -> value.  Every metric that is a number can choose the best model."""
+
+    def baseline_score(self, train: Sequence[Any], dev: Sequence[Any]) -> float:
+        """The value of `metric` on the dev records for a prediction made without a model.
+
+        A run whose best model is no better has collapsed (Mosbach et al. 2021, "On the stability
+        of fine-tuning BERT").
+        """
+
+    def format_report(
         self, predictions: Sequence[Any], records: Sequence[Any], score: dict[str, Any]
     ) -> str:
-        """What was learned, for a person: a table of the score and some predictions."""
+        """The printed summary of a run: a table of scores, and some predictions."""
 
-    def rows(self, predictions: Sequence[Any], records: Sequence[Any]) -> list[dict]:
-        """What predictions.*.jsonl says of each record: asked, gold, predicted, score."""
+    def to_rows(self, predictions: Sequence[Any], records: Sequence[Any]) -> list[dict]:
+        """The lines of predictions.*.jsonl: for each record its input, gold, predicted, score."""
 
-    def lines(
+    def to_lines(
         self, predictions: Sequence[Any], records: Sequence[Any], colour: bool = False
     ) -> list[str]:
-        """A line or more for a person on each prediction; `colour`: they go to a terminal."""
+        """One string for each prediction, to be printed; `colour`: with a terminal's colours."""
 
     def exports(self, predictions: Sequence[Any], records: Sequence[Any]) -> dict[str, Any]:
-        """Predictions in formats of the field: name of a JSON file -> what it holds."""
+        """Predictions in the formats of official scorers: name of a JSON file -> its content."""
         return {}
 
-    def tuned(self, score: dict[str, Any]) -> Task:
-        """The task with what the dev score decides beside the weights, such as a threshold."""
+    def with_tuned(self, score: dict[str, Any]) -> Task:
+        """The task with the values tuned on dev, such as the null threshold of QA."""
         return self
 
     def save(self, model: PretrainedModel, folder: Path) -> None:
         """Write the model and everything that `from_pretrained` needs."""
 
 
-# ---- what tasks share --------------------------------------------------------------------------
+# ---- shared by the tasks -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class TokenFeature:
-    """A text, or one window of it, as an encoder reads it; tasks add what is theirs.
+    """The tokens of a text or of one window; each task adds its own fields.
 
-    vectors: what a frozen encoder made of it, or None: (H,) of the text or (T, H) of its tokens.
+    encoder_outputs: (H,) for the text or (T, H) for its tokens, from a frozen encoder; else None.
     """
 
     record: int
-    ids: list[int]
-    types: list[int]
-    vectors: Tensor | None = field(default=None, kw_only=True)
+    input_ids: list[int]
+    token_type_ids: list[int]
+    encoder_outputs: Tensor | None = field(default=None, kw_only=True)
 
     @property
     def length(self) -> int:
-        return len(self.ids)
+        return len(self.input_ids)
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Features as an encoder reads them.
+    """The input of an encoder, and the labels.
 
-    ids, mask, types: (B, T).  labels: (B,) or (B, T), as the task has them; None in prediction.
-    weights: (B,) what the loss of each counts, or None.  vectors: what a frozen encoder made of
-    them, (B, H) or (B, T, H), or None.
+    input_ids, attention_mask, token_type_ids: (B, T).
+    labels: (B,) or (B, T), depending on the task; None in prediction.
+    weights: (B,) factors of the losses; None: all 1.
+    encoder_outputs: (B, H) or (B, T, H) from a frozen encoder; None: not precomputed.
     """
 
-    ids: Tensor
-    mask: Tensor
-    types: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+    token_type_ids: Tensor
     labels: Tensor | None
     real_tokens: int
     all_tokens: int
     weights: Tensor | None = None
-    vectors: Tensor | None = None
+    encoder_outputs: Tensor | None = None
 
     def to(self, device: torch.device | str) -> TokenBatch:
         moved = {
@@ -244,58 +249,57 @@ class TokenBatch:
         return replace(self, **moved)
 
 
-def score_table(what: str, scores: Mapping[str, Mapping[str, float]], counted: str) -> list[str]:
-    """Precision, recall and F1 of each label or type, as lines of text."""
-    width = max(map(len, [*scores, what]))
+def score_table(heading: str, scores: Mapping[str, Mapping[str, float]], support: str) -> list[str]:
+    """Precision, recall, F1 and support of each label or type, as lines of text.
+
+    heading, support: the headings of the first and of the last column.
+    """
+    width = max(map(len, [*scores, heading]))
     return [
-        f"{what:{width}}  precision  recall     f1  {counted}",
+        f"{heading:{width}}  precision  recall     f1  {support}",
         *(
             f"{name:{width}}  {row['precision']:9.3f}  {row['recall']:6.3f}  {row['f1']:5.3f}"
-            f"  {row['support']:{len(counted)}d}"
+            f"  {row['support']:{len(support)}d}"
             for name, row in scores.items()
         ),
     ]
 
 
-def token_batch(features: Sequence[TokenFeature], pad_id: int, **more: Any) -> TokenBatch:
-    """Features side by side, padded at the right; `more`: the labels and what else a task has."""
-    ids = pad([feature.ids for feature in features], pad_id)
-    if features[0].vectors is not None:
-        vectors = [feature.vectors for feature in features]  # (H,) are all of one length
-        more["vectors"] = torch.nn.utils.rnn.pad_sequence(vectors, batch_first=True)
+def token_batch(features: Sequence[TokenFeature], pad_id: int, **fields: Any) -> TokenBatch:
+    """Features padded at the right to one length; `fields`: further fields of the batch."""
+    input_ids = pad([feature.input_ids for feature in features], pad_id)  # (B, T)
+    if features[0].encoder_outputs is not None:
+        outputs = [feature.encoder_outputs for feature in features]
+        padded = torch.nn.utils.rnn.pad_sequence(outputs, batch_first=True)  # (B, H) or (B, T, H)
+        fields["encoder_outputs"] = padded
     return TokenBatch(
-        ids=ids,
-        mask=pad([[1] * feature.length for feature in features], 0),
-        types=pad([feature.types for feature in features], 0),
+        input_ids=input_ids,
+        attention_mask=pad([[1] * feature.length for feature in features], 0),
+        token_type_ids=pad([feature.token_type_ids for feature in features], 0),
         real_tokens=sum(feature.length for feature in features),
-        all_tokens=ids.numel(),
-        **more,
+        all_tokens=input_ids.numel(),
+        **fields,
     )
 
 
-def load_start(
+def load_initial_model(
     options: TaskOptions, task: str, labels: tuple[str, ...] | int | None, **changes: Any
 ) -> tuple[PretrainedModel, Tokenizer, int]:
-    """Model, tokenizer and longest input that a run starts from; `InputError` if they do not fit.
+    """The model that a run starts from, its tokenizer, and the most tokens of an input.
 
-    A checkpoint fine-tuned on the same labels keeps its head, and its order of them; any other gets
-    a new head.  Where all heads of a task mean the same, `labels` is how many rows they have, and a
-    checkpoint fine-tuned for the task keeps its head; None: the task needs no head.
+    labels: the names of the classes.  A checkpoint fine-tuned on the same labels keeps its head and
+        the order of its labels; any other gets a new head.  A number instead of names: the rows of
+        a head that means the same for all data, so a checkpoint fine-tuned for the task keeps it.
+        None: the task needs no head.
     changes: fields of the model's config.
+
+    Raises `UserError` if model, tokenizer and `--max-length` do not fit together.
     """
-    folder = hub.resolve(options.model)
+    folder = hub.find_checkpoint(options.model)
     family = model_class(folder, task)
     config = family.config_class.from_pretrained(folder)
     if options.dropout is not None:
         changes.update(dict.fromkeys(config.dropouts.values(), options.dropout))
-    for place, rate in (("attention", options.attention_dropout), ("head", options.head_dropout)):
-        if rate is not None and place not in config.dropouts:
-            raise InputError(
-                f"--{place}-dropout is {rate}, but {config.model_type} has one rate for the whole "
-                "model; give --dropout"
-            )
-        if rate is not None:
-            changes[config.dropouts[place]] = rate
     if labels is None:
         model = family.from_pretrained(folder, **changes)
     elif isinstance(labels, int):
@@ -303,29 +307,30 @@ def load_start(
     else:
         same = config.labels is not None and set(config.labels) == set(labels)
         model = family.from_pretrained(
-            folder, labels=config.labels if same else labels, new_head=not same, **changes
+            folder, labels=config.labels if same else labels, reset_head=not same, **changes
         )
     if options.from_scratch:
         model.apply(model.init_weights)
-        model.report = None  # nothing that was read is left
+        model.load_report = None  # no weight of the checkpoint is left
     tokenizer = Tokenizer.from_pretrained(folder)
     if tokenizer.vocab_size > config.vocab_size:
-        raise InputError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
-            f"{config.vocab_size}; use the tokenizer that belongs to the model"
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, but the model only "
+            f"{config.vocab_size} embeddings; use the tokenizer that belongs to the model"
         )
     limit = config.max_position_embeddings
-    if options.max_length is not None and config.hard_limit and options.max_length > limit:
-        raise InputError(
+    if options.max_length is not None and config.has_max_positions and options.max_length > limit:
+        raise UserError(
             f"--max-length is {options.max_length}, but {options.model} reads at most {limit} "
-            "tokens; give a smaller one"
+            "tokens; give a smaller value"
         )
     return model, tokenizer, options.max_length or limit
 
 
 def refuse_questions(questions: Sequence[str], task: str) -> None:
+    """`UserError` if `predict.py` was given questions for a task that answers none."""
     if questions:
-        raise InputError(
+        raise UserError(
             f"--question is {questions[0]!r:.60}, but the model was trained for {task}, which "
             "answers no questions; leave it out"
         )
@@ -336,53 +341,73 @@ def run_batches(
     model: PretrainedModel,
     forward: Callable[..., Tensor],
     features: Sequence[Feature],
-    size: int,
+    batch_size: int,
     label: str,
 ) -> list[Tensor]:
-    """One output for each feature, on the CPU, computed in batches of similar length.
+    """The output for each feature, on the CPU, in float32; computed in batches of similar length.
 
-    forward: (ids, mask, types) -> (B, ...); where a frozen encoder has done its part already, the
-    model's head on its vectors instead.
+    forward: (input_ids, attention_mask, token_type_ids), each (B, T) -> (B, ...).  Features with
+        precomputed encoder outputs go through the model's head instead.
+    label: of the progress bar.
     """
     outputs: dict[int, Tensor] = {}
     model.eval()
-    batches = sorted_batches([feature.length for feature in features], size)
+    batches = sorted_batches([feature.length for feature in features], batch_size)
     with torch.inference_mode():
-        for indices in progress(batches, label, len(batches)):
+        for indices in progress_bar(batches, label, len(batches)):
             batch = task.collate([features[i] for i in indices]).to(model.device)
-            if batch.vectors is not None:
-                rows = model.get_submodule(model.head)(batch.vectors)
+            if batch.encoder_outputs is not None:
+                rows = model.get_submodule(model.head)(batch.encoder_outputs)
             else:
-                rows = forward(batch.ids, batch.mask, batch.types)
+                rows = forward(batch.input_ids, batch.attention_mask, batch.token_type_ids)
             outputs.update(zip(indices, rows.float().cpu(), strict=True))
     return [outputs[i] for i in range(len(features))]
 
 
-def freeze_features(
+def with_encoder_outputs(
     task: Task, model: Any, features: Sequence[TokenFeature], batch_size: int
 ) -> list[Any]:
-    """The features with what the frozen encoder makes of them.
+    """The features with the outputs of the frozen encoder.
 
-    Without dropout it says the same of a text each time, so it is asked once.
+    The encoder runs in eval mode, without dropout, so its outputs are the same in every epoch and
+    are computed once.
     """
-    rows = run_batches(task, model, model.features, features, batch_size, "encode")
-    frozen = []
-    for feature, row in zip(features, rows, strict=True):
-        own = row if row.dim() == 1 else row[: feature.length].clone()  # without padding
-        frozen.append(replace(feature, vectors=own))
-    return frozen
+    outputs = run_batches(task, model, model.features, features, batch_size, "encode")
+    extended = []
+    for feature, output in zip(features, outputs, strict=True):  # (H,) or (T, H)
+        unpadded = output if output.dim() == 1 else output[: feature.length].clone()
+        extended.append(replace(feature, encoder_outputs=unpadded))
+    return extended
+
+
+# Settings of runs that an earlier version saved: they must not be ignored in silence.
+RENAMED_SETTINGS = {
+    "long_text": "truncation",
+    "way_back": "aggregation_strategy (mean is average)",
+    "overlap": "doc_stride",
+    "n_best": "n_best_size",
+    "prefix": "source_prefix",
+    "beam_stopping": "beam_early_stopping",
+}
 
 
 def save_task(model: PretrainedModel, tokenizer: Tokenizer, folder: Path, **settings: Any) -> None:
-    """Model, tokenizer, and in config.json, under "minift", the settings that prediction needs."""
-    model.config = replace(model.config, extra={**model.config.extra, "minift": settings})
+    """Save model and tokenizer; config.json keeps under "minift" the settings for prediction."""
+    other_keys = {**model.config.other_keys, "minift": settings}
+    model.config = replace(model.config, other_keys=other_keys)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_manifest(folder, (CONFIG, WEIGHTS, *TOKENIZER_FILES))
 
 
 def load_task(folder: Path, task: str) -> tuple[PretrainedModel, Tokenizer, dict[str, Any]]:
-    """What `save_task` saved."""
+    """The model, the tokenizer and the settings that `save_task` saved."""
     model = model_class(folder, task).from_pretrained(folder)
-    settings = model.config.extra.get("minift", {})
+    settings = model.config.other_keys.get("minift", {})
+    for name in settings:
+        if name in RENAMED_SETTINGS:
+            raise UserError(
+                f'{folder / CONFIG}: the setting {name!r} under "minift" is now '
+                f"{RENAMED_SETTINGS[name]!r}; rename it there"
+            )
     return model, Tokenizer.from_pretrained(folder), settings

@@ -1,16 +1,18 @@
-"""Text classification, the whole story: a text (or a pair of texts) gets one label.
+"""Text classification, from record to score: a text or a pair of texts gets one label.
 
-    "An hour I will not get back."  label "negative"             the record
-    [CLS] an hour i will not get back . [SEP]  ->  0              a feature
-    (B, T) ids, mask, types; (B,) labels                          a batch
-    logits (B, C)  ->  cross-entropy                              the loss
-    softmax  ->  negative 0.97, positive 0.03                     the prediction
-    accuracy, F1, Matthews correlation                            the score
+    "An hour I will not get back."   label "negative"                     a record
+    [CLS] an hour i will not get back . [SEP]   ->   0                    a feature
+    input_ids, attention_mask, token_type_ids (B, T);   labels (B,)       a batch
+    logits (B, C)   ->   cross-entropy                                    the loss
+    softmax   ->   negative 0.97, positive 0.03                           a prediction
+    accuracy, F1, Matthews correlation                                    the score
 
-A text longer than the model is cut, or becomes windows whose logits are averaged, as `--long-text`
-says (text/windows.py).
+A text with more tokens than the model accepts is truncated, or split into overlapping windows whose
+logits are averaged (`--truncation`, text/windows.py).
 
-Dimensions: B batch, T width of the batch, H hidden, C classes.
+Reference: Devlin et al. 2019, "BERT", section 4.1.
+
+Dimensions: B batch, T tokens of the longest text in the batch, C classes.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -27,47 +29,46 @@ from torch import Tensor
 
 from minift import metrics
 from minift.data.read import TextRecord, numbered, read_classification, records_of
-from minift.errors import InputError, visible
+from minift.errors import UserError, escape_controls
 from minift.models.base import PretrainedModel
+from minift.options import check_range, option
 from minift.tasks.base import (
     Task,
     TaskOptions,
     TokenBatch,
     TokenFeature,
-    check_range,
-    freeze_features,
-    load_start,
+    load_initial_model,
     load_task,
-    option,
     refuse_questions,
     run_batches,
     save_task,
     score_table,
     token_batch,
+    with_encoder_outputs,
 )
-from minift.tasks.data_checks import all_cut, rare
+from minift.tasks.data_checks import all_truncated, constant_labels, rare_labels
 from minift.text.tokenizer import Tokenizer
-from minift.text.windows import LongText, fitted
-
-COLUMNS = ("text_column", "pair_column", "label_column")
+from minift.text.windows import Truncation, truncate_or_window
 
 
 @dataclass(frozen=True)
 class ClassificationOptions(TaskOptions):
-    """What is particular to classification."""
+    """Classification."""
 
     text_column: str = option("text", "Column of the text: a name, or a number from 0 in a TSV.")
     pair_column: str = option("text_pair", "Column of the second text of a pair, if there is one.")
     label_column: str = option("label", "Column of the label.")
-    long_text: LongText = option("head", "What is kept of a text that is too long.")
+    truncation: Truncation = option(
+        "head", "Part of a long text to keep: head, head+tail, or all of it in windows."
+    )
     pooling: Literal["pooler", "cls", "mean"] | None = option(
-        None, "How a text becomes one vector; the pooler if the model does not say otherwise."
+        None, "How a text becomes one vector; default: as the model's config says, else the pooler."
     )
     r_drop: float = option(
-        0.0, "Weight of how far two passes with different dropout disagree; twice the time."
+        0.0, "Weight of the divergence between two passes with dropout; doubles the time; 0: off."
     )
     class_weights: Literal["none", "balanced"] = option(
-        "none", "balanced: rare labels count for more, so that all labels weigh the same."
+        "none", "balanced: weight each label's loss inversely to its frequency; none: off."
     )
 
     def __post_init__(self) -> None:
@@ -77,162 +78,145 @@ class ClassificationOptions(TaskOptions):
 
 @dataclass(frozen=True)
 class TextFeature(TokenFeature):
-    """A text, or one window of it, as the model sees it.
+    """The tokens of a text or of one window of it, and the index of its label.
 
-    cut: the text did not fit whole.
-    weight: what its loss counts; the windows of one record share a weight of one.
+    truncated: these are not all tokens of the text.
+    weight: factor of the loss; the windows of a record share a weight of 1 equally.
     """
 
     label: int | None
-    cut: bool = False
+    truncated: bool = False
     weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class LabelPrediction:
-    """The most probable label and the probabilities of all, in the order of the task's labels."""
+    """The most probable label, and the probabilities of all in the order of the task's labels."""
 
     label: str
     probabilities: list[float]
 
 
+Records: TypeAlias = Sequence[TextRecord]
+Features: TypeAlias = Sequence[TextFeature]
+Predictions: TypeAlias = Sequence[LabelPrediction]
+
+
 @dataclass(frozen=True)
 class ClassificationTask(Task):
-    """See the module's docstring; the methods stand in the order of the story."""
+    """The methods follow the order of the module's docstring."""
 
     options: ClassificationOptions
     tokenizer: Tokenizer
-    labels: tuple[str, ...]
-    max_length: int
-    class_weight: tuple[float, ...]  # one for each label
+    labels: tuple[str, ...]  # C names, in the order of the logits
+    max_length: int  # tokens of an input, special tokens included
+    class_weight: tuple[float, ...]  # factor of each label's loss
 
     name = "classification"
     metric = "accuracy"
-    trivial_answer = "the commonest label"
+    baseline_name = "the most frequent label"
 
     @classmethod
-    def start(
+    def from_options(
         cls, options: ClassificationOptions
     ) -> tuple[ClassificationTask, PretrainedModel, dict[str, list[TextRecord]]]:
         splits = read_splits(options)
         labels = sort_labels({record.label for record in splits["train"]})
-        return *cls.start_with(options, splits, labels), splits
+        return *cls.from_records(options, splits, labels), splits
 
     @classmethod
-    def start_with(
-        cls,
-        options: ClassificationOptions,
-        splits: Mapping[str, Sequence[TextRecord]],
-        labels: tuple[str, ...],
+    def from_records(
+        cls, options: ClassificationOptions, splits: Mapping[str, Records], labels: tuple[str, ...]
     ) -> tuple[ClassificationTask, PretrainedModel]:
-        """Task and model for records that have been read."""
+        """The task and the model for records in memory.  labels: those of the training records."""
         if len(labels) < 2:
             where = options.training_data
-            raise InputError(f"{where}: every label is {labels[0]!r}; give examples of two or more")
+            raise UserError(f"{where}: every label is {labels[0]!r}; give examples of two or more")
         changes = {} if options.pooling is None else {"pooling": options.pooling}
-        model, tokenizer, max_length = load_start(options, cls.name, labels, **changes)
-        labels = model.config.labels
-        for split, records in splits.items():
-            _check_labels(split, records, labels)
-        task = cls(
-            options=options,
-            tokenizer=tokenizer,
-            labels=labels,
-            max_length=max_length,
-            class_weight=_class_weight(options, labels, splits["train"]),
-        )
-        return task, model
+        model, tokenizer, max_length = load_initial_model(options, cls.name, labels, **changes)
+        labels = model.config.labels  # a fine-tuned checkpoint may have another order
+        for records in splits.values():
+            _check_labels(records, labels)
+        class_weight = _class_weight(options, labels, splits["train"])
+        return cls(options, tokenizer, labels, max_length, class_weight), model
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> tuple[ClassificationTask, PretrainedModel]:
         model, tokenizer, saved = load_task(folder, cls.name)
-        task = cls(
-            options=ClassificationOptions(long_text=saved.get("long_text", "head")),
-            tokenizer=tokenizer,
-            labels=model.config.labels,
-            max_length=saved.get("max_length", model.config.max_position_embeddings),
-            class_weight=(1.0,) * len(model.config.labels),
-        )
-        return task, model
+        options = ClassificationOptions(truncation=saved.get("truncation", "head"))
+        max_length = saved.get("max_length", model.config.max_position_embeddings)
+        labels = model.config.labels
+        return cls(options, tokenizer, labels, max_length, (1.0,) * len(labels)), model
 
     def read_inputs(
         self, inputs: Iterable[str] | Path, questions: Sequence[str] = ()
     ) -> Iterable[TextRecord]:
+        """A file in a format of the training data, labels optional; or lines text[<TAB>pair]."""
         refuse_questions(questions, self.name)
-        if isinstance(inputs, Path):
-            return read_classification(inputs, require_label=False)
-        return records_of(inputs)
+        is_file = isinstance(inputs, Path)
+        return read_classification(inputs, require_label=False) if is_file else records_of(inputs)
 
-    def describe(self, records: Sequence[TextRecord], features: Sequence[TextFeature]) -> str:
+    def describe(self, records: Records, features: Features) -> str:
         first, feature = records[0], features[0]
-        cut = len({feature.record for feature in features if feature.cut}) / len(records)
-        pieces = self.tokenizer.convert_ids_to_tokens(feature.ids)
+        long = len({f.record for f in features if f.truncated}) / len(records)
         counts = Counter(record.label for record in records)
         lines = [
             f"first record ({first.where})",
             f"  text    {first.text}",
             *([f"  pair    {first.text_pair}"] if first.text_pair is not None else []),
-            f"  tokens  {' '.join(pieces)}",
+            f"  tokens  {' '.join(self.tokenizer.convert_ids_to_tokens(feature.input_ids))}",
             f"  label   {first.label} -> {feature.label}",
             "labels    " + ", ".join(f"{label} {counts[label]}" for label in self.labels),
-            f"length    {cut:.1%} of the texts have more than {self.max_length} tokens "
-            f"(--long-text {self.options.long_text})",
+            f"length    {long:.1%} of the texts have more than {self.max_length} tokens "
+            f"(--truncation {self.options.truncation})",
         ]
         return "\n".join(lines)
 
-    def asked(self, record: TextRecord) -> tuple[str, str | None]:
+    def input_key(self, record: TextRecord) -> tuple[str, str | None]:
         return record.text, record.text_pair
 
-    def doubts(
-        self,
-        splits: Mapping[str, Sequence[TextRecord]],
-        features: Mapping[str, Sequence[TextFeature]],
+    def data_checks(
+        self, splits: Mapping[str, Records], features: Mapping[str, Features]
     ) -> list[str]:
-        doubts = [
-            *super().doubts(splits, features),
-            *rare(record.label for record in splits["train"]),
-            *all_cut(features["train"], self.max_length),
+        return [
+            *super().data_checks(splits, features),
+            *rare_labels(record.label for record in splits["train"]),
+            *all_truncated(features["train"], self.max_length),
+            *constant_labels(splits),
         ]
-        for split in ("dev", "test"):
-            found = {record.label for record in splits.get(split, ())}
-            if len(found) == 1 and len(splits[split]) > 1:
-                doubts.append(
-                    f"every {split} record is {found.pop()!r}: f1 and matthews_correlation say "
-                    "nothing there"
-                )
-        return doubts
 
-    def featurize(self, records: Sequence[TextRecord], training: bool = False) -> list[TextFeature]:
-        """Tokens with [CLS] and [SEP], cut as `long_text` says; one feature, or one a window."""
-        firsts = self.tokenizer.ids([record.text for record in records])
-        pairs = [record.text_pair for record in records]
-        seconds = self.tokenizer.ids([pair or "" for pair in pairs])
+    def featurize(self, records: Records, training: bool = False) -> list[TextFeature]:
+        """[CLS] text [SEP], or [CLS] text [SEP] pair [SEP], of at most `max_length` tokens.
+
+        A record gives one feature, or one for each window if the text is long.
+        """
+        texts = self.tokenizer.ids([record.text for record in records])
+        pairs = self.tokenizer.ids([record.text_pair or "" for record in records])
         number = {label: i for i, label in enumerate(self.labels)}
         features = []
         for i, record in enumerate(records):
-            second = None if pairs[i] is None else seconds[i]
-            room = self.max_length - self.tokenizer.num_special(pair=second is not None)
-            parts = fitted(firsts[i], second, room, self.options.long_text)
+            text, pair = texts[i], None if record.text_pair is None else pairs[i]
+            max_tokens = self.max_length - self.tokenizer.num_special(pair=pair is not None)
+            parts = truncate_or_window(text, pair, max_tokens, self.options.truncation)
+            label = None if record.label is None else number[record.label]
             for a, b in parts:
-                ids, types = self.tokenizer.build(a, b)
-                label = None if record.label is None else number[record.label]
-                whole = len(firsts[i]) + len(second or []) == sum(map(len, filter(None, (a, b))))
-                features.append(
-                    TextFeature(i, ids, types, label, cut=not whole, weight=1 / len(parts))
-                )
+                ids, type_ids = self.tokenizer.build(a, b)
+                truncated = len(a) + len(b or []) < len(text) + len(pair or [])
+                features.append(TextFeature(i, ids, type_ids, label, truncated, 1 / len(parts)))
         return features
 
-    def freeze(
-        self, model: Any, features: Sequence[TextFeature], batch_size: int
+    def precompute_encoder_outputs(
+        self, model: Any, features: Features, batch_size: int
     ) -> list[TextFeature]:
-        if any("pooler" in name for name in model.report.new):
-            raise InputError(
-                f"{self.options.model}: has no pooler, and a new one cannot learn while the "
-                "encoder is frozen; use --pooling mean or cls"
+        new = model.load_report.new if model.load_report else ()
+        if any("pooler" in name for name in new):
+            raise UserError(
+                f"{self.options.model}: the checkpoint has no pooler, and a new one cannot be "
+                "trained while the encoder is frozen; use --pooling mean or cls"
             )
-        return freeze_features(self, model, features, batch_size)
+        return with_encoder_outputs(self, model, features, batch_size)
 
-    def collate(self, features: Sequence[TextFeature]) -> TokenBatch:
+    def collate(self, features: Features) -> TokenBatch:
         labelled = features[0].label is not None
         return token_batch(
             features,
@@ -242,139 +226,123 @@ class ClassificationTask(Task):
         )
 
     def loss(self, model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Sum of the weighted losses and the sum of the weights.
+        """Weighted sum of the cross-entropies, and the sum of the weights.
 
-        A record weighs as much as its label does (`class_weights`), a window its share of that.
-        With `r_drop` each text passes twice, and its loss is the mean of both cross-entropies and
-        r_drop / 2 times the mean of the two divergences between what the passes say (Liang et al.
-        2021, "R-Drop: Regularized dropout for neural networks", there for the sum of both passes).
+        With `--r-drop A` each text passes through the model twice.  Dropout makes the predicted
+        distributions p and q differ, and the loss also penalises their divergence:
+
+            (CE(p) + CE(q)) / 2  +  A / 4 * (KL(p | q) + KL(q | p))
+
+        This is half the loss of Liang et al. 2021, "R-Drop: Regularized dropout for neural
+        networks", which does not divide by the two passes.
         """
         logits = self._logits(model, batch)  # (B, C)
         losses = self._cross_entropies(logits, batch.labels)  # (B,)
         if self.options.r_drop:
-            others = self._logits(model, batch)  # (B, C)
-            losses = (losses + self._cross_entropies(others, batch.labels)) / 2
-            p, q = logits.float().log_softmax(-1), others.float().log_softmax(-1)  # (B, C)
-            # KL(p | q) + KL(q | p)
-            apart = ((p.exp() - q.exp()) * (p - q)).sum(-1)  # (B,)
-            losses = losses + self.options.r_drop / 4 * apart
+            second = self._logits(model, batch)  # (B, C)
+            losses = (losses + self._cross_entropies(second, batch.labels)) / 2  # (B,)
+            log_p, log_q = logits.float().log_softmax(-1), second.float().log_softmax(-1)  # (B, C)
+            # KL(p | q) + KL(q | p) is the sum of (p - q) * (log p - log q) over the classes.
+            divergences = ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1)  # (B,)
+            losses = losses + self.options.r_drop / 4 * divergences
+        # A feature's own weight is less than 1 if it is one of several windows.
         weights = batch.weights * logits.new_tensor(self.class_weight)[batch.labels]  # (B,)
         return (losses * weights).sum(), weights.sum()
 
     def _logits(self, model: Any, batch: TokenBatch) -> Tensor:
-        if batch.vectors is not None:
-            return model.classifier(batch.vectors)  # (B, C)
-        return model(batch.ids, batch.mask, batch.types)  # (B, C)
+        if batch.encoder_outputs is not None:  # (B, H), the encoder is frozen
+            return model.classifier(batch.encoder_outputs)  # (B, C)
+        return model(batch.input_ids, batch.attention_mask, batch.token_type_ids)  # (B, C)
 
     def _cross_entropies(self, logits: Tensor, labels: Tensor) -> Tensor:
         smoothing = self.options.label_smoothing
-        return F.cross_entropy(
-            logits.float(), labels, reduction="none", label_smoothing=smoothing
-        )  # (B,)
+        return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
 
-    def predict(
-        self, model: Any, features: Sequence[TextFeature], batch_size: int
-    ) -> list[LabelPrediction]:
-        """Logits averaged over the windows of a record, then softmax."""
+    def predict(self, model: Any, features: Features, batch_size: int) -> list[LabelPrediction]:
+        """Average the logits over the windows of each record, then apply softmax."""
         outputs = run_batches(self, model, model, features, batch_size, "predict")
-        sums: dict[int, Tensor] = {}
+        sums: dict[int, Tensor] = {}  # record -> weighted sum of its logits, (C,)
         for feature, logits in zip(features, outputs, strict=True):
             part = logits * feature.weight
             sums[feature.record] = sums[feature.record] + part if feature.record in sums else part
         predictions = []
         for record in sorted(sums):
-            probabilities = sums[record].softmax(-1)
+            probabilities = sums[record].softmax(-1)  # (C,)
             label = self.labels[int(probabilities.argmax())]
             predictions.append(LabelPrediction(label, probabilities.tolist()))
         return predictions
 
-    def score(
-        self, predictions: Sequence[LabelPrediction], records: Sequence[TextRecord]
-    ) -> dict[str, Any]:
+    def score(self, predictions: Predictions, records: Records) -> dict[str, Any]:
+        """f1 is that of the second label if there are two labels, else the macro average."""
         predicted = [prediction.label for prediction in predictions]
         gold = [record.label for record in records]
-        binary = {"average": "binary", "positive": self.labels[1]}
-        gold_probability = torch.tensor(
+        gold_probabilities = torch.tensor(
             [p.probabilities[self.labels.index(g)] for p, g in zip(predictions, gold, strict=True)]
         )
+        macro = {"average": "macro"}
+        binary = {"average": "binary", "positive": self.labels[1]}
         return {
             "accuracy": metrics.accuracy(predicted, gold),
-            "f1": metrics.f1(
-                predicted, gold, **(binary if len(self.labels) == 2 else {"average": "macro"})
-            ),
-            "f1_macro": metrics.f1(predicted, gold, average="macro"),
+            "f1": metrics.f1(predicted, gold, **(binary if len(self.labels) == 2 else macro)),
+            "f1_macro": metrics.f1(predicted, gold, **macro),
             "matthews_correlation": metrics.matthews_correlation(predicted, gold),
-            "loss": float(-gold_probability.clamp_min(1e-12).log().mean()),
+            "loss": float(-gold_probabilities.clamp_min(1e-12).log().mean()),
             "per_label": metrics.precision_recall(predicted, gold),
             "confusion_matrix": metrics.confusion_matrix(predicted, gold, self.labels),
         }
 
-    def trivial_score(self, train: Sequence[TextRecord], dev: Sequence[TextRecord]) -> float:
-        commonest, _ = Counter(record.label for record in train).most_common(1)[0]
-        return metrics.accuracy([commonest] * len(dev), [record.label for record in dev])
+    def baseline_score(self, train: Records, dev: Records) -> float:
+        [(label, _)] = Counter(record.label for record in train).most_common(1)
+        return metrics.accuracy([label] * len(dev), [record.label for record in dev])
 
-    def explain(
-        self,
-        predictions: Sequence[LabelPrediction],
-        records: Sequence[TextRecord],
-        score: dict[str, Any],
+    def format_report(
+        self, predictions: Predictions, records: Records, score: dict[str, Any]
     ) -> str:
-        """Precision, recall and F1 of each label, then the surest hits and the surest errors."""
+        """Precision, recall and F1 of each label; the most confident hits and errors."""
         width = max(map(len, self.labels))
         lines = score_table("label", score["per_label"], "records")
-        pairs = sorted(
-            zip(predictions, records, strict=True), key=lambda p: -max(p[0].probabilities)
-        )
-        for title, right in (("surest hits", True), ("surest errors", False)):
-            chosen = [(p, r) for p, r in pairs if (p.label == r.label) is right][:3]
-            lines.append(f"{title}:" if chosen else f"{title}: none")
+        pairs = list(zip(predictions, records, strict=True))
+        pairs.sort(key=lambda pair: -max(pair[0].probabilities))
+        for title, correct in (("correct predictions", True), ("errors", False)):
+            chosen = [(p, r) for p, r in pairs if (p.label == r.label) is correct][:3]
+            lines.append(f"most confident {title}:" + ("" if chosen else " none"))
             for p, r in chosen:
                 lines.append(f"  {max(p.probabilities):.2f} {p.label:{width}}  {r.text:.100}")
         return "\n".join(lines)
 
-    def rows(
-        self, predictions: Sequence[LabelPrediction], records: Sequence[TextRecord]
-    ) -> list[dict]:
-        rows = []
-        for prediction, record in zip(predictions, records, strict=True):
-            pair = {} if record.text_pair is None else {"text_pair": record.text_pair}
-            probabilities = dict(zip(self.labels, prediction.probabilities, strict=True))
-            rows.append(
-                {
-                    "id": record.id,
-                    "text": record.text,
-                    **pair,
-                    "gold": record.label,
-                    "predicted": prediction.label,
-                    "score": max(prediction.probabilities),
-                    "probabilities": probabilities,
-                }
-            )
-        return rows
+    def to_rows(self, predictions: Predictions, records: Records) -> list[dict]:
+        return [
+            {
+                "id": record.id,
+                "text": record.text,
+                **({} if record.text_pair is None else {"text_pair": record.text_pair}),
+                "gold": record.label,
+                "predicted": prediction.label,
+                "score": max(prediction.probabilities),
+                "probabilities": dict(zip(self.labels, prediction.probabilities, strict=True)),
+            }
+            for prediction, record in zip(predictions, records, strict=True)
+        ]
 
-    def lines(
-        self,
-        predictions: Sequence[LabelPrediction],
-        records: Sequence[TextRecord],
-        colour: bool = False,
+    def to_lines(
+        self, predictions: Predictions, records: Records, colour: bool = False
     ) -> list[str]:
-        """label<TAB>probability of each label<TAB>text, for reading and for `cut`."""
+        """label<TAB>probability of each label<TAB>text"""
         lines = []
         for prediction, record in zip(predictions, records, strict=True):
             probabilities = zip(self.labels, prediction.probabilities, strict=True)
             shown = " ".join(f"{label}={p:.4f}" for label, p in probabilities)
             line = f"{prediction.label}\t{shown}\t{' '.join(record.text.split())}"
-            lines.append(visible(line))
+            lines.append(escape_controls(line))
         return lines
 
     def save(self, model: PretrainedModel, folder: Path) -> None:
-        """Model, tokenizer, and in config.json how long texts were treated."""
-        settings = {"long_text": self.options.long_text, "max_length": self.max_length}
+        settings = {"truncation": self.options.truncation, "max_length": self.max_length}
         save_task(model, self.tokenizer, folder, **settings)
 
 
 def sort_labels(labels: set[str]) -> tuple[str, ...]:
-    """A stable order: by value if all are integers, else by the alphabet.
+    """Integers by value, other labels by the alphabet, so that the order is reproducible.
 
     >>> sort_labels({"10", "9"}), sort_labels({"pos", "neg"})
     (('9', '10'), ('neg', 'pos'))
@@ -387,31 +355,31 @@ def sort_labels(labels: set[str]) -> tuple[str, ...]:
 
 def read_splits(options: ClassificationOptions) -> dict[str, list[TextRecord]]:
     """Split name -> records, from the files given or else from the built-in reviews."""
-    columns = {}
-    if options.train_file:
-        columns = {name: getattr(options, name) for name in COLUMNS}
+    names = ("text_column", "pair_column", "label_column") if options.train_file else ()
+    columns = {name: getattr(options, name) for name in names}
     return {
-        name: numbered(record for path in paths for record in read_classification(path, **columns))
-        for name, paths in options.files("reviews.{}.tsv").items()
+        split: numbered(record for path in paths for record in read_classification(path, **columns))
+        for split, paths in options.files("reviews.{}.tsv").items()
     }
 
 
-def _check_labels(split: str, records: Sequence[TextRecord], labels: Sequence[str]) -> None:
+def _check_labels(records: Records, labels: Sequence[str]) -> None:
+    """`UserError` for a record whose label is not among `labels`."""
     known = set(labels)
     for record in records:
         if record.label not in known:
-            raise InputError(
+            raise UserError(
                 f"{record.where}: the label {record.label!r} does not occur in the training data "
                 f"({', '.join(labels)}); correct it or add examples of it"
             )
 
 
 def _class_weight(
-    options: ClassificationOptions, labels: Sequence[str], records: Sequence[TextRecord]
+    options: ClassificationOptions, labels: Sequence[str], records: Records
 ) -> tuple[float, ...]:
-    """N / (C * n_c) for each label if balanced, so that the mean over the records is one."""
+    """1 for each label; balanced: N / (C * n) for a label with n of the N training records."""
     if options.class_weights == "none":
         return (1.0,) * len(labels)
     counts = Counter(record.label for record in records)
-    # A label that only the checkpoint knows has no record that its weight could touch.
+    # A label of the checkpoint may not occur in the data; its weight is never used.
     return tuple(len(records) / (len(labels) * max(1, counts[label])) for label in labels)

@@ -1,7 +1,7 @@
-"""What may be wrong with data that can be used: said before training, each with its count.
+"""Warnings about data that is usable but doubtful: printed before training, each with its count.
 
-What cannot be used (an empty text, an id twice, a label that only dev has) is an error of the
-reader or the task instead.
+Unusable data (an empty text, a duplicate id, a label that occurs only in dev) is an error of the
+reader or of the task instead.
 """
 
 from __future__ import annotations
@@ -11,39 +11,55 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 
-def overlaps(asked: Callable[[Any], Hashable], splits: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Records that are there twice: among those trained on, or there and in dev or test.
+def overlaps(
+    input_key: Callable[[Any], Hashable], splits: Mapping[str, Sequence[Any]]
+) -> list[str]:
+    """Duplicates within the training data, and dev or test records that also occur in it.
 
-    asked: record -> what the model is asked of it.
+    input_key: record -> the model's input, without the label.
     """
-    first: dict[Hashable, Any] = {}
+    first: dict[Hashable, Any] = {}  # input -> the first training record with it
     for record in splits["train"]:
-        first.setdefault(asked(record), record)
-    doubts = []
+        first.setdefault(input_key(record), record)
+    warnings = []
     if repeated := len(splits["train"]) - len(first):
-        doubts.append(
-            f"{repeated} of {len(splits['train'])} training records ask what an earlier one asks"
+        warnings.append(
+            f"{repeated} of {len(splits['train'])} training records have the same input as an "
+            "earlier one"
         )
     for split in ("dev", "test"):
-        shared = [record for record in splits.get(split, ()) if asked(record) in first]
+        shared = [record for record in splits.get(split, ()) if input_key(record) in first]
         if shared:
-            doubts.append(
-                f"{len(shared)} of {len(splits[split])} {split} records are also trained on "
-                f"({shared[0].where}: as {first[asked(shared[0])].where}), so their score "
-                "says less of new ones"
+            warnings.append(
+                f"{len(shared)} of {len(splits[split])} {split} records also occur in the training "
+                f"data ({shared[0].where}: the same input as {first[input_key(shared[0])].where}), "
+                f"so the {split} score overstates performance on new data"
             )
-    return doubts
+    return warnings
 
 
-def rare(labels: Iterable[str]) -> list[str]:
-    """Labels that are there only once, which is too seldom to be learned."""
+def rare_labels(labels: Iterable[str]) -> list[str]:
+    """Labels with one example only, too few to train on.  labels: one for each example."""
     once = [label for label, count in Counter(labels).items() if count == 1]
     named = ", ".join(map(repr, once[:5])) + (", ..." if len(once) > 5 else "")
-    return [f"there is one training example only of {named}"] if once else []
+    return [f"there is only one training example of {named}"] if once else []
 
 
-def all_cut(features: Sequence[Any], limit: int) -> list[str]:
-    """Said where no text fits: perhaps --max-length was meant to be more."""
-    if not all(feature.cut for feature in features):
+def constant_labels(splits: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Dev or test sets in which all records have the same label."""
+    warnings = []
+    for split in ("dev", "test"):
+        labels = {record.label for record in splits.get(split, ())}
+        if len(labels) == 1 and len(splits[split]) > 1:
+            warnings.append(
+                f"every {split} record has the label {labels.pop()!r}, so f1 and "
+                "matthews_correlation mean nothing there"
+            )
+    return warnings
+
+
+def all_truncated(features: Sequence[Any], limit: int) -> list[str]:
+    """Whether every text is truncated, so that `--max-length` may be too small."""
+    if not all(feature.truncated for feature in features):
         return []
-    return [f"all training texts have more than {limit} tokens (--max-length), and are cut"]
+    return [f"all training texts have more than {limit} tokens (--max-length) and are truncated"]

@@ -1,41 +1,93 @@
-"""Entities for people: where they stand in the original text, in brackets or in colours.
+"""Entities of named-entity recognition: predictions, their score, and how they are printed.
 
-the [Ada]PER in [Paris]LOC           marked_text, for a file
-  PER      0.97        4-7  Ada      type, score, characters of the text, the text itself
+the [Ada]PER in [Paris]LOC           marked_text
+  PER      0.97        4-7  Ada      type, score, characters of the text, the entity's text
   LOC      0.91      11-16  Paris
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from minift import metrics
 from minift.data.columns import TagRecord
-from minift.errors import visible
+from minift.errors import escape_controls
+from minift.tasks.base import score_table
 
-COLOURS = (31, 32, 34, 35, 36, 33)  # of a terminal: red, green, blue, magenta, cyan, yellow
+COLOURS = (31, 32, 34, 35, 36, 33)  # terminal codes: red, green, blue, magenta, cyan, yellow
+
+
+@dataclass(frozen=True)
+class TagPrediction:
+    """A tag for each word of the record, and its probability."""
+
+    tags: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
+def score_entities(
+    predictions: Sequence[TagPrediction], records: Sequence[TagRecord]
+) -> dict[str, Any]:
+    """Precision, recall and F1 of entities, also by type; strict F1, token accuracy, errors."""
+    predicted = [prediction.tags for prediction in predictions]
+    gold = [record.tags for record in records]
+    return {
+        **metrics.entity_f1(predicted, gold),
+        "f1_strict": metrics.entity_f1(predicted, gold, strict=True)["f1"],
+        "token_accuracy": metrics.token_accuracy(predicted, gold),
+        "errors": metrics.entity_errors(predicted, gold),
+    }
+
+
+def format_entity_report(
+    predictions: Sequence[TagPrediction], records: Sequence[TagRecord], score: dict[str, Any]
+) -> str:
+    """Scores of each type, counts of each kind of error, and the first three wrong sentences."""
+    counts = (f"{kind.replace('_', ' ')} {count}" for kind, count in score["errors"].items())
+    lines = [*score_table("type", score["per_type"], "entities"), "entities  " + ", ".join(counts)]
+    pairs = zip(predictions, records, strict=True)
+    wrong = [(prediction, record) for prediction, record in pairs if prediction.tags != record.tags]
+    for prediction, record in wrong[:3]:
+        lines.append(f"  {record.text:.200}")
+        lines.append(f"    true       {list_entities(record.words, record.tags)}")
+        lines.append(f"    predicted  {list_entities(record.words, prediction.tags)}")
+    return "\n".join(lines)
+
+
+def entity_row(prediction: TagPrediction, record: TagRecord) -> dict[str, Any]:
+    """The line of a record in predictions.*.jsonl and in `predict.py --json`."""
+    return {
+        "id": record.id,
+        "text": record.text,
+        "tokens": record.words,
+        "gold": record.tags,
+        "predicted": prediction.tags,
+        "score": min(prediction.scores, default=1.0),
+        "entities": found_entities(prediction.tags, prediction.scores, record),
+    }
 
 
 def found_entities(
     tags: Sequence[str], scores: Sequence[float], record: TagRecord
 ) -> list[dict[str, Any]]:
-    """type, text, start, end (characters of the record's text) and score of each entity.
+    """type, text, start, end (in characters of the record's text) and score of each entity.
 
-    tags, scores: of each word, and how probable it is; the score of an entity is the mean over its
-    words.
+    tags, scores: of each word, with the probability of its tag.  The score of an entity is the mean
+    over its words.
     """
     found = []
     for entity in metrics.entities(tags):
         start, end = record.offsets[entity.start][0], record.offsets[entity.end - 1][1]
-        own = scores[entity.start : entity.end]
+        word_scores = scores[entity.start : entity.end]
         found.append(
             {
                 "type": entity.type,
                 "text": record.text[start:end],
                 "start": start,
                 "end": end,
-                "score": sum(own) / len(own),
+                "score": sum(word_scores) / len(word_scores),
             }
         )
     return found
@@ -44,28 +96,28 @@ def found_entities(
 def marked_text(
     text: str, found: Sequence[dict[str, Any]], types: Sequence[str], colour: bool
 ) -> str:
-    """The text on one line with its entities marked, and a line below for each.
+    """The text on one line with its entities marked, then one line for each entity.
 
-    types: all that there are, so that each always has the same colour.
+    found: from `found_entities`.  types: all entity types, so that a type keeps its colour.
     """
-    paint = {kind: COLOURS[i % len(COLOURS)] for i, kind in enumerate(types)}
+    colour_of = {kind: COLOURS[i % len(COLOURS)] for i, kind in enumerate(types)}
     marked, position = "", 0
     lines = []
     for entity in found:
-        kind, name = entity["type"], visible(entity["text"])
-        shown = f"\x1b[1;{paint[kind]}m{name}\x1b[0m" if colour else f"[{name}]{kind}"
-        marked += visible(text[position : entity["start"]]) + shown
+        kind, name = entity["type"], escape_controls(entity["text"])
+        shown = f"\x1b[1;{colour_of[kind]}m{name}\x1b[0m" if colour else f"[{name}]{kind}"
+        marked += escape_controls(text[position : entity["start"]]) + shown
         position = entity["end"]
-        place = f"{entity['start']}-{entity['end']}"
-        lines.append(f"  {kind:8} {entity['score']:.2f}  {place:>9}  {name}")
-    marked += visible(text[position:])
+        offsets = f"{entity['start']}-{entity['end']}"
+        lines.append(f"  {kind:8} {entity['score']:.2f}  {offsets:>9}  {name}")
+    marked += escape_controls(text[position:])
     return "\n".join([" ".join(marked.split()), *lines])
 
 
-def listed(words: Sequence[str], tags: Sequence[str]) -> str:
-    """The entities of a sentence, one after the other.
+def list_entities(words: Sequence[str], tags: Sequence[str]) -> str:
+    """The entities of a sentence in one line.
 
-    >>> listed(["Ada", "Lovelace", "in", "Paris"], ["B-PER", "I-PER", "O", "B-LOC"])
+    >>> list_entities(["Ada", "Lovelace", "in", "Paris"], ["B-PER", "I-PER", "O", "B-LOC"])
     'PER Ada Lovelace, LOC Paris'
     """
     names = [f"{e.type} {' '.join(words[e.start : e.end])}" for e in metrics.entities(tags)]

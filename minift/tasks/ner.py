@@ -1,25 +1,29 @@
-"""Named-entity recognition, the whole story: every word of a text gets one tag.
+"""Named-entity recognition, from record to score: every word of a text gets one tag.
 
-    EU B-ORG   rejects O   Schleswig-Holstein B-LOC              the record: words and tags
-    [CLS] eu rejects sc ##hles ##wig - hol ##stein [SEP]         a feature: pieces, and which
-     -    3  0       1  -      -     - -   -        -              words they belong to
-    (B, T) ids, mask, types, labels                              a batch
-    logits (B, T, C)  ->  cross-entropy of the labelled pieces   the loss
-    pieces -> words -> the best legal path of tags               the prediction
-    entity-level precision, recall, F1                           the score
+    EU B-ORG   rejects O   Schleswig-Holstein B-LOC              a record: words and tags
+    [CLS] eu rejects sc ##hles ##wig - hol ##stein [SEP]         a feature: subword tokens, and
+     -    3  0       1  -      -     - -   -        -              the labels of some
+    input_ids, attention_mask, token_type_ids, labels (B, T)     a batch
+    logits (B, T, C)  ->  cross-entropy of the labelled tokens   the loss
+    subword tokens  ->  words  ->  the best valid tag sequence   a prediction
+    precision, recall and F1 of whole entities                   the score
 
-Which pieces are labelled (`--label-strategy`) and how pieces answer for their word (`--way-back`)
-is told in text/alignment.py.  A text longer than the model becomes windows that overlap
-(text/windows.py); each word is labelled in, and answered from, the window that sees most around it:
+text/alignment.py explains which subword tokens are labelled (`--label-strategy`) and how the scores
+of a word's subword tokens are aggregated (`--aggregation-strategy`).
+
+A text longer than the model is split into overlapping windows (text/windows.py).  Each word is
+labelled in, and predicted from, the window in which it has the most context:
 
     words     a b c d e f g h i j
-    window 0  [a b c d e f]            answers a b c d e
-    window 1          [e f g h i j]    answers f g h i j
+    window 0  [a b c d e f]            labels and predicts a b c d e
+    window 1          [e f g h i j]    labels and predicts f g h i j
 
-Tags are IOB2 inside, whatever the file has.  An I- may only follow a B- or I- of its type; with
-`--decoding viterbi` the prediction is the likeliest sequence of tags that keeps to it.
+Tags are converted to IOB2, in which an I- tag must follow a B- or I- tag of its type.  With
+`--decoding viterbi` the prediction is the most probable tag sequence that obeys this rule.
 
-Dimensions: B batch, T width of the batch, H hidden, C tags, W words.
+Reference: Devlin et al. 2019, "BERT", section 5.3.
+
+Dimensions: B batch, T tokens of the longest text in the batch, C tags, W words.
 """
 
 from __future__ import annotations
@@ -28,89 +32,99 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
 from minift import metrics
-from minift.data.batching import pad
+from minift.data.batching import IGNORE_INDEX, pad
 from minift.data.columns import TagRecord, read_tagged, untagged
 from minift.data.read import numbered, read_lines
-from minift.data.tags import legal_steps, tag_names
-from minift.errors import InputError
+from minift.data.tags import allowed_transitions, tag_names
+from minift.errors import UserError
 from minift.models.base import PretrainedModel
+from minift.options import check_range, option
 from minift.tasks.base import (
     Task,
     TaskOptions,
     TokenBatch,
     TokenFeature,
-    check_range,
-    freeze_features,
-    load_start,
+    load_initial_model,
     load_task,
-    option,
     refuse_questions,
     run_batches,
     save_task,
-    score_table,
     token_batch,
+    with_encoder_outputs,
 )
-from minift.tasks.data_checks import rare
-from minift.tasks.entities import found_entities, listed, marked_text
+from minift.tasks.data_checks import rare_labels
+from minift.tasks.entities import (
+    TagPrediction,
+    entity_row,
+    format_entity_report,
+    found_entities,
+    marked_text,
+    score_entities,
+)
 from minift.text.alignment import (
-    IGNORE,
-    WAYS_BACK,
-    best_path,
-    label_pieces,
-    label_words,
-    piece_spans,
+    AGGREGATION_STRATEGIES,
+    aggregate_subwords,
+    align_labels,
     split_words,
+    subword_spans,
+    viterbi_decode,
 )
 from minift.text.tokenizer import Tokenizer
-from minift.text.windows import owners, windows
+from minift.text.windows import best_window, windows
 
 
 @dataclass(frozen=True)
 class NerOptions(TaskOptions):
-    """What is particular to named entities."""
+    """Named-entity recognition."""
 
-    usual_rate: ClassVar[float] = 1e-4  # tags of words are further from what the encoder knows
+    # Higher than for classification: a sentence encoder was not trained to describe single words.
+    default_learning_rate: ClassVar[float] = 1e-4
 
     token_column: int = option(0, "Column of the word, from 0; negative ones count from the right.")
     tag_column: int = option(-1, "Column of the tag; -1: the last.")
     scheme: Literal["auto", "iob1", "iob2", "bioes", "brackets"] = option(
-        "auto", "How the tags mark entities; auto: recognised, for each file."
+        "auto", "Tagging scheme of the files; auto: detected for each file."
     )
     label_strategy: Literal["first", "all", "last"] = option(
-        "first", "Which pieces of a split word are labelled in training."
+        "first", "The subword tokens of a word that are labelled in training."
     )
-    way_back: Literal["first", "last", "majority", "mean"] | None = option(
-        None, "How pieces answer for their word; as labelled, and mean for all, if not given."
+    aggregation_strategy: Literal["first", "average", "max", "majority", "last"] | None = option(
+        None,
+        "How a word's score is made of those of its subword tokens; default: as --label-strategy, "
+        "average for all.",
     )
     decoding: Literal["viterbi", "argmax"] = option(
-        "viterbi", "viterbi: the best sequence of tags that can follow each other."
+        "viterbi",
+        "viterbi: the best valid tag sequence; argmax: the best tag of each word, valid or not.",
     )
-    overlap: int | None = option(
-        None, "Tokens that neighbouring windows of a long text share; a quarter if not given."
+    doc_stride: int | None = option(
+        None, "Overlap of neighbouring windows of a long text in tokens; default: a quarter."
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, "overlap", 0)
+        check_range(self, "doc_stride", 0)
 
     @property
-    def way(self) -> str:
-        return self.way_back or ("mean" if self.label_strategy == "all" else self.label_strategy)
+    def aggregation(self) -> str:
+        """The aggregation strategy in use: the one given or the default."""
+        default = "average" if self.label_strategy == "all" else self.label_strategy
+        return self.aggregation_strategy or default
 
 
 @dataclass(frozen=True)
 class TagFeature(TokenFeature):
-    """A text, or one window of it, as the model sees it.
+    """The tokens of a text or of one window of it.
 
-    words, spans: the words that this window answers for, and the (start, end) of each in `ids`.
-    labels: of each token, `IGNORE` where it has none; None in prediction.
+    words, spans: the words predicted from this window, and (start, end) of each in `input_ids`.
+    labels: of each token, `IGNORE_INDEX` where it has none; None in prediction.
     """
 
     words: tuple[int, ...]
@@ -118,60 +132,57 @@ class TagFeature(TokenFeature):
     labels: list[int] | None
 
 
-@dataclass(frozen=True)
-class TagPrediction:
-    """A tag for each word of the record, and how probable it is."""
-
-    tags: tuple[str, ...]
-    scores: tuple[float, ...]
+Records: TypeAlias = Sequence[TagRecord]
+Features: TypeAlias = Sequence[TagFeature]
+Predictions: TypeAlias = Sequence[TagPrediction]
 
 
 @dataclass(frozen=True)
 class NerTask(Task):
-    """See the module's docstring; the methods stand in the order of the story."""
+    """The methods follow the order of the module's docstring."""
 
     options: NerOptions
     tokenizer: Tokenizer
-    labels: tuple[str, ...]  # tags of IOB2
-    max_length: int
-    schemes: tuple[str, ...] = ()  # of the files read
+    labels: tuple[str, ...]  # C tags of IOB2, in the order of the logits
+    max_length: int  # tokens of an input, special tokens included
+    schemes: tuple[str, ...] = ()  # tagging schemes of the files
 
     name = "ner"
     metric = "f1"
-    trivial_answer = "no entity"
+    baseline_name = "no entity"
 
     @classmethod
-    def start(
+    def from_options(
         cls, options: NerOptions
     ) -> tuple[NerTask, PretrainedModel, dict[str, list[TagRecord]]]:
         splits, schemes = read_splits(options)
         types = {tag[2:] for record in splits["train"] for tag in record.tags if tag != "O"}
         if not types:
             where = options.training_data
-            raise InputError(f"{where}: every tag is O; give sentences with entities")
+            raise UserError(f"{where}: every tag is O; give sentences with entities")
         for records in splits.values():
             _check_types(records, types)
-        model, tokenizer, max_length = load_start(options, cls.name, tag_names(types))
+        model, tokenizer, max_length = load_initial_model(options, cls.name, tag_names(types))
         task = cls(options, tokenizer, model.config.labels, max_length, tuple(schemes.values()))
-        if task.room <= (options.overlap or 0):
-            raise InputError(
-                f"--overlap is {options.overlap}, but a window of {max_length} tokens holds "
-                f"{task.room} of the text; give a smaller one"
+        if task.max_tokens <= (options.doc_stride or 0):
+            raise UserError(
+                f"--doc-stride is {options.doc_stride}, but a window of {max_length} tokens holds "
+                f"{task.max_tokens} of the text; give a smaller value"
             )
         return task, model, splits
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> tuple[NerTask, PretrainedModel]:
         model, tokenizer, saved = load_task(folder, cls.name)
-        names = ("label_strategy", "way_back", "decoding", "overlap")
+        names = ("label_strategy", "aggregation_strategy", "decoding", "doc_stride")
         options = NerOptions(**{name: saved[name] for name in names if name in saved})
         labels = model.config.labels
         if "O" not in labels or not all(
             label == "O" or label[:2] in ("B-", "I-") for label in labels
         ):
-            raise InputError(
-                f"{folder}: the labels {', '.join(labels)[:80]} are no tags of IOB2; give a model "
-                "that tags entities"
+            raise UserError(
+                f"{folder}: the labels {', '.join(labels)[:80]} are not IOB2 tags; give a model "
+                "trained to tag entities"
             )
         limit = model.config.max_position_embeddings
         return cls(options, tokenizer, labels, saved.get("max_length", limit)), model
@@ -179,7 +190,7 @@ class NerTask(Task):
     def read_inputs(
         self, inputs: Iterable[str] | Path, questions: Sequence[str] = ()
     ) -> Iterable[TagRecord]:
-        """Raw text, a line each (also of a .txt file), or sentences of words."""
+        """Lines of raw text, also of a .txt file; or a file of sentences split into words."""
         refuse_questions(questions, self.name)
         if isinstance(inputs, Path):
             if inputs.name.lower().removesuffix(".gz").endswith(".txt"):
@@ -190,71 +201,70 @@ class NerTask(Task):
         return untagged((line, split_words(line)) for line in lines)
 
     @property
-    def room(self) -> int:
-        """Tokens of the text in one window."""
+    def max_tokens(self) -> int:
+        """The most tokens of one window, special tokens not included."""
         return self.max_length - self.tokenizer.num_special(pair=False)
 
     @property
     def inside(self) -> list[int]:
-        """Label -> the label that continues it: B-PER -> I-PER, all others themselves."""
+        """Label -> the label that continues it: B-PER -> I-PER, I-PER -> I-PER, O -> O."""
         number = {label: i for i, label in enumerate(self.labels)}
         return [number.get("I" + label[1:], i) for i, label in enumerate(self.labels)]
 
-    def describe(self, records: Sequence[TagRecord], features: Sequence[TagFeature]) -> str:
+    def describe(self, records: Records, features: Features) -> str:
         first, feature = records[0], features[0]
-        pieces = self.tokenizer.convert_ids_to_tokens(feature.ids)
         names = [
-            "-" if label == IGNORE else self.labels[label]
-            for label in feature.labels or [IGNORE] * feature.length
+            "-" if label == IGNORE_INDEX else self.labels[label]
+            for label in feature.labels or [IGNORE_INDEX] * feature.length
         ]
-        split = Counter(end - start for f in features for start, end in f.spans)
+        lengths = Counter(end - start for f in features for start, end in f.spans)
         long = [n for n in Counter(feature.record for feature in features).values() if n > 1]
         kinds = Counter(tag[2:] for r in records for tag in r.tags or () if tag.startswith("B-"))
         lines = [
             f"first record ({first.where})",
             f"  words   {' '.join(first.words)}",
             f"  tags    {' '.join(first.tags or ())}",
-            f"  tokens  {' '.join(pieces)}",
+            f"  tokens  {' '.join(self.tokenizer.convert_ids_to_tokens(feature.input_ids))}",
             f"  labels  {' '.join(names)}  (--label-strategy {self.options.label_strategy})",
             f"schemes   {', '.join(self.schemes)} -> iob2",
             "entities  " + ", ".join(f"{kind} {kinds[kind]}" for kind in sorted(kinds)),
-            f"words     {split.total()}, of which {split.total() - split[0] - split[1]} are split "
-            f"and {split[0]} have no token",
+            f"words     {lengths.total()}, of which {lengths.total() - lengths[0] - lengths[1]} "
+            f"have several subword tokens and {lengths[0]} have none",
             f"length    {len(long)} of {len(records)} texts have more than {self.max_length} "
-            f"tokens; they are read in {sum(long)} windows, nothing is cut",
+            f"tokens; they are split into {sum(long)} windows, nothing is truncated",
         ]
         return "\n".join(lines)
 
-    def asked(self, record: TagRecord) -> tuple[str, ...]:
+    def input_key(self, record: TagRecord) -> tuple[str, ...]:
         return record.words
 
-    def doubts(
-        self,
-        splits: Mapping[str, Sequence[TagRecord]],
-        features: Mapping[str, Sequence[TagFeature]],
+    def data_checks(
+        self, splits: Mapping[str, Records], features: Mapping[str, Features]
     ) -> list[str]:
         tags = [tag for record in splits["train"] for tag in record.tags]
         kinds = [tag.removeprefix("B-") for tag in tags if tag.startswith("B-")]
-        return [*super().doubts(splits, features), *rare(kinds)]
+        return [*super().data_checks(splits, features), *rare_labels(kinds)]
 
-    def featurize(self, records: Sequence[TagRecord], training: bool = False) -> list[TagFeature]:
-        """Pieces between [CLS] and [SEP]; one feature a text, or one a window."""
+    def featurize(self, records: Records, training: bool = False) -> list[TagFeature]:
+        """[CLS] subword tokens [SEP]: one feature for each text, or one for each window of it."""
         number, inside = {label: i for i, label in enumerate(self.labels)}, self.inside
         texts = [list(record.words) for record in records]
-        overlap = self.room // 4 if self.options.overlap is None else self.options.overlap
+        doc_stride = self.options.doc_stride
+        if doc_stride is None:
+            doc_stride = self.max_tokens // 4
         shift = self.tokenizer.build([-1])[0].index(-1)  # special tokens before the text
         features = []
         encodings = self.tokenizer.tokens(texts, is_split_into_words=True)
         for i, (record, encoding) in enumerate(zip(records, encodings, strict=True)):
-            spans = piece_spans(encoding.word_ids, len(record.words))
-            parts = windows(len(encoding), self.room, overlap)
-            owned: list[list[int]] = [[] for _ in parts]
-            for word, part in enumerate(owners(spans, parts)):
-                owned[part].append(word)
-            for (start, end), words in zip(parts, owned, strict=True):
-                ids, types = self.tokenizer.build(encoding.ids[start:end])
-                # Of a word longer than the window, the part that is in it.
-                inner = tuple(
+            spans = subword_spans(encoding.word_ids, len(record.words))
+            bounds = windows(len(encoding), self.max_tokens, doc_stride)
+            words_of: list[list[int]] = [[] for _ in bounds]  # window -> its words
+            for word, window in enumerate(best_window(spans, bounds)):
+                words_of[window].append(word)
+            for (start, end), words in zip(bounds, words_of, strict=True):
+                ids, type_ids = self.tokenizer.build(encoding.ids[start:end])
+                # A word longer than the window keeps only the part that is inside.
+                spans_in_window = tuple(
                     (spans[w][0] - start + shift, min(spans[w][1], end) - start + shift)
                     for w in words
                 )
@@ -262,127 +272,82 @@ class NerTask(Task):
                 if record.tags is not None:
                     tags = [number[record.tags[w]] for w in words]
                     strategy = self.options.label_strategy
-                    labels = label_pieces(inner, tags, inside, strategy, len(ids))
-                features.append(TagFeature(i, ids, types, tuple(words), inner, labels))
+                    labels = align_labels(spans_in_window, tags, inside, strategy, len(ids))
+                features.append(TagFeature(i, ids, type_ids, tuple(words), spans_in_window, labels))
         return features
 
-    def freeze(
-        self, model: Any, features: Sequence[TagFeature], batch_size: int
+    def precompute_encoder_outputs(
+        self, model: Any, features: Features, batch_size: int
     ) -> list[TagFeature]:
-        return freeze_features(self, model, features, batch_size)
+        return with_encoder_outputs(self, model, features, batch_size)
 
-    def collate(self, features: Sequence[TagFeature]) -> TokenBatch:
+    def collate(self, features: Features) -> TokenBatch:
         labelled = features[0].labels is not None
-        labels = pad([feature.labels for feature in features], IGNORE) if labelled else None
+        labels = pad([feature.labels for feature in features], IGNORE_INDEX) if labelled else None
         return token_batch(features, self.tokenizer.pad_token_id, labels=labels)
 
     def loss(self, model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Sum of the labelled pieces' cross-entropies and their number."""
-        if batch.vectors is not None:
-            logits = model.classifier(batch.vectors)  # (B, T, C)
+        """Sum of the cross-entropies of the labelled tokens, and their number."""
+        if batch.encoder_outputs is not None:
+            logits = model.classifier(batch.encoder_outputs)  # (B, T, C)
         else:
-            logits = model(batch.ids, batch.mask, batch.types)  # (B, T, C)
+            logits = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)  # (B, T, C)
         labels = batch.labels.flatten()  # (B * T,)
         total = F.cross_entropy(
-            logits.float().flatten(0, 1),
+            logits.float().flatten(0, 1),  # (B * T, C)
             labels,
-            ignore_index=IGNORE,
+            ignore_index=IGNORE_INDEX,
             reduction="sum",
             label_smoothing=self.options.label_smoothing,
         )
-        return total, (labels != IGNORE).sum().to(total.dtype)
+        return total, (labels != IGNORE_INDEX).sum().to(total.dtype)
 
-    def predict(
-        self, model: Any, features: Sequence[TagFeature], batch_size: int
-    ) -> list[TagPrediction]:
-        return self.decode(
-            features, run_batches(self, model, model, features, batch_size, "predict")
-        )
+    def predict(self, model: Any, features: Features, batch_size: int) -> list[TagPrediction]:
+        outputs = run_batches(self, model, model, features, batch_size, "predict")
+        return self.decode(features, outputs)
 
-    def decode(
-        self, features: Sequence[TagFeature], outputs: Sequence[Tensor]
-    ) -> list[TagPrediction]:
-        """Logits of the features, (T, C) each -> a tag for every word of every record."""
-        inside = self.inside
-        words: dict[int, list[tuple[int, np.ndarray]]] = {}
+    def decode(self, features: Features, outputs: Sequence[Tensor]) -> list[TagPrediction]:
+        """A tag for every word of every record.  outputs: logits (T, C) of each feature."""
+        options, inside = self.options, self.inside
+        found: dict[int, dict[int, np.ndarray]] = {}  # record -> word -> log-probabilities (C,)
         for feature, logits in zip(features, outputs, strict=True):
             scores = logits[: feature.length].log_softmax(-1).numpy()  # (T, C)
-            rows = label_words(
-                scores, feature.spans, inside, self.options.way, self.options.label_strategy
+            rows = aggregate_subwords(
+                scores, feature.spans, inside, options.aggregation, options.label_strategy
             )
-            words.setdefault(feature.record, []).extend(zip(feature.words, rows, strict=True))
-        start, step = legal_steps(self.labels)
+            found.setdefault(feature.record, {}).update(zip(feature.words, rows, strict=True))
+        may_start, may_follow = allowed_transitions(self.labels)
         predictions = []
-        for record in sorted(words):
-            found = dict(words[record])
-            scores = np.array([found[i] for i in range(len(found))])  # (W, C)
-            scores = scores.reshape(len(found), len(self.labels))
-            viterbi = self.options.decoding == "viterbi"
-            path = best_path(scores, start, step) if viterbi else scores.argmax(-1)
-            certain = np.exp(scores[np.arange(len(path)), path])
+        for _, words in sorted(found.items()):
+            scores = np.array([words[i] for i in range(len(words))])
+            scores = scores.reshape(len(words), len(self.labels))  # (W, C), also for no word
+            if options.decoding == "viterbi":
+                path = viterbi_decode(scores, may_start, may_follow)  # (W,)
+            else:
+                path = scores.argmax(-1)  # (W,)
+            probabilities = np.exp(scores[np.arange(len(path)), path])  # (W,)
             tags = tuple(self.labels[i] for i in path)
-            predictions.append(TagPrediction(tags, tuple(certain.tolist())))
+            predictions.append(TagPrediction(tags, tuple(probabilities.tolist())))
         return predictions
 
-    def score(
-        self, predictions: Sequence[TagPrediction], records: Sequence[TagRecord]
-    ) -> dict[str, Any]:
-        predicted = [prediction.tags for prediction in predictions]
-        gold = [record.tags for record in records]
-        return {
-            **metrics.entity_f1(predicted, gold),
-            "f1_strict": metrics.entity_f1(predicted, gold, strict=True)["f1"],
-            "token_accuracy": metrics.token_accuracy(predicted, gold),
-            "errors": metrics.entity_errors(predicted, gold),
-        }
+    def score(self, predictions: Predictions, records: Records) -> dict[str, Any]:
+        return score_entities(predictions, records)
 
-    def trivial_score(self, train: Sequence[TagRecord], dev: Sequence[TagRecord]) -> float:
+    def baseline_score(self, train: Records, dev: Records) -> float:
         return 0.0
 
-    def explain(
-        self,
-        predictions: Sequence[TagPrediction],
-        records: Sequence[TagRecord],
-        score: dict[str, Any],
+    def format_report(
+        self, predictions: Predictions, records: Records, score: dict[str, Any]
     ) -> str:
-        """Scores of each type, what went wrong how often, and the first sentences where it did."""
-        lines = score_table("type", score["per_type"], "entities")
-        lines.append(
-            "entities  "
-            + ", ".join(f"{k.replace('_', ' ')} {n}" for k, n in score["errors"].items())
-        )
-        shown = 0
-        for prediction, record in zip(predictions, records, strict=True):
-            if prediction.tags != record.tags and shown < 3:
-                shown += 1
-                lines.append(f"  {record.text:.200}")
-                lines.append(f"    true       {listed(record.words, record.tags)}")
-                lines.append(f"    predicted  {listed(record.words, prediction.tags)}")
-        return "\n".join(lines)
+        return format_entity_report(predictions, records, score)
 
-    def rows(
-        self, predictions: Sequence[TagPrediction], records: Sequence[TagRecord]
-    ) -> list[dict]:
-        return [
-            {
-                "id": record.id,
-                "text": record.text,
-                "tokens": record.words,
-                "gold": record.tags,
-                "predicted": prediction.tags,
-                "score": min(prediction.scores, default=1.0),
-                "entities": found_entities(prediction.tags, prediction.scores, record),
-            }
-            for prediction, record in zip(predictions, records, strict=True)
-        ]
+    def to_rows(self, predictions: Predictions, records: Records) -> list[dict]:
+        return [entity_row(p, record) for p, record in zip(predictions, records, strict=True)]
 
-    def lines(
-        self,
-        predictions: Sequence[TagPrediction],
-        records: Sequence[TagRecord],
-        colour: bool = False,
+    def to_lines(
+        self, predictions: Predictions, records: Records, colour: bool = False
     ) -> list[str]:
-        """The text with its entities in brackets, or in colours, and a line below for each."""
+        """The text with its entities in brackets or colours, then one line for each entity."""
         types = sorted({label[2:] for label in self.labels if label != "O"})
         return [
             marked_text(record.text, found_entities(p.tags, p.scores, record), types, colour)
@@ -390,21 +355,22 @@ class NerTask(Task):
         ]
 
     def save(self, model: PretrainedModel, folder: Path) -> None:
-        """Model, tokenizer, and in config.json how pieces and words were matched."""
         settings = {
             "label_strategy": self.options.label_strategy,
-            "way_back": self.options.way,
+            "aggregation_strategy": self.options.aggregation,
             "decoding": self.options.decoding,
-            "overlap": self.options.overlap,
+            "doc_stride": self.options.doc_stride,
             "max_length": self.max_length,
         }
         save_task(model, self.tokenizer, folder, **settings)
 
 
-def score_ways_back(folder: Path, options: NerOptions, batch_size: int = 32) -> dict[str, float]:
-    """Dev F1 of a finished run for each way back, and for its own way without legal decoding.
+def score_aggregation_strategies(
+    folder: Path, options: NerOptions, batch_size: int = 32
+) -> dict[str, float]:
+    """Dev F1 of a finished run with each aggregation strategy, and of its own with argmax decoding.
 
-    options: those of the run, which say where the dev data is.
+    options: those of the run, which name the dev data.
     """
     task, model = NerTask.from_pretrained(folder)
     records = read_splits(options)[0]["dev"]
@@ -416,12 +382,12 @@ def score_ways_back(folder: Path, options: NerOptions, batch_size: int = 32) -> 
         predictions = changed.decode(features, outputs)
         return metrics.entity_f1([p.tags for p in predictions], [r.tags for r in records])["f1"]
 
-    ways = {f"by {way}": f1(way_back=way) for way in WAYS_BACK}
-    return {**ways, "own, argmax": f1(decoding="argmax")}
+    scores = {f"by {name}": f1(aggregation_strategy=name) for name in AGGREGATION_STRATEGIES}
+    return {**scores, "own, argmax": f1(decoding="argmax")}
 
 
 def read_splits(options: NerOptions) -> tuple[dict[str, list[TagRecord]], dict[str, str]]:
-    """Split name -> records, and -> scheme, from the files given or the built-in sentences."""
+    """Split name -> records and -> scheme, from the files given or the built-in sentences."""
     splits, schemes = {}, {}
     for name, paths in options.files("ner.{}.conll").items():
         parts = [
@@ -438,12 +404,13 @@ def read_splits(options: NerOptions) -> tuple[dict[str, list[TagRecord]], dict[s
     return splits, schemes
 
 
-def _check_types(records: Sequence[TagRecord], types: set[str]) -> None:
+def _check_types(records: Records, types: set[str]) -> None:
+    """`UserError` for a tag whose entity type is not among `types`."""
     for record in records:
         for word, tag in zip(record.words, record.tags, strict=True):
             if tag != "O" and tag[2:] not in types:
-                raise InputError(
-                    f"{record.where}: the sentence tags {word!r} as {tag!r}, a type that does not "
-                    f"occur in the training data ({', '.join(sorted(types))}); correct it or add "
+                raise UserError(
+                    f"{record.where}: {word!r} has the tag {tag!r}, whose type does not occur in "
+                    f"the training data ({', '.join(sorted(types))}); correct it or add "
                     "examples of it"
                 )

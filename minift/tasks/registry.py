@@ -1,10 +1,10 @@
-"""The tasks by name: a new one adds a line here."""
+"""The tasks by name.  A new task adds one line."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.tasks.base import Task, TaskOptions
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.tasks.ner import NerOptions, NerTask
@@ -22,13 +22,16 @@ TASKS: dict[str, tuple[type[Task], type[TaskOptions]]] = {
 def task_and_flags(
     script: str, argv: Sequence[str]
 ) -> tuple[type[Task], type[TaskOptions], list[str]]:
-    """The task that the first word of a script's command line names, and the rest of it.
+    """Split a command line "TASK FLAGS" into the task, its options class, and the flags.
 
-    With --help and no task the flags are those of classification.  `InputError` for any other word.
+    Help without a task shows the flags of classification.  `UserError` for an unknown task.
     """
     task, *flags = argv or [""]
-    if "--help" in argv:
-        task, flags = task if task in TASKS else "classification", ["--help"]
+    for help_flag in ("--help", "--help-all"):
+        if help_flag in argv:
+            task, flags = task if task in TASKS else "classification", [help_flag]
     if task not in TASKS:
-        raise InputError(f"{script}: give it {{{','.join(TASKS)}}} FLAGS, not {task!r}")
+        raise UserError(
+            f"{script}: the task is {task!r}; write {script} {{{','.join(TASKS)}}} FLAGS"
+        )
     return *TASKS[task], flags

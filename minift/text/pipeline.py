@@ -1,9 +1,10 @@
 """A tokenizer's files -> the pipeline of the library `tokenizers` that they describe.
 
-tokenizer.json                            the whole pipeline
-vocab.txt                                 BERT's: one token a line, the line's number its id
-tokenizer_config.json                     settings, which win over those in tokenizer.json
-special_tokens_map.json added_tokens.json what older checkpoints store beside it
+tokenizer.json                     the whole pipeline
+vocab.txt                          BERT's vocabulary: one token a line, ids in order from 0
+tokenizer_config.json              settings, which override those in tokenizer.json
+special_tokens_map.json,           further settings of older checkpoints
+added_tokens.json
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.files import check_whole, read_json
 
-NO_LIMIT = 10**9  # a model_max_length above this (1e30 is common) means that there is none
+NO_LIMIT = 10**9  # a model_max_length above this (1e30 is common) means no limit
 
-BERT_TOKENS = {
-    "unk_token": "[UNK]",
-    "sep_token": "[SEP]",
+# In the order of their ids in vocabularies that minift trains.
+BERT_SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
     "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-# A setting of tokenizer_config.json -> the field of the normalizer that it means.
+# A setting of tokenizer_config.json -> the field of the normalizer that it sets.
 BERT_SETTINGS = {
     "do_lower_case": "lowercase",
     "strip_accents": "strip_accents",
@@ -36,10 +38,10 @@ BERT_SETTINGS = {
 
 
 def read_pipeline(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """The pipeline in a folder, and its settings with nothing left to guess.
+    """The pipeline in a folder, and its settings, BERT's defaults filled in.
 
-    Reads tokenizer.json, or else builds BERT's from vocab.txt.  `InputError` if there is neither,
-    if a file is damaged, or if a special token that batches cannot do without is missing.
+    Reads tokenizer.json, or else builds BERT's pipeline from vocab.txt.  `UserError` if neither
+    exists, if a file is damaged, or if the padding token is missing.
     """
     config = read_config(folder)
     if (path := folder / "tokenizer.json").exists():
@@ -47,32 +49,32 @@ def read_pipeline(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     elif (path := folder / "vocab.txt").exists():
         backend = _build_bert(path, config)
     else:
-        raise InputError(
+        raise UserError(
             f"{folder}: holds neither tokenizer.json nor vocab.txt; copy the tokenizer's files "
             "there, or save it as tokenizer.json with the library that it comes from"
         )
     if isinstance(backend.model, models.WordPiece):
-        config = {**BERT_TOKENS, **config}
+        config = {**BERT_SPECIAL_TOKENS, **config}
         if backend.post_processor is None:
             backend.post_processor = _bert_template(path, backend, config)
-    token_id(path, backend, config, "pad_token")  # batches cannot do without
+    token_id(path, backend, config, "pad_token")  # every batch needs it
     return backend, config
 
 
 def content(token: str | dict[str, Any]) -> str:
-    """A special token's name, which may be stored together with its settings."""
+    """The text of a special token, which may be stored together with its settings."""
     return token["content"] if isinstance(token, dict) else token
 
 
 def token_id(
     path: Path, backend: tokenizers.Tokenizer, config: dict[str, Any], name: str
 ) -> tuple[str, int]:
-    """A special token that is needed, and its id."""
+    """The text and the id of a required special token; `UserError` if it is missing."""
     token = config.get(name)
     text = token.get("content") if isinstance(token, dict) else token
     number = backend.token_to_id(text) if isinstance(text, str) else None
     if number is None:
-        raise InputError(
+        raise UserError(
             f"{path}: its {name} is {token!r}, which is not in the vocabulary; restore the file, "
             "or name another token in tokenizer_config.json"
         )
@@ -83,12 +85,12 @@ def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty if there is no such file."""
     value = read_json(path) if path.exists() else {}
     if not isinstance(value, dict):
-        raise InputError(f"{path}: holds {type(value).__name__}, not an object; restore the file")
+        raise UserError(f"{path}: holds {type(value).__name__}, not an object; restore the file")
     return value
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json, with the special tokens that older checkpoints store beside it."""
+    """The settings in tokenizer_config.json and, of older checkpoints, special_tokens_map.json."""
     path = folder / "tokenizer_config.json"
     config = read_object(path)
     if "added_tokens_decoder" not in config:
@@ -98,16 +100,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     for name, value in config.items():
         text = value.get("content") if isinstance(value, dict) else value
         if name.endswith("_token") and not isinstance(value, bool) and not isinstance(text, str):
-            raise InputError(f"{path}: {name} is {value!r}; give the token as a string")
+            raise UserError(f"{path}: {name} is {value!r}; give the token as a string")
         if name in BERT_SETTINGS and not isinstance(value, bool | None):
-            raise InputError(f"{path}: {name} is {value!r}; give true or false")
+            raise UserError(f"{path}: {name} is {value!r}; give true or false")
     return config
 
 
 def stored_limit(folder: Path, config: dict[str, Any]) -> int | None:
+    """The tokenizer's `model_max_length` in tokens; None if there is no limit."""
     limit = config.get("model_max_length", NO_LIMIT)
     if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 1:
-        raise InputError(
+        raise UserError(
             f"{folder / 'tokenizer_config.json'}: model_max_length is {limit!r}; give a number of "
             "tokens, or remove it"
         )
@@ -117,15 +120,15 @@ def stored_limit(folder: Path, config: dict[str, Any]) -> int | None:
 def _read_tokenizer_json(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
     """The pipeline in a tokenizer.json.
 
-    As in the reference, BERT's settings in tokenizer_config.json win over those in the file.
+    As in `transformers`, BERT's settings in tokenizer_config.json override those in the file.
     """
     check_whole(path)
     try:
         backend = tokenizers.Tokenizer.from_buffer(path.read_bytes())
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the file") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from None
     except Exception as error:  # the library raises ValueError or bare Exception
-        raise InputError(f"{path}: not a tokenizer ({_line(error)}); restore the file") from None
+        raise UserError(f"{path}: not a tokenizer ({_line(error)}); restore the file") from None
     if isinstance(backend.normalizer, normalizers.BertNormalizer):
         fields = json.loads(backend.normalizer.__getstate__())
         del fields["type"]
@@ -135,16 +138,16 @@ def _read_tokenizer_json(path: Path, config: dict[str, Any]) -> tokenizers.Token
 
 
 def _build_bert(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
-    """BERT's pipeline around a vocab.txt: one token a line, the line's number its id.
+    """BERT's pipeline around a vocab.txt.
 
-    Clean, lower-case, strip accents -> words and punctuation -> longest pieces first; a word of
-    more than 100 characters is [UNK].
+    Clean, lower-case, strip accents -> words and punctuation -> WordPiece: at each position the
+    longest subword token that matches; a word of more than 100 characters becomes [UNK].
     """
-    config = {**BERT_TOKENS, "strip_accents": None, **config}
+    config = {**BERT_SPECIAL_TOKENS, "strip_accents": None, **config}
     try:
         model = models.WordPiece.from_file(str(path), unk_token=content(config["unk_token"]))
     except Exception as error:  # the library raises bare Exception
-        raise InputError(
+        raise UserError(
             f"{path}: not a vocabulary in UTF-8 ({_line(error)}); restore the file"
         ) from None
     backend = tokenizers.Tokenizer(model)
@@ -161,7 +164,7 @@ def _build_bert(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
     try:
         _add_tokens(path.parent, backend, config)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
+        raise UserError(
             f"{path.parent}: the added tokens in tokenizer_config.json or added_tokens.json are "
             f"damaged ({_line(error)}); restore these files"
         ) from None
@@ -171,7 +174,7 @@ def _build_bert(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
 def _bert_template(
     path: Path, backend: tokenizers.Tokenizer, config: dict[str, Any]
 ) -> processors.TemplateProcessing:
-    """[CLS] first [SEP] second [SEP], with types 0 0 0 1 1."""
+    """[CLS] first [SEP] second [SEP], with token types 0 0 0 1 1."""
     start, end = (token_id(path, backend, config, name) for name in ("cls_token", "sep_token"))
     single = [f"{start[0]}:0", "$A:0", f"{end[0]}:0"]
     pair = [*single, "$B:1", f"{end[0]}:1"]
@@ -179,14 +182,14 @@ def _bert_template(
 
 
 def _add_tokens(folder: Path, backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
-    """Tell the pipeline which tokens are never split: special ones, and those that users added.
+    """Register the tokens that are never split: special tokens, and tokens that users added.
 
-    Added ones (in tokenizer_config.json, or in added_tokens.json of older checkpoints) have ids
-    behind those of the vocabulary.
+    Added tokens (in tokenizer_config.json, or in added_tokens.json of older checkpoints) have the
+    ids after those of the vocabulary.
     """
-    special = [config[name] for name in BERT_TOKENS]
+    special = [config[name] for name in BERT_SPECIAL_TOKENS]
     if backend.token_to_id(content(config["mask_token"])) is None:
-        special.remove(config["mask_token"])  # nothing to mask, and no row in the embedding
+        special.remove(config["mask_token"])  # the embedding has no row for it
     for key in ("additional_special_tokens", "extra_special_tokens"):
         special += config.get(key, [])
     added = [(i, token) for token, i in read_object(folder / "added_tokens.json").items()]
@@ -202,12 +205,12 @@ def _add_tokens(folder: Path, backend: tokenizers.Tokenizer, config: dict[str, A
             backend.add_tokens([AddedToken(**settings)])
     for i, token in added:
         if (found := backend.token_to_id(content(token))) != i:
-            raise InputError(
+            raise UserError(
                 f"{folder}: the added token {content(token)!r} gets the id {found}, but "
                 f"should have {i}; restore vocab.txt"
             )
 
 
 def _line(error: Exception) -> str:
-    """What the library says, as one line that is not too long."""
+    """The library's error message as one line of at most 200 characters."""
     return " ".join(str(error).split())[:200]

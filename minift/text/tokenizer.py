@@ -1,7 +1,7 @@
-"""Text -> the ids that a model reads, and back: a thin wrapper of the Rust library `tokenizers`.
+"""Text -> token ids, and back: a thin wrapper of the Rust library `tokenizers`.
 
 In: texts, pairs of texts, or texts already split into words.  Out: one `Encoding` for each, which
-says of every token where it comes from.  With the vocabulary of BERT:
+holds the id and the origin of every token.  With the vocabulary of BERT:
 
     text          Embeddings!
     ids           [CLS]  em     ##bed  ##ding  ##s     !        [SEP]     as numbers: 101, 7861, ...
@@ -10,15 +10,16 @@ says of every token where it comes from.  With the vocabulary of BERT:
     word_ids      None   0      0      0       0       1        None
     sequence_ids  None   0      0      0       0       0        None
 
-A pair reads [CLS] first [SEP] second [SEP]; the second text and its [SEP] have type 1.
+A pair becomes [CLS] first [SEP] second [SEP]; the second text and its [SEP] have type 1.
 
-Nothing about a call is remembered: the Rust object only ever splits texts into pieces.  Truncation
-and special tokens are done here, on lists, and padding belongs to the batch (`data.batch.pad`).
-So truncation and padding that a tokenizer.json switches on (that of all-MiniLM-L6-v2 cuts at 128
-tokens) never apply.
+A call leaves no state behind: the Rust object only splits texts into subword tokens.  This module
+truncates and adds special tokens, on lists, and `data.batching.pad` pads batches.  Truncation and
+padding that a tokenizer.json switches on (that of all-MiniLM-L6-v2 truncates at 128 tokens) never
+apply.
 
-A special token that is spelled out inside a text, such as "[SEP]", becomes that special token, as
-in the reference.  WordPiece: Schuster and Nakajima 2012; in BERT: Devlin et al. 2018.
+A special token that is written out inside a text, such as "[SEP]", becomes that special token, as
+in `transformers`.  WordPiece: Schuster and Nakajima 2012, "Japanese and Korean voice search"; in
+BERT: Devlin et al. 2018.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ import tokenizers
 from tokenizers import normalizers
 
 from minift import hub
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.files import write_json, write_text
 from minift.text.pipeline import BERT_SETTINGS, content, read_pipeline, stored_limit
-from minift.text.windows import shares
+from minift.text.windows import truncate_pair
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")  # what is written
-CHUNK = 1024  # texts that Rust works on at once: parallel, yet its bulky results are soon released
-# Keys of tokenizer_config.json that are not written again: they speak of another machine or of code
-# to run, or say what tokenizer.json says.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")  # written by `save_pretrained`
+CHUNK = 1024  # texts for one call of Rust: enough to run in parallel, few enough to save memory
+# Keys of tokenizer_config.json that are not saved: they name files of another machine or code to
+# run, or repeat tokenizer.json.
 DROPPED_KEYS = {
     *("name_or_path", "tokenizer_file", "special_tokens_map_file", "auto_map"),
     "added_tokens_decoder",
@@ -55,7 +56,7 @@ class Encoding:
     offsets: (start, end) in characters of the text, or of the word if words were given.
     word_ids: number of the word within its text; None for special tokens that were added.
     sequence_ids: 0 in the first text, 1 in the second, None for special tokens that were added.
-    total: tokens there would have been without truncation.
+    total: number of tokens before truncation.
     """
 
     ids: list[int]
@@ -70,14 +71,14 @@ class Encoding:
 
     @property
     def cut(self) -> int:
-        """How many tokens truncation took away."""
+        """Number of tokens that truncation removed."""
         return self.total - len(self.ids)
 
 
 class Tokenizer:
-    """See the module's docstring.  Made by `from_pretrained`; its methods never change it.
+    """Splits texts into subword tokens; made by `from_pretrained`, not changed by its methods.
 
-    max_length: tokens that the model reads at most, special ones included; None: no limit.
+    max_length: most tokens of an encoding, special tokens included; None: no limit.
     """
 
     def __init__(
@@ -94,20 +95,21 @@ class Tokenizer:
     def from_pretrained(
         cls, source: str | os.PathLike, *, max_length: int | None = None
     ) -> Tokenizer:
-        """The tokenizer in a folder, or of a name or hub id (see `minift.hub`).
+        """Load the tokenizer of a folder, a checkpoint name or a hub id (see `minift.hub`).
 
-        Reads tokenizer.json, or else builds BERT's from vocab.txt.  `max_length` is the model's
-        own limit; the smaller of it and the tokenizer's counts.
+        Reads tokenizer.json, or else builds BERT's pipeline from vocab.txt.  max_length: the
+        model's limit; the smaller one of it and the tokenizer's limit applies.  Raises `UserError`
+        for missing or damaged files.
         """
-        folder = hub.resolve(source)
+        folder = hub.find_checkpoint(source)
         backend, config = read_pipeline(folder)
         limits = [limit for limit in (max_length, stored_limit(folder, config)) if limit]
         try:
             return cls(backend, config, min(limits, default=None))
-        except BaseException as error:  # a panic of Rust's is no Exception
+        except BaseException as error:  # a panic in Rust is not an Exception
             if type(error).__name__ != "PanicException":
                 raise
-            raise InputError(
+            raise UserError(
                 f"{folder}: its tokenizer cannot encode a letter ({error}); restore tokenizer.json"
             ) from None
 
@@ -128,44 +130,47 @@ class Tokenizer:
     ) -> list[Encoding]:
         """Texts, or `texts` paired with `pairs`, with special tokens: one `Encoding` for each.
 
-        What has more than `max_length` tokens (by default the tokenizer's own limit) is cut at the
-        end; of a pair the longer text loses first, until both are equally long (`shares`).
-        With `is_split_into_words` a text is a list of words, and `word_ids` count those.
+        An encoding of more than `max_length` tokens (default: the tokenizer's limit) is truncated
+        at the end; of a pair, the longer text is truncated first (`truncate_pair`).  With
+        `is_split_into_words` a text is a list of words, which `word_ids` number.
 
-        The work is done a thousand texts at a time, on all cores.
+        Works on a thousand texts at a time, on all cores.
         """
         if pairs is not None and len(pairs) != len(texts):
             raise ValueError(f"{len(texts)} texts but {len(pairs)} pairs; give one for each text")
         limit = self.max_length if max_length is None else max_length
         special = self.num_special(pair=pairs is not None)
         if limit is not None and limit < special:
-            raise ValueError(f"max_length is {limit}, but the special tokens alone are {special}")
-        room = limit - special if truncation and limit is not None else None
+            raise ValueError(
+                f"max_length is {limit}; it must be at least {special}, the number of special "
+                "tokens"
+            )
+        max_tokens = limit - special if truncation and limit is not None else None
         firsts = self.tokens(texts, is_split_into_words=is_split_into_words)
         if pairs is None:
-            return [self._join(first, None, room) for first in firsts]
+            return [self._join(first, None, max_tokens) for first in firsts]
         seconds = self.tokens(pairs, is_split_into_words=is_split_into_words)
-        return [self._join(a, b, room) for a, b in zip(firsts, seconds, strict=True)]
+        return [self._join(a, b, max_tokens) for a, b in zip(firsts, seconds, strict=True)]
 
     def tokens(self, texts: Sequence[Any], *, is_split_into_words: bool = False) -> list[Encoding]:
-        """The texts' own tokens: no special ones added, nothing cut."""
+        """The tokens of the texts, without special tokens and without truncation."""
         return [
             Encoding(e.ids, e.type_ids, e.offsets, e.word_ids, e.sequence_ids, len(e.ids))
             for e in self._run(texts, is_split_into_words)
         ]
 
     def ids(self, texts: Sequence[Any], *, is_split_into_words: bool = False) -> list[list[int]]:
-        """The ids of `tokens` and nothing else: twice as fast, a fraction of the memory."""
+        """Only the ids of `tokens`: twice as fast, with a fraction of the memory."""
         return [e.ids for e in self._run(texts, is_split_into_words, fast=True)]
 
     def num_special(self, pair: bool) -> int:
-        """How many special tokens a text or a pair gets.  BERT: 2 or 3."""
+        """Number of special tokens that a text or a pair gets.  BERT: 2 or 3."""
         return sum(sequence is None for sequence, _, _ in self._layouts[pair])
 
     def build(
         self, ids_a: Sequence[int], ids_b: Sequence[int] | None = None
     ) -> tuple[list[int], list[int]]:
-        """The ids of one text or two, as from `tokens`, with special tokens; and the type ids.
+        """Add special tokens to the ids of one text or two: ids and type ids.
 
         With BERT's 101 for [CLS] and 102 for [SEP]: build([7, 8], [9]) is
         ([101, 7, 8, 102, 9, 102], [0, 0, 0, 0, 1, 1]).
@@ -173,18 +178,22 @@ class Tokenizer:
         ids: list[int] = []
         type_ids: list[int] = []
         for sequence, special_id, type_id in self._layouts[ids_b is not None]:
-            piece = [special_id] if sequence is None else (ids_a, ids_b)[sequence]
-            ids += piece
-            type_ids += [type_id] * len(piece)
+            part = [special_id] if sequence is None else (ids_a, ids_b)[sequence]
+            ids += part
+            type_ids += [type_id] * len(part)
         return ids, type_ids
 
-    def _join(self, first: Encoding, second: Encoding | None, room: int | None) -> Encoding:
-        """One text or two, cut to `room` tokens together, between their special tokens."""
+    def _join(self, first: Encoding, second: Encoding | None, max_tokens: int | None) -> Encoding:
+        """Truncate one text or two to `max_tokens` tokens together and add special tokens."""
         parts = [first] if second is None else [first, second]
         lengths = [len(part) for part in parts]
         total = sum(lengths) + self.num_special(pair=second is not None)
-        if room is not None:
-            lengths = shares(*lengths, room) if second is not None else [min(lengths[0], room)]
+        if max_tokens is not None:
+            lengths = (
+                truncate_pair(*lengths, max_tokens)
+                if second is not None
+                else [min(lengths[0], max_tokens)]
+            )
         ids, type_ids = self.build(*(p.ids[:n] for p, n in zip(parts, lengths, strict=True)))
         offsets: list[tuple[int, int]] = []
         word_ids: list[int | None] = []
@@ -204,7 +213,7 @@ class Tokenizer:
     def _run(
         self, texts: Sequence[Any], words: bool, fast: bool = False
     ) -> Iterator[tokenizers.Encoding]:
-        """The Rust encoding of each text; `fast` ones have no offsets."""
+        """The Rust encoding of each text; without offsets if `fast`."""
         if isinstance(texts, str):
             raise TypeError("texts is one str; give a list, or call the tokenizer for one text")
         encode = self._backend.encode_batch_fast if fast else self._backend.encode_batch
@@ -230,7 +239,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens there are, added ones included."""
+        """Number of tokens, added tokens included."""
         return self._backend.get_vocab_size(with_added_tokens=True)
 
     @property
@@ -272,10 +281,10 @@ class Tokenizer:
     # ---- to disk -------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write tokenizer.json and tokenizer_config.json so that the reference reads them alike.
+        """Write tokenizer.json and tokenizer_config.json; `transformers` then tokenizes alike.
 
-        The reference builds BERT's tokenizer from the settings in tokenizer_config.json, whatever
-        tokenizer.json says; so they are written out, even where they are the defaults.
+        `transformers` takes the settings of BERT's tokenizer from tokenizer_config.json and ignores
+        those in tokenizer.json, so they are written even where they are the defaults.
         """
         kept = {
             key: content(value) if key.endswith("_token") else value
@@ -296,9 +305,9 @@ class Tokenizer:
 
 
 def _layout(backend: tokenizers.Tokenizer, pair: bool) -> list[tuple[int | None, int, int]]:
-    """Where special tokens stand: (sequence or None for a special token, its id, type id) in order.
+    """Texts and special tokens in order: (sequence, or None for a special token; id; type id).
 
-    BERT's for a pair, read off what the library makes of one letter each:
+    Found by encoding a letter, or a pair of letters.  BERT's layout of a pair:
         [(None, 101, 0), (0, _, 0), (None, 102, 0), (1, _, 1), (None, 102, 1)]
     """
     probe = backend.encode("a", "a" if pair else None)
@@ -310,7 +319,7 @@ def _layout(backend: tokenizers.Tokenizer, pair: bool) -> list[tuple[int | None,
 
 
 def _check_text(text: Any, index: int, words: bool) -> None:
-    """Refuse what Rust would refuse, in words that say which text and why."""
+    """Raise an error that names the text and the reason, where Rust's error would name neither."""
     if words and isinstance(text, str):
         raise TypeError(f"text {index} is a str; with is_split_into_words give lists of words")
     for part in text if words else [text]:
@@ -319,7 +328,7 @@ def _check_text(text: Any, index: int, words: bool) -> None:
         try:
             part.encode()
         except UnicodeEncodeError as error:
-            raise InputError(
+            raise UserError(
                 f"text {index}: its character {error.start} is half of a surrogate pair "
                 f"(U+{ord(part[error.start]):04X}), which is not text; remove it"
             ) from None

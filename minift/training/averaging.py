@@ -1,14 +1,14 @@
-"""Weights that are better than the last ones: averages of them, for evaluation and for saving.
+"""Averages of weights, for evaluation and for the saved model.
 
-Along the run (Izmailov et al. 2018, "Averaging weights leads to wider optima"): the mean of the
-weights after each of the last steps.  Towards the start (Wortsman et al. 2022, "Robust fine-tuning
-of zero-shot models", WiSE-FT): a point on the line back to the pretrained weights, which keeps more
-of what they knew.  With both,
+SWA: the mean of the weights after each of the last steps (Izmailov et al. 2018, "Averaging weights
+leads to wider optima and better generalization").
+WiSE-FT: a point on the line between the pretrained and the fine-tuned weights (Wortsman et al.
+2022, "Robust fine-tuning of zero-shot models"), which forgets less.  With both,
 
-    saved = share * start + (1 - share) * mean of the last steps
+    saved = alpha * mean of the last steps + (1 - alpha) * pretrained
 
-Training itself goes on with its own weights.  A parameter that the checkpoint lacked, such as a new
-head, has no pretrained value to go back to and is left out of the second.
+Training continues with its own weights.  A parameter that the checkpoint lacked, such as a new
+head, has no pretrained value, so WiSE-FT leaves it out.
 """
 
 from __future__ import annotations
@@ -22,44 +22,45 @@ from minift.models.base import PretrainedModel
 from minift.training.options import TrainOptions
 
 
-class Averages:
-    """The averages of a run, kept for the parameters that learn."""
+class WeightAverages:
+    """The averages of a run, over the trainable parameters."""
 
-    def __init__(self, model: PretrainedModel, options: TrainOptions, total: int):
-        """Where training starts; total: steps of the whole run."""
-        self.share = options.average_start
-        self.first = total - round(total * options.average_last)  # the mean begins behind this step
-        learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.parameters = list(learning.values()) if self.share or self.first < total else []
-        new = model.report.new if model.report else ()
-        self.start = [
+    def __init__(self, model: PretrainedModel, options: TrainOptions, total_steps: int):
+        """Called before the first step, with the pretrained weights in the model."""
+        self.pretrained_share = 1 - options.wise_ft_alpha
+        # The mean covers the steps after this one.
+        self.first = total_steps - round(total_steps * options.swa_fraction)
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        averages = self.pretrained_share or self.first < total_steps
+        self.parameters = list(trained.values()) if averages else []
+        new = model.load_report.new if model.load_report else ()
+        self.pretrained = [
             None if name in new else p.detach().clone()
-            for name, p in learning.items()
-            if self.share
+            for name, p in trained.items()
+            if self.pretrained_share
         ]
-        # Named, so that a state of an interrupted run can hold it.
+        # By name, so that the state of an interrupted run can hold it.
         self.mean = {
-            name: torch.zeros_like(p) for name, p in learning.items() if self.first < total
+            name: torch.zeros_like(p) for name, p in trained.items() if self.first < total_steps
         }
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take the weights after `step` steps into the mean."""
+        """Add the weights after `step` steps to the mean."""
         if self.mean and step > self.first:
-            mean, now = list(self.mean.values()), self.parameters
-            torch._foreach_lerp_(mean, now, 1 / (step - self.first))
+            torch._foreach_lerp_(list(self.mean.values()), self.parameters, 1 / (step - self.first))
 
     @contextmanager
     @torch.no_grad()
-    def in_place(self, step: int) -> Iterator[None]:
-        """Within, the model has its averages after `step` steps; then its own weights again."""
+    def applied(self, step: int) -> Iterator[None]:
+        """Within, the model has the averages after `step` steps instead of its own weights."""
         own = [p.detach().clone() for p in self.parameters]
         if self.mean and step > self.first:
             for parameter, mean in zip(self.parameters, self.mean.values(), strict=True):
                 parameter.copy_(mean)
-        for parameter, start in zip(self.parameters, self.start, strict=False):
-            if start is not None:
-                parameter.lerp_(start, self.share)
+        for parameter, pretrained in zip(self.parameters, self.pretrained, strict=False):
+            if pretrained is not None:
+                parameter.lerp_(pretrained, self.pretrained_share)
         try:
             yield
         finally:

@@ -1,10 +1,11 @@
-"""The state of a run that was interrupted, whole or not at all, and the way back into it.
+"""Saving and loading the training state, from which `--resume` continues an interrupted run.
 
     OUTPUT_DIR/state/state.safetensors    weights, the optimiser's moments, random generators
-    OUTPUT_DIR/state/state.json           where the run stood
+    OUTPUT_DIR/state/state.json           `TrainerState`: step, best score, sums of the log
 
-A state is written beside the old one and takes its place by renaming, so that a run killed at any
-moment, also inside a save, finds the newest complete state.  No pickle: nothing runs on reading.
+Saving is atomic: a state is written beside the old one and then replaces it by renaming.  A run
+killed at any moment, even during a save, therefore finds the newest complete state.  No pickle is
+used, so reading a state runs no code.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.files import (
     check_whole,
     read_json,
@@ -37,31 +38,34 @@ NEW, OLD = f".{STATE}.new", f".{STATE}.old"
 
 
 @dataclass
-class Progress:
-    """Where a run stands.  `epoch` and `batch` count what is done; log_lines belong to it."""
+class TrainerState:
+    """The position of a run, and the numbers that its next steps and log lines depend on."""
 
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
+    epoch: int = 0  # complete epochs
+    batch: int = 0  # complete steps of the current epoch
+    step: int = 0  # complete steps of the run
     best_score: float | None = None
     best_step: int = 0
     evaluations_since_best: int = 0
-    stopped: bool = False
-    skipped: int = 0
-    loss_sum: float = 0.0  # this and the next since the last logged step
-    loss_count: float = 0.0
-    log_lines: int = 0
+    stopped: bool = False  # by early stopping
+    skipped: int = 0  # steps that were not finite
+    loss_sum: float = 0.0  # of the losses since the last logged step
+    loss_count: float = 0.0  # what `loss_sum` counts
+    log_lines: int = 0  # lines of log.jsonl so far
 
 
 def save_state(
     folder: Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    progress: Progress,
+    state: TrainerState,
     more: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
-    """Store everything that the next step depends on; more: further tensors by name."""
-    new, old, state = folder / NEW, folder / OLD, folder / STATE
+    """Save everything that the next step depends on.  `UserError` if the disk is full.
+
+    more: further tensors by name, such as a mean of weights.
+    """
+    new, old, current = folder / NEW, folder / OLD, folder / STATE
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for i, slots in optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer.{i}.{slot}": tensor for slot, tensor in slots.items()})
@@ -70,21 +74,21 @@ def save_state(
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with writing(state):
+    with writing(current):
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         try:
             require_space(folder, sum(tensor.nbytes for tensor in tensors.values()))
             save_file(tensors, new / "state.safetensors")
-            write_json(new / "state.json", asdict(progress))
+            write_json(new / "state.json", asdict(state))
             write_manifest(new, ("state.safetensors", "state.json"))
             for path in (new / "state.safetensors", new):
                 sync(path)
-            # Between the two renames there is no `state`, but a whole `.state.old` to be read.
-            if state.exists():
+            # Between the two renames there is no `state`, but `load_state` finds `.state.old`.
+            if current.exists():
                 shutil.rmtree(old, ignore_errors=True)
-                os.rename(state, old)
-            os.rename(new, state)
+                os.rename(current, old)
+            os.rename(new, current)
             sync(folder)
         finally:
             shutil.rmtree(new, ignore_errors=True)
@@ -96,22 +100,22 @@ def load_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     more: Mapping[str, Tensor] = MappingProxyType({}),
-) -> Progress | None:
-    """Put model, optimiser, generators and `more` back where they were, in place.
+) -> TrainerState | None:
+    """Load model, optimiser, random generators and the tensors of `more`, in place.
 
-    None if nothing was saved.
+    Returns None if no state was saved.  `UserError` for a state that is damaged or does not fit.
     """
-    state = next((folder / name for name in (STATE, OLD) if (folder / name).is_dir()), None)
-    if state is None:
+    saved = next((folder / name for name in (STATE, OLD) if (folder / name).is_dir()), None)
+    if saved is None:
         return None
-    path = state / "state.safetensors"
+    path = saved / "state.safetensors"
     check_whole(path)
     try:
         tensors = load_file(path)
-        progress = Progress(**read_json(state / "state.json"))
-        model.load_state_dict(_part(tensors, "model."))
+        state = TrainerState(**read_json(saved / "state.json"))
+        model.load_state_dict(_with_prefix(tensors, "model."))
         slots: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _part(tensors, "optimizer.").items():
+        for name, tensor in _with_prefix(tensors, "optimizer.").items():
             i, slot = name.split(".", 1)
             slots.setdefault(int(i), {})[slot] = tensor
         optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
@@ -122,17 +126,17 @@ def load_state(
             torch.cuda.set_rng_state(tensors["random.cuda"])
     except (SafetensorError, OSError, RuntimeError, TypeError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{path}: not a state of this run ({reason}); start again with --overwrite"
+        raise UserError(
+            f"{path}: is not the state of this run ({reason}); start again with --overwrite"
         ) from None
-    return progress
+    return state
 
 
 def remove_state(folder: Path) -> None:
-    """A finished run needs no state to go on from."""
+    """Delete the state of a finished run."""
     for name in (STATE, NEW, OLD):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -1,86 +1,89 @@
-"""Which parameters learn: all, those above a layer, a new top, low-rank updates, or biases alone.
+"""Which parameters are trained: all, the upper layers, the head, LoRA updates, or biases.
 
-              embeddings   layer 0   layer 1   ...   top layer   head
-(nothing)          x          x         x                x        x
-freeze_below 2                           x                x        x
-unfreeze_epochs         x <- x <- x <- x <- x <- x <- x <- x  first x
-reinit_layers 1    x          x         x               anew     anew
-freeze_encoder                                                    x
-lora_rank                 updates beside chosen projections       x
-bitfit           b          b         b                b          x       b: the biases
+                     embeddings   layer 0   layer 1   ...   top layer   head
+(no option)               x          x         x                x        x
+freeze_embeddings                    x         x                x        x
+freeze_layers 1                                x                x        x
+gradual_unfreezing 1      x <- x <- x <- x <- x <- x <- x <- x <- x   first x
+reinit_layers 1           x          x         x               new      new
+freeze_encoder                                                           x
+lora_rank                   updates beside the target projections        x
+bitfit                    b          b         b                b        x       b: the biases
 """
 
 from __future__ import annotations
 
-from minift.errors import InputError
+from minift.errors import UserError
+from minift.models.adapters import add_lora, bitfit
 from minift.models.base import PretrainedModel
-from minift.nn.lora import LoraSettings, add_lora, bitfit
+from minift.nn.lora import LoraConfig
+from minift.options import flag_of
 from minift.training.options import TrainOptions
 
 
-def choose_what_learns(model: PretrainedModel, options: TrainOptions) -> list[str]:
-    """Prepare a model as the options say, in place; returns the modules that start anew.
+def prepare_parameters(model: PretrainedModel, options: TrainOptions) -> list[str]:
+    """Freeze, re-initialise or add parameters, in place; returns the re-initialised modules.
 
-    `InputError` for a depth that the model does not have, or a method that it cannot do.
+    `UserError` for more layers than the model has, or a method that does not fit the model.
     """
-    for name, most in {"freeze_below": 1, "reinit_layers": 0}.items():
-        if getattr(options, name) > model.top_layer + most:
-            raise InputError(
-                f"--{name.replace('_', '-')} is {getattr(options, name)}, but the model has "
-                f"{model.top_layer} layers; give at most {model.top_layer + most}"
+    for name in ("freeze_layers", "reinit_layers"):
+        if getattr(options, name) > model.last_layer_depth:
+            raise UserError(
+                f"{flag_of(name)} is {getattr(options, name)}, but the model has "
+                f"{model.last_layer_depth} layers; give at most {model.last_layer_depth}"
             )
-    anew = restart_layers(model, options.reinit_layers) if options.reinit_layers else []
+    reinitialised = reinit_layers(model, options.reinit_layers) if options.reinit_layers else []
     if options.lora_rank:
-        settings = LoraSettings(
+        config = LoraConfig(
             rank=options.lora_rank,
             alpha=float(options.lora_alpha or options.lora_rank),
             dropout=options.lora_dropout,
-            targets=options.lora_targets,
+            target_modules=options.lora_target_modules,
         )
-        add_lora(model, settings)
+        add_lora(model, config)
     elif options.bitfit:
         bitfit(model)
     elif options.freeze_encoder:
-        learn_head(model)
+        freeze_all_but_head(model)
     else:
-        learn_above(model, options.freeze_below)
-    return anew
+        freeze_lower_layers(model, options.frozen_depth)
+    return reinitialised
 
 
-def learn_head(model: PretrainedModel) -> None:
-    """Let learn the head alone, in place."""
+def freeze_all_but_head(model: PretrainedModel) -> None:
+    """Make only the head trainable, in place."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad = name.startswith(f"{model.head}.")
 
 
-def learn_above(model: PretrainedModel, depth: int) -> None:
-    """Let learn what is at this depth or above it, in place; see `PretrainedModel.depth_of`."""
+def freeze_lower_layers(model: PretrainedModel, depth: int) -> None:
+    """Freeze everything below a depth, in place; see `PretrainedModel.layer_depth`."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad = model.depth_of(name) >= depth
+        parameter.requires_grad = model.layer_depth(name) >= depth
 
 
-def lowest_that_learns(model: PretrainedModel, epoch: int, options: TrainOptions) -> int:
-    """The depth from which on parameters learn in an epoch (the first is 0).
+def lowest_trainable_depth(model: PretrainedModel, epoch: int, options: TrainOptions) -> int:
+    """With gradual unfreezing, the depth from which parameters are trained in an epoch (from 0).
 
-    Unfreezing from the top (Howard and Ruder 2018): the head alone, then one layer more with each
-    `unfreeze_epochs` (at least 1), down to the lowest that learns at all.
+    The head first, then one more layer from the top every `gradual_unfreezing` epochs, down to the
+    lowest layer that is not frozen (Howard and Ruder 2018, ULMFiT).
     """
-    thawed = epoch // options.unfreeze_epochs
-    return max(options.freeze_below, model.top_layer + 1 - thawed)
+    unfrozen = epoch // options.gradual_unfreezing
+    return max(options.frozen_depth, model.last_layer_depth + 1 - unfrozen)
 
 
-def restart_layers(model: PretrainedModel, count: int) -> list[str]:
-    """Give the top layers, and all that stands above them, new weights in place; their names.
+def reinit_layers(model: PretrainedModel, count: int) -> list[str]:
+    """Re-initialise the top layers, pooler and head in place; returns the modules' names.
 
-    The top of a pretrained model is made for its old task; on few data it is better to start there
-    anew (Zhang et al. 2021, "Revisiting few-sample BERT fine-tuning").
+    The top layers are specialised to the pre-training task; with few data, new ones train better
+    (Zhang et al. 2021, "Revisiting few-sample BERT fine-tuning").
     """
-    lowest = model.top_layer + 1 - count
-    restarted: list[str] = []
+    lowest = model.last_layer_depth + 1 - count
+    reinitialised: list[str] = []
     for name, module in model.named_modules():
         own = [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
-        within = any(name.startswith(f"{outer}.") for outer in restarted)
-        if own and not within and all(model.depth_of(one) >= lowest for one in own):
+        within = any(name.startswith(f"{outer}.") for outer in reinitialised)
+        if own and not within and all(model.layer_depth(one) >= lowest for one in own):
             module.apply(model.init_weights)
-            restarted.append(name)
-    return restarted
+            reinitialised.append(name)
+    return reinitialised

@@ -1,8 +1,9 @@
-"""A loss that is no number any more: which layer it began in.
+"""A loss or gradient that is inf or nan: in which layer it arose.
 
-The batch is computed once more under observation.  Layers are asked in the order in which they
-compute, so the first that puts out inf or nan is where it began; if all outputs are finite, the
-gradients are asked, which flow from the last layer to the first.
+The batch is computed once more with hooks on every layer.  Outputs are checked in the order of the
+forward pass, so the first that is not finite is where the problem arose.  If all outputs and the
+loss are finite, gradients are checked in the order of the backward pass, from the last layer to the
+first.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minift.errors import NotFinite
-from minift.training.optim import values_of
+from minift.errors import NonFiniteError
+from minift.training.optim import gradient_values
 
 
 def stop_if_not_finite(
@@ -24,40 +25,45 @@ def stop_if_not_finite(
     step: int,
     learning_rate: float,
 ) -> None:
-    """`NotFinite` naming the first layer if `value`, the loss and norm of a step, is not finite.
+    """`NonFiniteError` that names the first layer, if the value of a step is not finite.
 
-    losses: compute the loss of each batch of the step again.
+    value: the sum of the step's loss and gradient norm.
+    losses: one function for each batch of the step, which computes its loss again.
     """
     if not torch.isfinite(value):
-        raise NotFinite(
-            f"{not_finite(model, losses, step)}; lower --learning-rate (it was {learning_rate:g})"
+        raise NonFiniteError(
+            f"{describe_non_finite(model, losses, step)}; lower --learning-rate (it was "
+            f"{learning_rate:g})"
         )
 
 
-def not_finite(model: nn.Module, losses: Iterable[Callable[[], Tensor]], step: int) -> str:
-    """What people are told: the step, and the first layer where inf or nan arose."""
+def describe_non_finite(model: nn.Module, losses: Iterable[Callable[[], Tensor]], step: int) -> str:
+    """The start of the error message: the step, and the first layer that is not finite."""
     found = next(filter(None, (first_not_finite(model, loss) for loss in losses)), None)
     where = f", first in {found}" if found else ""
     return f"step {step}: the loss or its gradient is not finite{where}; the step was not taken"
 
 
 def first_not_finite(model: nn.Module, loss: Callable[[], Tensor]) -> str | None:
-    """Where inf or nan arises first, as "the output of encoder.layers.0..."; None: nowhere."""
+    """Where inf or nan arises first, such as "the output of encoder.layers.0"; None: nowhere.
+
+    loss: computes the loss; called once.  The gradients in `model` are replaced.
+    """
     outputs: list[str] = []
     gradients: list[str] = []
 
     def watch(name: str) -> Callable[..., None]:
-        def note_gradient(gradient: Tensor) -> None:
+        def check_gradient(gradient: Tensor) -> None:
             if not torch.isfinite(gradient).all():
                 gradients.append(f"the gradient at the output of {name}")
 
-        def note_output(module: nn.Module, inputs: Any, output: Any) -> None:
+        def check_output(module: nn.Module, inputs: Any, output: Any) -> None:
             if not torch.isfinite(output).all():
                 outputs.append(f"the output of {name}")
             if output.requires_grad:
-                output.register_hook(note_gradient)
+                output.register_hook(check_gradient)
 
-        return note_output
+        return check_output
 
     leaves = [(name, module) for name, module in model.named_modules() if not [*module.children()]]
     hooks = [module.register_forward_hook(watch(name)) for name, module in leaves]
@@ -72,7 +78,7 @@ def first_not_finite(model: nn.Module, loss: Callable[[], Tensor]) -> str | None
     parameters = (
         f"the gradient of {name}"
         for name, p in model.named_parameters()
-        if p.grad is not None and not torch.isfinite(values_of(p.grad)).all()
+        if p.grad is not None and not torch.isfinite(gradient_values(p.grad)).all()
     )
-    end = [] if torch.isfinite(total) else ["the loss"]
-    return next(iter([*outputs, *end, *gradients, *parameters]), None)
+    loss_itself = [] if torch.isfinite(total) else ["the loss"]
+    return next(iter([*outputs, *loss_itself, *gradients, *parameters]), None)

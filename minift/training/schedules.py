@@ -1,17 +1,19 @@
-"""How the rate moves over a run: a step in, a factor of the highest rate out.
+"""Learning rate schedules: functions from a step to a factor of the highest learning rate.
 
-All rise in a straight line from 0 during warm-up (one-cycle along half a cosine from 1 / 25), since
-the first steps of an adaptive optimiser know the gradients' size from a few batches only.  Then:
+During warmup all rise linearly from 0 (one-cycle along half a cosine from 1 / 25), because an
+adaptive optimiser estimates the gradients' size from only a few batches at first.  Then:
 
-    linear        straight down to 0: what BERT was fine-tuned with (Devlin et al. 2019)
-    cosine        down to 0 along half a cosine (Loshchilov and Hutter 2017)
-    constant      stays
-    inverse-sqrt  falls as 1 / sqrt(step): long runs whose end nobody knows (Vaswani et al. 2017)
-    one-cycle     as cosine, to nearly 0; meant for a long warm-up, a third of the run (Smith 2018)
+    linear        falls linearly to 0, as in BERT's fine-tuning (Devlin et al. 2019)
+    cosine        falls to 0 along half a cosine (Loshchilov and Hutter 2017, "SGDR")
+    constant      stays at the highest learning rate
+    inverse-sqrt  falls as 1 / sqrt(step), for runs of unknown length (Vaswani et al. 2017)
+    one-cycle     as cosine, to nearly 0, with a warmup of a third of the run (Smith 2018, "A
+                  disciplined approach to neural network hyper-parameters")
 
-One only rises, without a warm-up:
+One only rises, and has no warmup:
 
-    exponential   by the same factor at each step, from 1 / 100,000: see range_test.py (Smith 2017)
+    exponential   grows by the same factor at each step, from 1 / 100,000; for the range test of
+                  experiments/lr_range_test.py (Smith 2017, "Cyclical learning rates")
 
       linear        cosine        constant     inverse-sqrt     one-cycle       exponential
       /\\            /‾-.          /‾‾‾‾‾‾        /\\.              .‾-.                 /
@@ -26,8 +28,8 @@ from collections.abc import Callable
 
 Schedule = Callable[[int, int, int], float]  # step, total, warmup -> factor
 
-BEFORE, AFTER = 1 / 25, 1 / 250_000  # factors at both ends of one-cycle
-DECADES = 5  # powers of ten that exponential runs through
+FIRST, LAST = 1 / 25, 1 / 250_000  # factors at both ends of one-cycle
+DECADES = 5  # powers of ten that exponential spans
 
 
 def linear(step: int, total: int, warmup: int) -> float:
@@ -59,7 +61,7 @@ def constant(step: int, total: int, warmup: int) -> float:
 
 
 def inverse_sqrt(step: int, total: int, warmup: int) -> float:
-    """Without warm-up it begins to fall at once.
+    """Without warmup it falls from the first step.
 
     >>> [round(inverse_sqrt(step, total=9, warmup=2), 2) for step in (0, 1, 2, 4, 8)]
     [0.0, 0.5, 1.0, 0.71, 0.5]
@@ -80,8 +82,8 @@ def one_cycle(step: int, total: int, warmup: int) -> float:
         return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
     if step < warmup:
-        return between(BEFORE, 1.0, step / warmup)
-    return between(1.0, AFTER, (step - warmup) / max(1, total - warmup - 1))
+        return between(FIRST, 1.0, step / warmup)
+    return between(1.0, LAST, (step - warmup) / max(1, total - warmup - 1))
 
 
 def exponential(step: int, total: int, warmup: int) -> float:

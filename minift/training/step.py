@@ -1,11 +1,12 @@
-"""The gradients of one step, whatever happens on the way.
+"""The gradient of one optimiser step.
 
     for each batch of the step:   loss, count = task.loss(model, batch);  backward(loss)
-    gradients / sum of counts, clipped
+    gradient = sum of gradients / sum of counts, clipped
 
-The losses are summed and divided once by what they count, so that accumulating small batches gives
-the gradient of the big one also where they hold different numbers of records or tokens.  So a batch
-that does not fit into memory may be cut in two, and the step is still the same.
+Losses are summed over all batches and divided once, by the number of records or tokens that they
+count.  So the accumulated gradient of small batches equals that of one large batch, even where the
+batches count different numbers of tokens.  For the same reason a batch that does not fit into
+memory may be split into micro-batches without changing the step.
 """
 
 from __future__ import annotations
@@ -16,29 +17,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minift.data.batching import parts
-from minift.errors import InputError, NotFinite
+from minift.data.batching import batched
+from minift.device import autocast
+from minift.errors import NonFiniteError, UserError
 from minift.models.base import PretrainedModel
 from minift.tasks.base import Batch, Feature, Task
-from minift.training.nonfinite import not_finite
-from minift.training.optim import normalise_gradients
+from minift.training.nonfinite import describe_non_finite
+from minift.training.optim import average_and_clip_gradients
 from minift.training.options import TrainOptions
 
-SHOWN = 8  # record numbers in a message
+MAX_SHOWN = 8  # record numbers in an error message
 
 
 @dataclass
-class Work:
-    """What training did since it was started or resumed."""
+class Throughput:
+    """How much a run has processed since it was started or resumed."""
 
-    seconds: float = 0.0
+    seconds: float = 0.0  # in training steps; evaluations and saves are left out
     examples: int = 0
-    real_tokens: int = 0
-    all_tokens: int = 0
+    real_tokens: int = 0  # without padding
+    all_tokens: int = 0  # with padding
 
 
-class Gradients:
-    """Computes the gradients of a step, from the numbers of the features in each of its batches."""
+class GradientComputer:
+    """Computes the gradient of each step.
+
+    skipped: steps skipped so far because their loss or gradient was not finite.
+    max_micro_batch: the most records in a forward pass since memory ran out; None: no limit.
+    """
 
     def __init__(
         self,
@@ -46,40 +52,46 @@ class Gradients:
         model: PretrainedModel,
         features: Sequence[Feature],
         options: TrainOptions,
-        work: Work,
+        throughput: Throughput,
     ):
         self.task, self.model, self.features = task, model, features
-        self.options, self.work = options, work
-        self.skipped = 0  # steps left out, since their loss was not finite
-        self.most: int | None = None  # records in a batch, since memory ran out
+        self.options, self.throughput = options, throughput
+        self.skipped = 0
+        self.max_micro_batch: int | None = None
 
-    def of(self, batches: Sequence[Sequence[int]], step: int) -> tuple[Tensor, Tensor] | None:
-        """Leave the gradients of the mean loss, clipped, in the parameters.
+    def step(self, batches: Sequence[Sequence[int]], step: int) -> tuple[Tensor, Tensor] | None:
+        """Compute the gradient of the mean loss, clipped, into each parameter's `.grad`.
 
-        Returns (sum of losses, its count) as one tensor, and the gradient's norm before clipping;
-        None for a step to be left out, as `skip_steps` allows.  `NotFinite` where it does not,
-        `InputError` where memory runs out.
+        batches: indices of features, batch by batch.
+        step: the step's number, for messages.
+
+        Returns (sum of losses, their count) as one tensor (2,), and the gradient's norm before
+        clipping; None if the step is skipped because its loss or gradient is not finite.
+        Raises `NonFiniteError` if --max-skipped-steps allows no more skipped steps, and `UserError`
+        if memory runs out.
         """
         while True:
-            if self.most is not None:
-                batches = [part for batch in batches for part in parts(batch, self.most)]
+            if self.max_micro_batch is not None:
+                batches = [
+                    part for batch in batches for part in batched(batch, self.max_micro_batch)
+                ]
             try:
                 done = [self._backward(batch) for batch in batches]
                 break
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-            # Outside of the handler, which would keep what the failed pass has computed alive.
-            self._halve(batches, step)
-        totals = torch.stack([part for part, _ in done]).sum(0)
+            # Outside of the handler, whose traceback keeps the tensors of the failed pass alive.
+            self._halve_micro_batch(batches, step)
+        totals = torch.stack([loss_and_count for loss_and_count, _ in done]).sum(0)  # (2,)
         for _, batch in done:
-            self.work.real_tokens += batch.real_tokens
-            self.work.all_tokens += batch.all_tokens
-        self.work.examples += sum(map(len, batches))
-        norm = normalise_gradients(self.model, totals[1].float(), self.options.max_grad_norm)
+            self.throughput.real_tokens += batch.real_tokens
+            self.throughput.all_tokens += batch.all_tokens
+        self.throughput.examples += sum(map(len, batches))
+        norm = average_and_clip_gradients(self.model, totals[1].float(), self.options.max_grad_norm)
         if torch.isfinite(norm + totals[0]):
             return totals, norm
-        self._not_finite(batches, step)
+        self._skip_or_fail(batches, step)
         return None
 
     def _forward(self, indices: Sequence[int]) -> tuple[Batch, Tensor, Tensor]:
@@ -88,51 +100,59 @@ class Gradients:
             return batch, *self.task.loss(self.model, batch)
 
     def _backward(self, indices: Sequence[int]) -> tuple[Tensor, Batch]:
-        """Of one batch (2,) the sum of losses and its count; its gradients join those before."""
+        """Add the gradients of a batch; returns its (sum of losses, their count), and the batch."""
         batch, loss, count = self._forward(indices)
         loss.backward()
         return torch.stack([loss.detach(), count]).double(), batch
 
-    def _halve(self, batches: Sequence[Sequence[int]], step: int) -> None:
-        """Memory ran out: from now on with batches half as large, if that is wanted."""
+    def _halve_micro_batch(self, batches: Sequence[Sequence[int]], step: int) -> None:
+        """After memory ran out: halve the micro-batch; `UserError` unless --auto-micro-batch."""
         self.model.zero_grad()
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
         largest = max(map(len, batches))
         tokens = max(self.features[i].length for batch in batches for i in batch)
-        sizes = f"step {step}: no memory for a batch of {largest} records of up to {tokens} tokens"
+        size = f"{largest} records of up to {tokens} tokens"
+        failure = f"step {step}: no memory for a batch of {size}"
         if largest == 1:
-            raise InputError(f"{sizes}; lower --max-length, or train a smaller model")
-        if not self.options.halve_batches:
-            raise InputError(
-                f"{sizes}; lower --batch-size (--accumulation keeps the step as large) or "
-                "--max-length, or add --halve-batches"
+            raise UserError(f"{failure}; lower --max-length, or train a smaller model")
+        if not self.options.auto_micro_batch:
+            raise UserError(
+                f"{failure}; lower --batch-size (--gradient-accumulation-steps keeps the step as "
+                "large) or --max-length, or add --auto-micro-batch"
             )
-        self.most = largest // 2
-        print(f"{sizes}: from now on at most {self.most}, in steps as large as before", flush=True)
+        self.max_micro_batch = largest // 2
+        print(
+            f"{failure}: from now on at most {self.max_micro_batch} records in a forward pass; "
+            "the optimiser step stays the same",
+            flush=True,
+        )
 
-    def _not_finite(self, batches: Sequence[Sequence[int]], step: int) -> None:
-        """Say which records and which layer it was; `NotFinite` unless the step may be left out."""
-        again = (lambda batch=batch: self._forward(batch)[1] for batch in batches)
+    def _skip_or_fail(self, batches: Sequence[Sequence[int]], step: int) -> None:
+        """Skip a step that is not finite; `NonFiniteError` beyond --max-skipped-steps.
+
+        Both name the step's records and the first layer that is not finite.
+        """
+        losses = (lambda batch=batch: self._forward(batch)[1] for batch in batches)
         numbers = sorted({self.features[i].record + 1 for batch in batches for i in batch})
-        shown = ", ".join(map(str, numbers[:SHOWN])) + (", ..." if len(numbers) > SHOWN else "")
-        what = f"{not_finite(self.model, again, step)}; its training records were {shown}"
+        records = ", ".join(map(str, numbers[:MAX_SHOWN]))
+        if len(numbers) > MAX_SHOWN:
+            records += ", ..."
+        where = describe_non_finite(self.model, losses, step)
+        failure = f"{where}; its training records were {records}"
         self.model.zero_grad()
         self.skipped += 1
-        if self.skipped <= self.options.skip_steps:
-            print(f"{what} (left out, {self.skipped} so far)", flush=True)
+        if self.skipped <= self.options.max_skipped_steps:
+            print(f"{failure} (skipped steps so far: {self.skipped})", flush=True)
             return
-        raise NotFinite(
-            f"{what}; lower --learning-rate (it was {self.options.learning_rate:g}), or mend them"
+        raise NonFiniteError(
+            f"{failure}; lower --learning-rate (it was {self.options.learning_rate:g}), correct "
+            "the records, or allow --max-skipped-steps"
         )
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is torch's, or the system's, way to say that there is no memory."""
+    """Whether an error of torch, or of Python, says that memory ran out."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
     return "can't allocate memory" in str(error) or "DefaultCPUAllocator" in str(error)

@@ -1,1 +1,1 @@
-"""The comparisons that benchmark.py offers; the only code that runs the reference itself."""
+"""The comparisons of benchmark.py, with the peers that they run."""

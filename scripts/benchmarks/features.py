@@ -1,34 +1,34 @@
-"""Questions -> windows: ours beside `datasets.map` with the reference's fast tokenizer."""
+"""Speed from questions to windows of tokens: minift, and `datasets.map` with a fast tokenizer."""
 
 import statistics
 from dataclasses import dataclass, replace
 
-from benchmarks.peers import alternate, times_as_fast
+from benchmarks.peers import alternate, speed_columns
 from minift import hub
-from minift.tasks.base import option
+from minift.options import option
+from minift.reports.tables import markdown_table
 from minift.tasks.qa import QaTask
-from minift.training.log import markdown_table
 
 
 @dataclass(frozen=True)
 class FeaturesOptions:
-    """How long it is measured."""
+    """Measurement."""
 
-    rounds: int = option(3, "Rounds in which both sides take turns.")
+    rounds: int = option(3, "Rounds in which both sides run, in turn.")
 
 
-def features(task_options, measured):
-    """Both make the training windows of the same questions; tokens and places are compared."""
+def features(task_options, measurement):
+    """Time both sides on the same training questions; compare their tokens and answer positions."""
     import datasets
     import transformers
 
     datasets.disable_progress_bars()
-    if task_options.overlap is None:  # ours would depend on the question's length
-        task_options = replace(task_options, overlap=(task_options.max_length or 384) // 3)
-    task, _, splits = QaTask.start(task_options)
+    if task_options.doc_stride is None:  # minift's default depends on the question's length
+        task_options = replace(task_options, doc_stride=(task_options.max_length or 384) // 3)
+    task, _, splits = QaTask.from_options(task_options)
     records = splits["train"]
-    room, stride = task.max_length, task_options.overlap
-    tokenizer = transformers.AutoTokenizer.from_pretrained(hub.resolve(task_options.model))
+    max_length, stride = task.max_length, task_options.doc_stride
+    tokenizer = transformers.AutoTokenizer.from_pretrained(hub.find_checkpoint(task_options.model))
     table = datasets.Dataset.from_list(
         [
             {
@@ -43,50 +43,48 @@ def features(task_options, measured):
         ]
     )
 
-    def prepare(part):
-        """Windows and where the first answer lies in them, or (0, 0)."""
+    def prepare(batch):
+        """The windows, and the token positions of the first answer in each, or (0, 0)."""
         encoded = tokenizer(
-            part["question"],
-            part["context"],
+            batch["question"],
+            batch["context"],
             truncation="only_second",
-            max_length=room,
+            max_length=max_length,
             stride=stride,
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
         starts, ends = [], []
-        owners = encoded.pop("overflow_to_sample_mapping")
+        question_of_window = encoded.pop("overflow_to_sample_mapping")
         for i, offsets in enumerate(encoded.pop("offset_mapping")):
-            answers = part["answers"][owners[i]]
+            answers = batch["answers"][question_of_window[i]]
             start, end = 0, 0
             if answers["text"]:
                 first = answers["answer_start"][0]
                 last = first + len(answers["text"][0])
-                parts = encoded.sequence_ids(i)
-                own = [t for t, sequence in enumerate(parts) if sequence == 1]
-                if offsets[own[0]][0] <= first and last <= offsets[own[-1]][1]:
-                    start = max(t for t in own if offsets[t][0] <= first)
-                    end = min(t for t in own if offsets[t][1] >= last)
+                context = [t for t, part in enumerate(encoded.sequence_ids(i)) if part == 1]
+                if offsets[context[0]][0] <= first and last <= offsets[context[-1]][1]:
+                    start = max(t for t in context if offsets[t][0] <= first)
+                    end = min(t for t in context if offsets[t][1] >= last)
             starts.append(start)
             ends.append(end)
         return {**encoded, "start_positions": starts, "end_positions": ends}
 
-    def theirs(_):
+    def peer(_):
         return table.map(
             prepare, batched=True, remove_columns=table.column_names, load_from_cache_file=False
         )
 
-    seconds, found = alternate(
-        {"minift": lambda _: task.featurize(records, training=True), "datasets.map": theirs},
-        measured.rounds,
+    seconds, results = alternate(
+        {"minift": lambda _: task.featurize(records, training=True), "datasets.map": peer},
+        measurement.rounds,
     )
-    ours = [(f.ids, *f.answer) for f in found["minift"]]
-    rows = found["datasets.map"]
+    ours = [(f.input_ids, *f.answer) for f in results["minift"]]
+    rows = results["datasets.map"]
     columns = ("input_ids", "start_positions", "end_positions")
     expected = list(zip(*(rows[column] for column in columns), strict=True))
     sep = tokenizer.sep_token_id
-    same = sum(agree(a, b, sep) for a, b in zip(ours, expected, strict=False))
-    times, spread = times_as_fast(*seconds.values())
+    same = sum(same_window(a, b, sep) for a, b in zip(ours, expected, strict=False))
     print(
         "\n"
         + markdown_table(
@@ -94,8 +92,7 @@ def features(task_options, measured):
                 {
                     "features": f"{len(records):,} questions",
                     "minift, seconds": f"{statistics.median(seconds['minift']):.2f}",
-                    "times as fast": times,
-                    "from ... to": spread,
+                    **speed_columns(*seconds.values()),
                     "same windows": f"{same} of {len(ours)} and {len(expected)}",
                 }
             ]
@@ -103,14 +100,14 @@ def features(task_options, measured):
     )
 
 
-def agree(ours, theirs, sep):
-    """Whether two windows are the same: (ids, first token of the answer, its last).
+def same_window(ours, peer, sep):
+    """Whether two windows agree; a window is (ids, first token of the answer, its last token).
 
-    Our last window of a context is as long as the others and so begins earlier than theirs; an
-    answer that lies there is in ours alone.
+    minift's last window of a context is as long as the others, so it begins earlier than the
+    peer's; an answer between the two beginnings is in minift's window only.
     """
-    (a, *our_answer), (b, *their_answer) = ours, theirs
+    (a, *minift_answer), (b, *peer_answer) = ours, peer
     context = b[b.index(sep) + 1 :]
     same_text = a[: b.index(sep)] == b[: b.index(sep)] and a[-len(context) :] == context
-    moved = [place + len(a) - len(b) for place in their_answer] if any(their_answer) else [0, 0]
-    return same_text and (our_answer == moved or (len(a) > len(b) and not any(their_answer)))
+    moved = [place + len(a) - len(b) for place in peer_answer] if any(peer_answer) else [0, 0]
+    return same_text and (minift_answer == moved or (len(a) > len(b) and not any(peer_answer)))

@@ -1,5 +1,5 @@
-"""Generation in turn, with a T5 of random weights: minift and transformers, and, where it is
-installed, CTranslate2; in float32, and in whole numbers of 8 bits."""
+"""Generation speed of a T5 with random weights: minift, `transformers` and, where it is installed,
+CTranslate2; in float32, and with 8-bit integers."""
 
 import importlib.util
 import statistics
@@ -9,35 +9,35 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.peers import Reference, alternate, times_as_fast
+from benchmarks.peers import PeerModel, alternate, speed_columns
+from minift.device import pick_device
 from minift.models.t5 import T5Config, T5ForConditionalGeneration
-from minift.nn.int8 import in_int8
-from minift.tasks.base import option
-from minift.training.log import markdown_table
-from minift.training.run import pick_device
+from minift.nn.int8 import quantize_int8
+from minift.options import option
+from minift.reports.tables import markdown_table
 
-KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-SPECIAL = {"<pad>": 0, "</s>": 1, "<unk>": 2}  # tokens that CTranslate2 must know
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+SPECIAL = {"<pad>": 0, "</s>": 1, "<unk>": 2}  # CTranslate2 needs these by name
 
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """What is generated; the defaults are the size of t5-small."""
+    """Size of the generation; the model has the size of t5-small."""
 
-    sources: int = option(8, "Texts in a batch.")
-    source_length: int = option(256, "Tokens of each.")
-    new_tokens: int = option(48, "Tokens generated for each.")
+    sources: int = option(8, "Source texts in a batch.")
+    source_length: int = option(256, "Tokens of a source.")
+    new_tokens: int = option(48, "Tokens to generate for each source.")
     device: str = option("cpu", "cpu or cuda.")
-    precision: str = option("fp32", "fp32, or bf16: all weights.")
-    rounds: int = option(7, "Rounds in which the sides take turns.")
-    seed: int = option(1, "Seed of weights and texts.")
+    precision: str = option("fp32", "fp32, or bf16: the dtype of all weights.")
+    rounds: int = option(7, "Rounds in which the sides run, in turn.")
+    seed: int = option(1, "Seed of the random weights and sources.")
 
 
 def generation(options):
-    """Greedy and beam search, from the same weights and in turns; outputs compared."""
+    """Time greedy and beam search of all sides with the same weights; compare their outputs."""
     torch.manual_seed(options.seed)
     config = T5Config()
-    device, kind = pick_device(options.device), KINDS[options.precision]
+    device, dtype = pick_device(options.device), DTYPES[options.precision]
     ours = T5ForConditionalGeneration(config).eval()
     ids = torch.randint(100, config.vocab_size - 100, (options.sources, options.source_length))
     ids = ids.to(device)
@@ -45,11 +45,11 @@ def generation(options):
     length = {"max_new_tokens": options.new_tokens, "min_new_tokens": options.new_tokens}
     with tempfile.TemporaryDirectory() as folder:
         ours.save_pretrained(folder)
-        theirs = Reference("AutoModelForSeq2SeqLM", folder).eval()
-        torch_models = {"minift": ours.to(device, kind), "transformers": theirs.to(device, kind)}
+        peer = PeerModel("AutoModelForSeq2SeqLM", folder).eval()
+        torch_models = {"minift": ours.to(device, dtype), "transformers": peer.to(device, dtype)}
         others = {}
-        if device.type == "cpu" and kind is torch.float32:
-            torch_models["minift, int8"] = in_int8(ours)
+        if device.type == "cpu" and dtype is torch.float32:
+            torch_models["minift, int8"] = quantize_int8(ours)
         if len(torch_models) == 3 and importlib.util.find_spec("ctranslate2") is not None:
             others = {
                 "CTranslate2": translator(Path(folder), config, "float32"),
@@ -61,50 +61,48 @@ def generation(options):
         def with_torch(model, beams=beams):
             return lambda _: model.generate(ids, mask, num_beams=beams, **length)[:, 1:]
 
-        def with_other(model, beams=beams):
-            return lambda _: translated(model, ids, beams, options.new_tokens)
+        def with_ctranslate2(model, beams=beams):
+            return lambda _: translate(model, ids, beams, options.new_tokens)
 
         sides = {side: with_torch(model) for side, model in torch_models.items()}
-        sides |= {side: with_other(model) for side, model in others.items()}
-        # As in a prediction of many batches; the others have loaded their weights before, too.
-        with ours.ready_for(options.sources * beams):
-            seconds, found = alternate(sides, options.rounds)
+        sides |= {side: with_ctranslate2(model) for side, model in others.items()}
+        # As when many batches are predicted; the other sides, too, have prepared their weights.
+        with ours.prepacked_for_generation(options.sources * beams):
+            seconds, results = alternate(sides, options.rounds)
         for side, times in seconds.items():
-            faster, spread = times_as_fast(seconds["minift"], times)
-            same = (found[side] == found["minift"]).all(1).sum()
+            same = (results[side] == results["minift"]).all(1).sum()
             rows.append(
                 {
                     "generation": f"{name}, {side}",
                     "seconds": f"{statistics.median(times):.2f}",
-                    "relative": faster,
-                    "from ... to": spread,
+                    **speed_columns(seconds["minift"], times),
                     "same sequences": f"{same} of {options.sources}",
                 }
             )
     print("\n" + markdown_table(rows))
 
 
-def translator(folder, config, numbers):
-    """CTranslate2's model of the same weights; `numbers`: float32 or int8."""
+def translator(folder, config, compute_type):
+    """CTranslate2's model of the checkpoint in `folder`; compute_type: float32 or int8."""
     import ctranslate2
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast
 
-    # It wants a tokenizer; a token's name is its number here.
+    # The converter needs a tokenizer; here a token's name is its id.
     words = SPECIAL | {str(i): i for i in range(len(SPECIAL), config.vocab_size)}
     bare = Tokenizer(WordLevel(words, unk_token="<unk>"))
     names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     PreTrainedTokenizerFast(tokenizer_object=bare, **names).save_pretrained(folder)
-    out = folder / numbers
+    out = folder / compute_type
     converter = ctranslate2.converters.TransformersConverter(str(folder))
-    converter.convert(str(out), quantization=None if numbers == "float32" else numbers)
+    converter.convert(str(out), quantization=None if compute_type == "float32" else compute_type)
     threads = {"inter_threads": 1, "intra_threads": torch.get_num_threads()}
-    return ctranslate2.Translator(str(out), compute_type=numbers, **threads)
+    return ctranslate2.Translator(str(out), compute_type=compute_type, **threads)
 
 
-def translated(model, ids, beams, new_tokens):
-    """What CTranslate2 generates, as token ids (B, U)."""
+def translate(model, ids, beams, new_tokens):
+    """The token ids (B, U) that CTranslate2 generates for sources (B, T)."""
     results = model.translate_batch(
         [[str(i) for i in row] for row in ids.tolist()],
         beam_size=beams,

@@ -1,7 +1,7 @@
-"""What it costs that nothing is lost and everything is checked: seconds of each guarantee in a run.
+"""The cost of safe saves and checks: the seconds that each takes in an ordinary training run.
 
-The run is an ordinary one, with the flags given; the functions that keep the promises are timed in
-it.  Saving a state is done every --save-every steps (100 if not given).
+The functions that implement the guarantees are timed inside the run.  It saves a state every
+--save-steps steps (100 if not given).
 """
 
 import tempfile
@@ -12,52 +12,55 @@ from pathlib import Path
 from unittest.mock import patch
 
 from minift import files
+from minift.reports.tables import markdown_table
 from minift.tasks.registry import TASKS
-from minift.training import checkpoint
-from minift.training import run as loop
-from minift.training.log import markdown_table
+from minift.training import checkpoint, loop
+from minift.training import run as training_run
 
-# What people get -> the functions that give it, as (module, name).
-PROMISES = {
-    "a state to go on from": [(loop, "save_state")],
-    "the best model, whole or not there": [(loop, "save_model")],
-    "data and weights are those it began with": [(loop, "digests")],
-    "of these: hashes": [(files, "sha256"), (loop, "digests")],
+# Guarantee -> the functions that implement it, as (module, name).
+GUARANTEES = {
+    "a state to resume from": [(loop, "save_state")],
+    "the best model, written atomically": [(loop, "save_model")],
+    "data and weights checked against those of the start": [(training_run, "digests")],
+    "of these: hashes": [(files, "sha256"), (training_run, "digests")],
     "of these: waiting for the disk": [(files, "sync"), (checkpoint, "sync")],
 }
 
 
-def guarantees(task, task_options, options, repeat):
-    seconds = dict.fromkeys(PROMISES, 0.0)
-    calls = dict.fromkeys(PROMISES, 0)
+def guarantees(task_name, task_options, options, repeat):
+    """Train once and print the seconds, and the share of the run, of each guarantee."""
+    seconds = dict.fromkeys(GUARANTEES, 0.0)
+    calls = dict.fromkeys(GUARANTEES, 0)
 
-    def timed(promise, function):
+    def timed(guarantee, function):
         def call(*args, **settings):
             began = time.perf_counter()
             try:
                 return function(*args, **settings)
             finally:
-                seconds[promise] += time.perf_counter() - began
-                calls[promise] += 1
+                seconds[guarantee] += time.perf_counter() - began
+                calls[guarantee] += 1
 
         return call
 
-    options = replace(options, save_every=options.save_every or 100)
+    options = replace(options, save_steps=options.save_steps or 100)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        for promise, functions in PROMISES.items():
+        for guarantee, functions in GUARANTEES.items():
             for module, name in functions:
-                wrapped = timed(promise, getattr(module, name))
+                wrapped = timed(guarantee, getattr(module, name))
                 stack.enter_context(patch.object(module, name, wrapped))
         began = time.perf_counter()
-        loop.run(TASKS[task][0], task_options, replace(options, output_dir=Path(folder)))
-        whole = time.perf_counter() - began
+        training_run.run(
+            TASKS[task_name][0], task_options, replace(options, output_dir=Path(folder))
+        )
+        total = time.perf_counter() - began
     rows = [
         {
-            "guarantee": promise,
-            "times": calls[promise],
-            "seconds": f"{seconds[promise]:.2f}",
-            "share of the run": f"{seconds[promise] / whole:.1%}",
+            "guarantee": guarantee,
+            "times": calls[guarantee],
+            "seconds": f"{seconds[guarantee]:.2f}",
+            "share of the run": f"{seconds[guarantee] / total:.1%}",
         }
-        for promise in PROMISES
+        for guarantee in GUARANTEES
     ]
-    print(f"\n{markdown_table(rows)}\n\nof a run of {whole:.0f} s")
+    print(f"\n{markdown_table(rows)}\n\nthe run took {total:.0f} s")

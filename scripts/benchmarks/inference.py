@@ -1,4 +1,4 @@
-"""Logits of both sides in turn: ours as in predict.py, theirs in the file's order and by length."""
+"""Inference speed: minift as in predict.py, `transformers` in order of length and in the file's."""
 
 import statistics
 import tempfile
@@ -6,64 +6,64 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.peers import REFERENCES, alternate, times_as_fast
+from benchmarks.peers import PEERS, alternate, speed_columns
 from minift.data.batching import chunks
-from minift.errors import InputError
-from minift.tasks.base import option, run_batches
+from minift.device import pick_device
+from minift.errors import UserError
+from minift.options import option
+from minift.reports.tables import markdown_table
+from minift.tasks.base import run_batches
 from minift.tasks.registry import TASKS
-from minift.training.log import markdown_table
-from minift.training.run import pick_device
 
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """How long it is measured, and on how much."""
+    """Measurement."""
 
-    rounds: int = option(5, "Rounds in which the sides take turns.")
-    records: int = option(1000, "Training records, at most, that are predicted for.")
+    rounds: int = option(5, "Rounds in which the sides run, in turn.")
+    records: int = option(1000, "Training records to predict; at most all.")
 
 
-def inference(task, task_options, options, measured):
-    """Of encoders; what is compared is the logits of every text."""
-    if task == "summarization":
-        raise InputError(
-            "inference: summaries are generated; benchmark.py generation compares that"
+def inference(task_name, task_options, options, measurement):
+    """Time both sides on the same records, and compare the logits of every text; encoders only."""
+    if task_name == "summarization":
+        raise UserError(
+            "inference: compares encoders only; for summarization use benchmark.py generation"
         )
     device = pick_device(options.device)
-    story, model, splits = TASKS[task][0].start(task_options)
+    task, model, splits = TASKS[task_name][0].from_options(task_options)
     model.to(device)
-    features = story.featurize(splits["train"][: measured.records])
+    features = task.featurize(splits["train"][: measurement.records])
     size = options.batch_size
     by_length = sorted(range(len(features)), key=lambda i: features[i].length)
     orders = {"in order of length": by_length, "in the file's order": range(len(features))}
-    theirs = same_model(task, story, model).to(device)
+    peer = same_model(task_name, task, model).to(device)
 
     @torch.inference_mode()
-    def their_logits(order):
+    def peer_logits(order):
         rows = {}
         for indices in chunks(list(order), size):
-            batch = story.collate([features[i] for i in indices]).to(device)
-            logits = theirs(batch.ids, batch.mask, batch.types)
+            batch = task.collate([features[i] for i in indices]).to(device)
+            logits = peer(batch.input_ids, batch.attention_mask, batch.token_type_ids)
             rows.update(zip(indices, stacked(logits).float().cpu(), strict=True))
         return [rows[i] for i in range(len(features))]
 
-    sides = {"minift": lambda _: logits_of(story, model, features, size)}
+    sides = {"minift": lambda _: logits_of(task, model, features, size)}
     sides |= {
-        f"transformers, {name}": lambda _, order=order: their_logits(order)
+        f"transformers, {name}": lambda _, order=order: peer_logits(order)
         for name, order in orders.items()
     }
-    seconds, found = alternate(sides, measured.rounds)
+    seconds, results = alternate(sides, measurement.rounds)
     gap = max(
         (a.flatten() - b[: len(a)].flatten()).abs().max().item()
-        for a, b in zip(found["minift"], found["transformers, in order of length"], strict=True)
+        for a, b in zip(results["minift"], results["transformers, in order of length"], strict=True)
     )
     print(f"logits differ by at most {gap:.2g}")
     rows = [
         {
             "inference": name,
             "texts per second": round(len(features) / statistics.median(times)),
-            "seconds, relative": times_as_fast(seconds["minift"], times)[0],
-            "from ... to": times_as_fast(seconds["minift"], times)[1],
+            **speed_columns(seconds["minift"], times),
         }
         for name, times in seconds.items()
     ]
@@ -71,14 +71,14 @@ def inference(task, task_options, options, measured):
 
 
 def stacked(logits):
-    """(B, ...), also of a model that gives two."""
+    """The logits as one tensor (B, ...); start and end logits (B, T) become (B, T, 2)."""
     return torch.stack(logits, -1) if isinstance(logits, tuple) else logits
 
 
-def logits_of(story, model, features, size):
-    """What our model says of each feature, its padding left out."""
+def logits_of(task, model, features, size):
+    """The logits of minift's model for each feature, without those of the padding."""
     rows = run_batches(
-        story, model, lambda *batch: stacked(model(*batch)), features, size, "predict"
+        task, model, lambda *batch: stacked(model(*batch)), features, size, "predict"
     )
     return [
         row if row.dim() == 1 else row[: feature.length]
@@ -86,8 +86,8 @@ def logits_of(story, model, features, size):
     ]
 
 
-def same_model(task, story, model):
-    """The reference with our weights."""
+def same_model(task_name, task, model):
+    """The peer's model with the weights of `model`."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        return REFERENCES[task](story, folder).eval()
+        return PEERS[task_name](task, folder).eval()

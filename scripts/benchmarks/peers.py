@@ -1,60 +1,64 @@
-"""The reference's side of a comparison, ours beside it, and how they take turns."""
+"""Both sides of a comparison, minift and its peer (`transformers`), and how they alternate."""
 
+import contextlib
 import statistics
 import time
 
 import torch
 
-from minift.models.t5 import IGNORE
+from minift.data.batching import IGNORE_INDEX
+from minift.device import autocast
 from minift.training.optim import (
-    keep_rows_apart,
-    new_optimizer,
-    normalise_gradients,
+    average_and_clip_gradients,
+    make_optimizer,
     parameter_groups,
-    set_rate,
+    set_learning_rate,
+    sparse_embedding_gradients,
 )
-from minift.training.step import autocast
+
+SPEED_RATIO = "times faster minift is: above 1 is better"
 
 
 def alternate(sides, rounds):
-    """Let sides take turns: (name -> seconds of each round, name -> what it returned last).
+    """Run the sides in turn: (name -> seconds of each round, name -> its last return value).
 
-    sides: name -> a function of the round's number.  Round -1 warms up and is not counted.
+    sides: name -> a function of the round's number.  Round -1 is a warm-up and not counted.
     """
     seconds = {name: [] for name in sides}
-    found = {}
+    results = {}
     for i in range(-1, rounds):
         for name, side in sides.items():
             began = time.perf_counter()
-            found[name] = side(i)
+            results[name] = side(i)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if i >= 0:
                 seconds[name].append(time.perf_counter() - began)
-    return seconds, found
+    return seconds, results
 
 
-def times_as_fast(ours, theirs):
-    """Median, least and most of their seconds over ours, round by round.
+def speed_columns(ours, peer):
+    """Two columns of a table: the peer's seconds over minift's, median and range of all rounds.
 
-    >>> times_as_fast([1.0, 2.0, 1.0], [2.0, 3.0, 1.8])
-    ('1.80', '1.50 ... 2.00')
+    >>> list(speed_columns([1.0, 2.0, 1.0], [2.0, 3.0, 1.8]).values())
+    ['1.80', '1.50 ... 2.00']
     """
-    ratios = sorted(b / a for a, b in zip(ours, theirs, strict=True))
-    return f"{statistics.median(ratios):.2f}", f"{ratios[0]:.2f} ... {ratios[-1]:.2f}"
+    ratios = sorted(b / a for a, b in zip(ours, peer, strict=True))
+    span = f"{ratios[0]:.2f} ... {ratios[-1]:.2f}"
+    return {SPEED_RATIO: f"{statistics.median(ratios):.2f}", "from ... to": span}
 
 
-def wider(x, filling=0):
-    """(B, T) padded for a GPU to a multiple of eight, as its collators do: other widths slow it."""
-    return torch.nn.functional.pad(x, (0, -x.shape[1] % 8), value=filling) if x.is_cuda else x
+def pad_to_multiple_of_8(x, value=0):
+    """On a GPU pad (B, T) to a multiple of eight, as the peer's collators do; else it is slower."""
+    return torch.nn.functional.pad(x, (0, -x.shape[1] % 8), value=value) if x.is_cuda else x
 
 
-class Reference(torch.nn.Module):
-    """The reference's model behind our calls, so that a task can score what it says."""
+class PeerModel(torch.nn.Module):
+    """A model of `transformers` with the call signatures of minift's, so that a task can use it."""
 
     def __init__(self, auto_class, source, **settings):
         super().__init__()
-        import transformers  # here, so that --help works without the reference
+        import transformers  # here, so that --help works without it
 
         transformers.logging.set_verbosity_error()
         self.model = getattr(transformers, auto_class).from_pretrained(source, **settings)
@@ -64,48 +68,54 @@ class Reference(torch.nn.Module):
     def device(self):
         return self.model.device
 
-    def forward(self, ids, mask, types):
-        width = ids.shape[1]
-        outputs = self.model(*(wider(x) for x in (ids, mask, types)))
+    def forward(self, input_ids, attention_mask, token_type_ids):
+        length = input_ids.shape[1]
+        inputs = (pad_to_multiple_of_8(x) for x in (input_ids, attention_mask, token_type_ids))
+        outputs = self.model(*inputs)
         if "start_logits" in outputs:
-            return outputs.start_logits[:, :width], outputs.end_logits[:, :width]
-        return outputs.logits if outputs.logits.dim() == 2 else outputs.logits[:, :width]
+            return outputs.start_logits[:, :length], outputs.end_logits[:, :length]
+        return outputs.logits if outputs.logits.dim() == 2 else outputs.logits[:, :length]
 
-    def target_loss(self, ids, mask, labels, label_smoothing=0.0):
-        ids, mask, labels = wider(ids), wider(mask), wider(labels, IGNORE)
-        logits = self.model(ids, mask, labels=labels).logits
+    def target_loss(self, input_ids, attention_mask, labels, label_smoothing=0.0):
+        input_ids = pad_to_multiple_of_8(input_ids)
+        attention_mask = pad_to_multiple_of_8(attention_mask)
+        labels = pad_to_multiple_of_8(labels, IGNORE_INDEX)
+        logits = self.model(input_ids, attention_mask, labels=labels).logits
         total = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=label_smoothing
         )
-        return total, (labels != IGNORE).sum().to(total.dtype)
+        return total, (labels != IGNORE_INDEX).sum().to(total.dtype)
+
+    def prepacked_for_generation(self, rows):
+        return contextlib.nullcontext()  # only minift's models prepare their weights
 
     @torch.inference_mode()
-    def generate(self, ids, mask, generator=None, **settings):
-        return self.model.generate(ids, attention_mask=mask, **settings)
+    def generate(self, input_ids, attention_mask, generator=None, **settings):
+        return self.model.generate(input_ids, attention_mask=attention_mask, **settings)
 
 
-def classifier(auto_class):
-    """A reference with a head that has as many rows as ours."""
-    return lambda task, source: Reference(
+def encoder_peer(auto_class):
+    """(task, checkpoint) -> an encoder of `transformers` with as many labels as the task."""
+    return lambda task, source: PeerModel(
         auto_class, source, num_labels=len(getattr(task, "labels", ("start", "end")))
     )
 
 
-def with_decoder(task, source):
-    """A reference whose dropout is what the options say."""
+def seq2seq_peer(task, source):
+    """An encoder-decoder of `transformers` with the dropout of the options."""
     dropout = task.options.dropout
     settings = {} if dropout is None else {"dropout_rate": dropout}
-    return Reference("AutoModelForSeq2SeqLM", source, **settings)
+    return PeerModel("AutoModelForSeq2SeqLM", source, **settings)
 
 
-# Task -> the reference for it.
-REFERENCES = {
-    "classification": classifier("AutoModelForSequenceClassification"),
-    "ner": classifier("AutoModelForTokenClassification"),
-    "qa": classifier("AutoModelForQuestionAnswering"),
-    "summarization": with_decoder,
+# Task -> a function of (task, checkpoint) that returns the peer's model.
+PEERS = {
+    "classification": encoder_peer("AutoModelForSequenceClassification"),
+    "ner": encoder_peer("AutoModelForTokenClassification"),
+    "qa": encoder_peer("AutoModelForQuestionAnswering"),
+    "summarization": seq2seq_peer,
 }
-# Task -> the metrics to show.
+# Task -> the metrics that the table shows.
 COLUMNS = {
     "classification": ("accuracy", "matthews_correlation"),
     "ner": ("f1",),
@@ -115,36 +125,36 @@ COLUMNS = {
 
 
 def loss_of(side, features):
-    """Sum and count of a batch's losses, in the precision that was asked for."""
+    """Sum and count of a batch's losses, in the precision of the options."""
     device = side.model.device
     with autocast(device, side.options.precision):
         return side.task.loss(side.model, side.task.collate(features).to(device))
 
 
-class Ours:
+class MiniftStep:
     """One training step of minift, as in training/run.py."""
 
     def __init__(self, task, model, options):
         self.task, self.model, self.options = task, model, options
-        self.optimizer = new_optimizer(
+        self.optimizer = make_optimizer(
             options.optimizer, parameter_groups(model, options.weight_decay)
         )
-        keep_rows_apart(model, self.optimizer)
+        sparse_embedding_gradients(model, self.optimizer)
 
-    def step(self, features, rate):
+    def step(self, features, learning_rate):
         self.model.train()
-        set_rate(self.optimizer, rate)
+        set_learning_rate(self.optimizer, learning_rate)
         loss, count = loss_of(self, features)
         loss.backward()
-        normalise_gradients(self.model, count, self.options.max_grad_norm)
+        average_and_clip_gradients(self.model, count, self.options.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
 
-class Theirs:
-    """The same step with the reference's model, in an ordinary loop around it.
+class PeerStep:
+    """The same training step with a model of `transformers`, in an ordinary PyTorch loop.
 
-    fused: torch's fused AdamW, the faster of the two that people use.
+    fused: torch's fused AdamW, the faster of its two usual implementations.
     """
 
     def __init__(self, task, model, options, fused=True):
@@ -160,9 +170,9 @@ class Theirs:
         else:
             self.optimizer = torch.optim.AdamW(groups, lr=0.0, fused=fused)
 
-    def step(self, features, rate):
+    def step(self, features, learning_rate):
         self.model.train()
-        set_rate(self.optimizer, rate)
+        set_learning_rate(self.optimizer, learning_rate)
         loss, count = loss_of(self, features)
         (loss / count).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)

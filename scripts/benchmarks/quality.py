@@ -1,4 +1,4 @@
-"""Quality: both sides trained on the same batches, with every seed; and a head-only run's cost."""
+"""Quality of both sides after training on the same batches; and the cost of a head-only run."""
 
 import statistics
 import tempfile
@@ -8,53 +8,54 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.peers import COLUMNS, REFERENCES, Theirs
+from benchmarks.peers import COLUMNS, PEERS, PeerStep
 from minift import hub
 from minift.data.batching import training_batches
+from minift.device import pick_device
+from minift.reports.tables import markdown_table, mean_and_spread
 from minift.tasks.registry import TASKS
-from minift.training.log import markdown_table, mean_and_spread
-from minift.training.run import pick_device, run
+from minift.training.run import run
 from minift.training.schedules import SCHEDULES
 
 
-def train_theirs(name_of_task, task_options, options):
-    """The reference in an ordinary loop, on our batches: its best dev score of all epochs."""
+def train_peer(task_name, task_options, options):
+    """Train the peer in an ordinary loop on minift's batches; its best epoch's dev scores."""
     torch.manual_seed(options.seed)
-    task, _, splits = TASKS[name_of_task][0].start(task_options)
+    task, _, splits = TASKS[task_name][0].from_options(task_options)
     train, dev = (task.featurize(splits[name], name == "train") for name in ("train", "dev"))
-    start = REFERENCES[name_of_task](task, hub.resolve(task.options.model))
-    theirs = Theirs(task, start.to(pick_device(options.device)), options)
+    model = PEERS[task_name](task, hub.find_checkpoint(task.options.model))
+    peer = PeerStep(task, model.to(pick_device(options.device)), options)
     lengths = [feature.length for feature in train]
-    by_length = options.batching == "length"
+    by_length = options.group_by_length
     epochs = [
         training_batches(lengths, options.batch_size, options.seed, epoch, by_length)
         for epoch in range(options.epochs)
     ]
     total = sum(map(len, epochs))
-    step, scores, name = 0, [], options.best_metric or task.metric
+    step, scores, metric = 0, [], options.metric_for_best_model or task.metric
     for batches in epochs:
         for indices in batches:
             warmup = round(total * options.warmup_ratio)
-            theirs.step(
+            peer.step(
                 [train[i] for i in indices],
-                options.learning_rate * SCHEDULES[options.schedule](step, total, warmup),
+                options.learning_rate * SCHEDULES[options.lr_scheduler_type](step, total, warmup),
             )
             step += 1
-        predictions = task.predict(theirs.model, dev, options.batch_size)
+        predictions = task.predict(peer.model, dev, options.batch_size)
         scores.append(task.score(predictions, splits["dev"]))
-        print(f"reference, seed {options.seed}: {name} {scores[-1][name]:.4f}", flush=True)
-    return max(scores, key=lambda s: s[name])
+        print(f"transformers, seed {options.seed}: {metric} {scores[-1][metric]:.4f}", flush=True)
+    return max(scores, key=lambda s: s[metric])
 
 
-def quality(task, task_options, options, repeat):
-    """Both trained with every seed; the dev scores of their best epochs."""
-    rows, columns = {"minift": [], "transformers": []}, COLUMNS[task]
+def quality(task_name, task_options, options, repeat):
+    """Train both sides with every seed; print the dev scores of their best epochs."""
+    rows, columns = {"minift": [], "transformers": []}, COLUMNS[task_name]
     for seed in range(options.seed, options.seed + repeat.seeds):
         seeded = replace(options, seed=seed)
         with tempfile.TemporaryDirectory() as folder:
-            ours = run(TASKS[task][0], task_options, replace(seeded, output_dir=Path(folder)))
+            ours = run(TASKS[task_name][0], task_options, replace(seeded, output_dir=Path(folder)))
         rows["minift"].append(ours["dev"])
-        rows["transformers"].append(train_theirs(task, task_options, seeded))
+        rows["transformers"].append(train_peer(task_name, task_options, seeded))
         print({name: [run[columns[0]] for run in runs] for name, runs in rows.items()}, flush=True)
     table = [
         {"library": name, **{c: mean_and_spread([run[c] for run in runs]) for c in columns}}
@@ -63,18 +64,18 @@ def quality(task, task_options, options, repeat):
     print("\n" + markdown_table(table))
 
 
-def head(task, task_options, options, repeat, rounds=3):
-    """Head-only runs and evaluation passes over the training set in turn, as whole jobs."""
+def head(task_name, task_options, options, repeat, rounds=3):
+    """Time whole head-only runs and evaluation passes over their training set, in turn."""
     ratios = []
     for i in range(rounds):
         began = time.perf_counter()
-        story, model, splits = TASKS[task][0].start(task_options)
-        story.predict(model, story.featurize(splits["train"]), options.batch_size)
+        task, model, splits = TASKS[task_name][0].from_options(task_options)
+        task.predict(model, task.featurize(splits["train"]), options.batch_size)
         passed = time.perf_counter() - began
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             frozen = replace(options, freeze_encoder=True, output_dir=Path(folder))
-            run(TASKS[task][0], task_options, frozen)
+            run(TASKS[task_name][0], task_options, frozen)
             ran = time.perf_counter() - began
         ratios.append(ran / passed)
         print(f"\nround {i + 1}: evaluation pass {passed:.1f} s, head-only run {ran:.1f} s\n")

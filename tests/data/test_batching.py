@@ -1,4 +1,4 @@
-"""Batches hold every index once, put like with like, and are a function of (seed, epoch)."""
+"""Batches hold every index once, group similar lengths, and are a function of (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_every_index_occurs_once(count, size, by_length):
     assert sorted(i for batch in sorted_batches(lengths, size) for i in batch) == list(range(count))
 
 
-def test_seed_and_epoch_decide_and_nothing_else():
+def test_batches_depend_on_seed_and_epoch_only():
     lengths = list(range(200))
     first = training_batches(lengths, 8, seed=1, epoch=0)
     assert first == training_batches(lengths, 8, seed=1, epoch=0)
@@ -36,13 +36,13 @@ def padding(lengths, batches):
 def test_length_aware_batches_have_little_padding_and_the_longest_comes_first():
     lengths = [random.Random(i).randint(4, 60) for i in range(2000)]
     batches = training_batches(lengths, 16, seed=1, epoch=0)
-    plain = training_batches(lengths, 16, seed=1, epoch=0, by_length=False)
-    assert padding(lengths, batches) < 0.05 < 0.3 < padding(lengths, plain)
+    shuffled = training_batches(lengths, 16, seed=1, epoch=0, by_length=False)
+    assert padding(lengths, batches) < 0.05 < 0.3 < padding(lengths, shuffled)
     assert max(lengths) in [lengths[i] for i in batches[0]]
     # Still a mixture: the batches do not come in order of length.
     means = [sum(lengths[i] for i in batch) / len(batch) for batch in batches]
     assert means[1:] != sorted(means[1:], reverse=True)
 
 
-def test_padding_fills_up_at_the_right():
+def test_padding_is_on_the_right():
     assert pad([[1], [2, 3]], 9).tolist() == [[1, 9], [2, 3]]

@@ -11,7 +11,7 @@ from support.running import ROOT
 
 from minift.data.columns import read_tagged, untagged
 from minift.data.read import builtin
-from minift.errors import InputError
+from minift.errors import UserError
 
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -32,14 +32,14 @@ def read(tmp_path, text, name="x.conll", **options):
     return read_tagged(path, **options)
 
 
-def plain(records):
+def pairs_of(records):
     return [list(zip(r.words, r.tags, strict=True)) for r in records]
 
 
 def test_conll_2003(tmp_path):
     records, scheme = read(tmp_path, CONLL)
     assert scheme == "iob1"
-    assert plain(records) == [
+    assert pairs_of(records) == [
         [("EU", "B-ORG"), ("rejects", "O"), ("German", "B-MISC"), (".", "O")],
         [("Peter", "B-PER")],
     ]
@@ -61,17 +61,17 @@ def test_conll_2003(tmp_path):
     ],
 )
 def test_small_differences_do_not_matter(tmp_path, change):
-    assert plain(read(tmp_path, change(CONLL))[0]) == plain(read(tmp_path, CONLL)[0])
+    assert pairs_of(read(tmp_path, change(CONLL))[0]) == pairs_of(read(tmp_path, CONLL)[0])
 
 
 def test_gzip_and_json(tmp_path):
     packed = tmp_path / "x.conll.gz"
     packed.write_bytes(gzip.compress(CONLL.encode()))
-    expected = plain(read(tmp_path, CONLL)[0])
-    assert plain(read_tagged(packed)[0]) == expected
+    expected = pairs_of(read(tmp_path, CONLL)[0])
+    assert pairs_of(read_tagged(packed)[0]) == expected
     lines = [{"tokens": [w for w, _ in s], "tags": [t for _, t in s]} for s in expected]
     records, scheme = read(tmp_path, "\n".join(map(json.dumps, lines)), "x.jsonl")
-    assert plain(records) == expected
+    assert pairs_of(records) == expected
     assert scheme == "iob2"
 
 
@@ -87,7 +87,7 @@ def test_ontonotes(tmp_path):
     )
     records, scheme = read(tmp_path, text, token_column=3, tag_column=10)
     assert scheme == "brackets"
-    assert plain(records) == [
+    assert pairs_of(records) == [
         [("Ada", "B-PERSON"), ("Lovelace", "I-PERSON")],
         [("Paris", "B-GPE"), ("#", "O")],
     ]
@@ -100,7 +100,7 @@ def test_a_hash_may_be_a_word(tmp_path):
     assert records[0].words == ("#", "Paris")
 
 
-def test_words_alone(tmp_path):
+def test_files_without_tags(tmp_path):
     records, _ = read(tmp_path, "Ada\nsleeps\n\nParis\n", require_tags=False)
     assert [(r.words, r.tags) for r in records] == [(("Ada", "sleeps"), None), (("Paris",), None)]
     records, _ = read(tmp_path, '{"tokens": ["", "a b"]}', "x.jsonl", require_tags=False)
@@ -123,7 +123,7 @@ def test_words_alone(tmp_path):
     ],
 )
 def test_bad_columns(tmp_path, text, options, words):
-    with pytest.raises(InputError) as error:
+    with pytest.raises(UserError) as error:
         read(tmp_path, text, **options)
     assert "x.conll" in str(error.value)
     assert all(word in str(error.value) for word in words), error.value
@@ -144,7 +144,7 @@ def test_bad_columns(tmp_path, text, options, words):
 )
 def test_bad_json(tmp_path, line, words):
     good = '{"tokens": ["a"], "tags": ["O"]}\n'
-    with pytest.raises(InputError, match=r"x\.jsonl, line 2") as error:
+    with pytest.raises(UserError, match=r"x\.jsonl, line 2") as error:
         read(tmp_path, good + line, "x.jsonl")
     assert all(word in str(error.value) for word in words), error.value
 

@@ -1,4 +1,4 @@
-"""SQuAD files of both versions; what is wrong with one is told by article, paragraph, question."""
+"""SQuAD files of both versions; errors name article, paragraph and question."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import pytest
 
 from minift.data.squad import Answer, as_squad, read_squad
-from minift.errors import InputError
+from minift.errors import UserError
 
 CONTEXT = "Zoë 😀 met Bo in Paris. Bo left Paris in 1887."
 
@@ -54,16 +54,16 @@ def test_reads_version_1_and_numbers_as_ids(tmp_path):
     assert record.id == "7"
 
 
-def test_questions_alone_are_enough_for_prediction(tmp_path):
+def test_prediction_needs_no_answers(tmp_path):
     value = file_of()
     del value["data"][0]["paragraphs"][0]["qas"][0]["answers"]
     path = write(tmp_path, value)
     assert [r.answers for r in read_squad(path, require_answers=False)] == [None, ()]
-    with pytest.raises(InputError, match="'answers' is null"):
+    with pytest.raises(UserError, match="'answers' is null"):
         read_squad(path)
 
 
-def test_both_ways(tmp_path):
+def test_writing_and_reading_gives_the_same_records(tmp_path):
     records = read_squad(write(tmp_path, file_of()))
     again = read_squad(write(tmp_path, {"data": as_squad(records)}, "again.json"))
     assert [(r.id, r.question, r.context, r.answers) for r in again] == [
@@ -82,20 +82,20 @@ def test_both_ways(tmp_path):
         ("in 1887.", 0),
     ],
 )
-def test_an_answer_that_stands_once_nearby_is_put_right(tmp_path, text, start):
+def test_an_answer_that_occurs_once_nearby_is_moved(tmp_path, text, start):
     answers = [{"text": text, "answer_start": start}]
     record = read_squad(write(tmp_path, file_of(answers=answers)))[0]
     assert record.moved == 1
     assert record.answers == (Answer(text, CONTEXT.index(text)),)
 
 
-def test_nearby_ends_where_it_says(tmp_path):
+def test_an_answer_too_far_away_is_refused(tmp_path):
     value = file_of(answers=[{"text": "needle", "answer_start": 0}])
     paragraph = value["data"][0]["paragraphs"][0]
     paragraph["context"] = "x" * 64 + "needle"
     assert read_squad(write(tmp_path, value))[0].moved == 1
     paragraph["context"] = "x" * 65 + "needle"
-    with pytest.raises(InputError, match="does not stand near there"):
+    with pytest.raises(UserError, match="does not occur nearby"):
         read_squad(write(tmp_path, value))
 
 
@@ -146,8 +146,8 @@ def spoiled(what):
         ("two articles", ["article 'Bo', paragraph 1, question 'q1'", "also that of"]),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(tmp_path, what, words):
-    with pytest.raises(InputError) as error:
+def test_errors_name_their_place(tmp_path, what, words):
+    with pytest.raises(UserError) as error:
         read_squad(write(tmp_path, spoiled(what)))
     assert all(word in str(error.value) for word in words), error.value
 
@@ -162,12 +162,12 @@ def test_what_is_wrong_is_told_with_its_place(tmp_path, what, words):
         ('"data"', ["x.json", "'data'"]),
     ],
 )
-def test_what_is_no_such_file(tmp_path, text, words):
-    with pytest.raises(InputError) as error:
+def test_other_files_are_refused(tmp_path, text, words):
+    with pytest.raises(UserError) as error:
         read_squad(write(tmp_path, text))
     assert all(word in str(error.value) for word in words), error.value
 
 
 def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(InputError, match="is a directory"):
+    with pytest.raises(UserError, match="is a directory"):
         read_squad(tmp_path)

@@ -1,4 +1,4 @@
-"""Schemes: recognised, converted, and what cannot be is refused at its place."""
+"""Tagging schemes are detected and converted, and invalid tags are refused at their place."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from minift.data.tags import SCHEMES, TagError, parse, recognise, tag_names, to_iob2
+from minift.data.tags import SCHEMES, TagError, detect_scheme, parse, tag_names, to_iob2
 from minift.metrics import entities
 
 EXAMPLE = {
@@ -54,54 +54,54 @@ def test_every_scheme_becomes_iob2(scheme):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_schemes_are_recognised(scheme):
+def test_schemes_are_detected(scheme):
     draw = random.Random(1)
     sentences = [written(random_iob2(draw), scheme) for _ in range(50)]
-    assert recognise(sentences) == scheme
-    assert recognise([["O", "O"]]) == "iob2"
+    assert detect_scheme(sentences) == scheme
+    assert detect_scheme([["O", "O"]]) == "iob2"
 
 
 def test_bilou_is_bioes_with_other_letters():
-    assert recognise([["U-PER"]]) == "bioes"
+    assert detect_scheme([["U-PER"]]) == "bioes"
     assert to_iob2(["B-PER", "L-PER", "U-LOC"], "bioes") == ["B-PER", "I-PER", "B-LOC"]
 
 
 def test_stray_tags_do_not_change_the_scheme():
     """As in CoNLL-2003: iob1 with a B- where none is needed."""
     sentences = [["I-PER", "O", "I-LOC"], ["B-PER", "I-PER"]]
-    assert recognise(sentences) == "iob1"
+    assert detect_scheme(sentences) == "iob1"
     assert to_iob2(sentences[1], "iob1") == ["B-PER", "I-PER"]
 
 
 @pytest.mark.parametrize(
     ("scheme", "tags", "index", "words"),
     [
-        ("iob2", "O I-PER", 1, "'I-PER' continues nothing"),
+        ("iob2", "O I-PER", 1, "'I-PER' continues no entity"),
         ("iob2", "B-LOC I-PER", 1, "B-PER"),
         ("iob2", "S-PER", 0, "not in iob2"),
         ("bioes", "B-PER O", 1, "I-PER or E-PER"),
         ("bioes", "O I-PER", 1, "B- or S-"),
-        ("bioes", "B-PER E-LOC", 1, "'E-LOC' cannot stand here"),
+        ("bioes", "B-PER E-LOC", 1, "'E-LOC' is not allowed here"),
         ("bioes", "O B-PER", 1, "ends inside PER"),
         ("brackets", "(PER* (LOC*", 1, "nested"),
-        ("brackets", "* *)", 1, "nothing opened"),
+        ("brackets", "* *)", 1, "never opened"),
         ("brackets", "* (PER*", 1, "ends inside PER"),
         ("brackets", "(PER* O", 1, "'O' is not a tag in brackets"),
         ("iob1", "O X-PER", 1, "'X-PER'"),
     ],
 )
-def test_what_cannot_be_is_refused(scheme, tags, index, words):
+def test_invalid_tags_are_refused(scheme, tags, index, words):
     with pytest.raises(TagError, match=words.replace("(", r"\(").replace("*", r"\*")) as error:
         to_iob2(tags.split(), scheme)
     assert error.value.index == index
 
 
 @pytest.mark.parametrize("tag", ["", "PER", "B-", "B", "X-PER", "o", "BPER", "-PER"])
-def test_what_is_no_tag(tag):
+def test_tags_of_no_scheme_are_refused(tag):
     with pytest.raises(ValueError, match="no scheme"):
         parse(tag)
     with pytest.raises(TagError) as error:
-        recognise([["O"], ["O", tag]])
+        detect_scheme([["O"], ["O", tag]])
     assert (error.value.sentence, error.value.index) == (1, 1)
 
 

@@ -9,14 +9,16 @@ from dataclasses import replace
 import pytest
 from support.running import read_lines, read_metrics, run_script
 
-from minift.errors import InputError, NotFinite
+from minift.errors import NonFiniteError, UserError
 from minift.experiments.comparison import finished_run
 from minift.files import write_json
+from minift.reports.plots import scatter_plot
+from minift.reports.tables import markdown_table, mean_and_spread
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
-from minift.training.log import markdown_table, mean_and_spread, scatter_plot
+from minift.text.alignment import AGGREGATION_STRATEGIES
 from minift.training.options import TrainOptions
 from minift.training.run import run
-from minift.training.run_dir import resolve
+from minift.training.run_dir import resolve_options
 
 
 @pytest.mark.slow
@@ -28,22 +30,22 @@ def test_freezing_is_compared_for_each_pooling(tiny_bert, reviews, tmp_path):
     table = (folder / "table.md").read_text()
     assert table in done.stdout
     results = json.loads((folder / "results.json").read_text())
-    names = [f"{what} {how}" for how in ("pooler", "cls", "mean") for what in ("head", "whole")]
+    names = [f"{what} {how}" for how in ("pooler", "cls", "mean") for what in ("head only", "full")]
     assert [row["setting"] for row in results["rows"]] == names
     assert all(len(results["points"][name]) == 2 for name in names)
     assert "±" in table
     assert (folder / "plot.png").exists() == (importlib.util.find_spec("matplotlib") is not None)
 
     # Interrupted comparisons go on where they stopped.
-    (folder / "head-cls-seed2" / "metrics.json").unlink()
+    (folder / "head-only-cls-seed2" / "metrics.json").unlink()
     again = run_script("compare_freezing", *flags)
     assert again.stdout.count(", seed ") == 1
-    assert "--- head cls, seed 2" in again.stdout
+    assert "--- head only cls, seed 2" in again.stdout
 
 
 def test_an_unfinished_run_goes_on_or_begins_again(tiny_bert, reviews, tmp_path):
     task = ClassificationOptions(model=str(tiny_bert), train_file=reviews["train"])
-    options = TrainOptions(output_dir=tmp_path / "out", epochs=1, save_every=1, device="cpu")
+    options = TrainOptions(output_dir=tmp_path / "out", epochs=1, save_steps=1, device="cpu")
     finished_run(ClassificationTask, task, options)
     whole = read_lines(tmp_path / "out" / "log.jsonl")
     for resume in (True, False):
@@ -58,8 +60,8 @@ def test_a_run_with_other_options_is_not_taken_for_this_one(tiny_bert, reviews, 
     task = ClassificationOptions(model=str(tiny_bert), train_file=reviews["train"])
     options = TrainOptions(output_dir=tmp_path / "out", epochs=1, device="cpu")
     finished_run(ClassificationTask, task, options)
-    finished_run(ClassificationTask, task, replace(options, save_every=7))  # changes no result
-    with pytest.raises(InputError, match="the run has --epochs 1, not 2; choose another"):
+    finished_run(ClassificationTask, task, replace(options, save_steps=7))  # changes no result
+    with pytest.raises(UserError, match="the run has --epochs 1, not 2; choose another"):
         finished_run(ClassificationTask, task, replace(options, epochs=2))
     changed = replace(options, epochs=2, overwrite=True)
     assert finished_run(ClassificationTask, task, changed)["options"]["epochs"] == 2
@@ -76,8 +78,8 @@ def test_several_seeds_with_those_that_failed(tiny_bert, reviews, tmp_path, monk
         begun.append(options.seed)
         if options.seed == 2:
             options.output_dir.mkdir(parents=True)
-            write_json(options.output_dir / "options.json", resolve(task_options, options))
-            raise NotFinite("step 7: the loss is not finite")
+            write_json(options.output_dir / "options.json", resolve_options(task_options, options))
+            raise NonFiniteError("step 7: the loss is not finite")
         metrics = run(task_class, task_options, options)
         if options.seed == 3:
             metrics = {**metrics, "collapsed": True}
@@ -120,7 +122,7 @@ def test_plots_are_png(tmp_path):
 
 
 @pytest.mark.slow
-def test_label_strategies_are_compared_by_each_way_back(tiny_bert, tmp_path):
+def test_label_strategies_are_compared_by_each_aggregation_strategy(tiny_bert, tmp_path):
     folder = tmp_path / "compared"
     train = tmp_path / "train.conll"
     train.write_text("so O\nbo B-PER\nabba I-PER\n\nthe O\nxyz B-LOC\n\n" * 10)
@@ -130,6 +132,6 @@ def test_label_strategies_are_compared_by_each_way_back(tiny_bert, tmp_path):
     rows = json.loads((folder / "results.json").read_text())["rows"]
     assert [row["setting"] for row in rows] == ["first", "all", "last"]
     for row in rows:
-        own = {"first": "by first", "last": "by last", "all": "by mean"}[row["setting"]]
+        own = {"first": "by first", "last": "by last", "all": "by average"}[row["setting"]]
         assert row["f1"] == row[own] == "1.000 ± 0.000"
-        assert {"by first", "by last", "by majority", "by mean", "own, argmax"} <= row.keys()
+        assert {f"by {name}" for name in AGGREGATION_STRATEGIES} | {"own, argmax"} <= row.keys()

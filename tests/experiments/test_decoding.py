@@ -28,8 +28,8 @@ from minift.experiments.decoding import (
 from minift.metrics import rouge
 from minift.metrics.diversity import distinct, novelty, repetition
 from minift.models.t5 import T5ForConditionalGeneration
+from minift.reports.tables import mean_and_spread
 from minift.tasks.summarization import SummarizationTask
-from minift.training.log import mean_and_spread
 
 LONGEST = 12
 DRAWN = {setting for setting, changes in SETTINGS.items() if changes.get("do_sample")}
@@ -40,7 +40,7 @@ def finished(tiny_t5, trees, tmp_path):
     """A folder as a run leaves it, and the dev records.  The model is random, and unsure: its
     output layer is its own, so that it does not only repeat the last token."""
     options, _ = summaries.options(tiny_t5, trees, None, {"max_target_length": LONGEST})
-    task, model, splits = SummarizationTask.start(options)
+    task, model, splits = SummarizationTask.from_options(options)
     untied = T5ForConditionalGeneration(replace(model.config, tie_word_embeddings=False))
     with torch.no_grad():
         untied.lm_head.weight.normal_(0, 0.5)
@@ -49,12 +49,14 @@ def finished(tiny_t5, trees, tmp_path):
 
 
 def without_time(decodings: list[Decoding]) -> list[Decoding]:
-    return [replace(one, draws=[{**draw, TIME: 1.0} for draw in one.draws]) for one in decodings]
+    return [
+        replace(one, samples=[{**draw, TIME: 1.0} for draw in one.samples]) for one in decodings
+    ]
 
 
 def test_every_setting_is_what_the_search_does(finished):
     folder, records = finished
-    found = score_settings(folder, records, DecodingOptions(draws=1), 16, seed=5)
+    found = score_settings(folder, records, DecodingOptions(num_samples=1), 16, seed=5)
     assert [one.setting for one in found] == list(SETTINGS)
     # One batch of all, longest first, straight to the model.
     task, model = SummarizationTask.from_pretrained(folder)
@@ -62,8 +64,8 @@ def test_every_setting_is_what_the_search_does(finished):
     batch = task.collate(features)
     for one in found:
         rows = model.generate(
-            batch.ids,
-            batch.mask,
+            batch.input_ids,
+            batch.attention_mask,
             max_new_tokens=LONGEST,
             generator=torch.Generator().manual_seed(5),
             **SETTINGS[one.setting],
@@ -79,22 +81,22 @@ def test_every_setting_is_what_the_search_does(finished):
 def test_draws_are_those_of_their_seeds(finished):
     folder, records = finished
     records = records[:6]
-    both = score_settings(folder, records, DecodingOptions(draws=2), 5, seed=1)
-    again = score_settings(folder, records, DecodingOptions(draws=2), 5, seed=1)
+    both = score_settings(folder, records, DecodingOptions(num_samples=2), 5, seed=1)
+    again = score_settings(folder, records, DecodingOptions(num_samples=2), 5, seed=1)
     assert without_time(both) == without_time(again)
-    later = score_settings(folder, records, DecodingOptions(draws=1), 5, seed=2)
+    later = score_settings(folder, records, DecodingOptions(num_samples=1), 5, seed=2)
     for one, second in zip(without_time(both), without_time(later), strict=True):
-        assert len(one.draws) == (2 if one.setting in DRAWN else 1)
-        assert one.draws[-1] == second.draws[0]
+        assert len(one.samples) == (2 if one.setting in DRAWN else 1)
+        assert one.samples[-1] == second.samples[0]
         assert (one.texts != second.texts) == (one.setting in DRAWN)
 
 
 def test_numbers_are_those_of_the_texts(finished):
     folder, records = finished
-    found = score_settings(folder, records, DecodingOptions(draws=1), 16, seed=1)
+    found = score_settings(folder, records, DecodingOptions(num_samples=1), 16, seed=1)
     documents = [record.document for record in records]
     for one in found:
-        (numbers,) = one.draws
+        (numbers,) = one.samples
         scores = rouge(one.texts, [record.summaries[0] for record in records])
         assert {k: numbers[k] for k in ("rouge1", "rouge2", "rougeL")} == {
             k: scores[k] for k in ("rouge1", "rouge2", "rougeL")
@@ -104,9 +106,9 @@ def test_numbers_are_those_of_the_texts(finished):
         assert numbers["distinct-2"] == distinct(one.texts, 2)
         assert numbers["repetition-3"] == repetition(one.texts, 3)
         assert numbers["novelty-2"] == novelty(one.texts, documents, 2)
-    assert min(numbers[TIME] for one in found for numbers in one.draws) == 1
+    assert min(numbers[TIME] for one in found for numbers in one.samples) == 1
     assert points(found, "novelty-2", "words")["greedy"] == [
-        (found[0].draws[0]["novelty-2"], found[0].draws[0]["words"])
+        (found[0].samples[0]["novelty-2"], found[0].samples[0]["words"])
     ]
 
 
@@ -118,8 +120,8 @@ RECORDS = [
 ]
 
 
-def decoding(setting: str, *draws: tuple[float, float, float]) -> Decoding:
-    rows = [{"rougeL": a, "words": b, TIME: c} for a, b, c in draws]
+def decoding(setting: str, *samples: tuple[float, float, float]) -> Decoding:
+    rows = [{"rougeL": a, "words": b, TIME: c} for a, b, c in samples]
     return Decoding(setting, {}, rows, ["a kite", " "])
 
 
@@ -163,9 +165,9 @@ def test_examples_stand_side_by_side():
     assert max(len(line) for line in body if "ww" not in line) <= 100
 
 
-@pytest.mark.parametrize("changes", [{"draws": 0}, {"limit": -1}, {"examples": 0}])
+@pytest.mark.parametrize("changes", [{"num_samples": 0}, {"limit": -1}, {"examples": 0}])
 def test_options_that_cannot_be(changes):
-    with pytest.raises(ValueError, match=f"--{next(iter(changes))} is"):
+    with pytest.raises(ValueError, match=f"--{next(iter(changes)).replace('_', '-')} is"):
         DecodingOptions(**changes)
 
 
@@ -183,11 +185,11 @@ def run_here(monkeypatch, capsys, *flags: object) -> str:
 def test_the_comparison(tiny_t5, trees, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "out"
     flags = ["--model", tiny_t5, "--train-file", trees["train"], "--dev-file", trees["dev"]]
-    flags += ["--epochs", 1, "--device", "cpu", "--output-dir", folder, "--freeze-below", 0]
-    flags += ["--draws", 2, "--limit", 7, "--examples", 3]
+    flags += ["--epochs", 1, "--device", "cpu", "--output-dir", folder, "--freeze-layers", 0]
+    flags += ["--num-samples", 2, "--limit", 7, "--examples", 3]
     shown = run_here(monkeypatch, capsys, *flags)
     assert "--- train, seed 1" in shown
-    assert "of 7 documents" in shown
+    assert "\n7 documents; " in shown
     assert "no plot" not in shown or importlib.util.find_spec("matplotlib") is None
     assert (folder / "plot.png").exists() == (importlib.util.find_spec("matplotlib") is not None)
 

@@ -21,7 +21,7 @@ def two(tiny_bert, reviews, tmp_path):
     rows = [f"{'so ' * n}it was ok\t{'long' if n > 3 else 'short'}\n" for n in range(8)] * 4
     lengths.write_text("".join(rows))
 
-    settings = {"first_dev_file": reviews["dev"], "replay": 0.0, "dropout": 0.0}
+    settings = {"first_dev_file": reviews["dev"], "replay_ratio": 0.0, "dropout": 0.0}
 
     def options(**changes):
         return TwoTaskOptions(
@@ -36,9 +36,9 @@ def two(tiny_bert, reviews, tmp_path):
 
 
 def test_each_record_chooses_among_its_own_tasks_labels(two):
-    task, model, splits = TwoTasks.start(two(replay=0.5))
+    task, model, splits = TwoTasks.from_options(two(replay_ratio=0.5))
     assert task.labels == ("first: neg", "first: pos", "second: long", "second: short")
-    assert task.rivals(0) == [True, True, False, False]
+    assert task.same_task(0) == [True, True, False, False]
     stages = [record.label.partition(":")[0] for record in splits["train"]]
     assert (stages.count("second"), stages.count("first")) == (32, 16)
     assert {record.label.partition(":")[0] for record in splits["test"]} == {"first"}
@@ -46,7 +46,7 @@ def test_each_record_chooses_among_its_own_tasks_labels(two):
     torch.nn.init.normal_(model.classifier.weight, std=3.0)
     features = task.featurize(splits["train"])
     batch = task.collate(features)
-    logits = model(batch.ids, batch.mask, batch.types)
+    logits = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
     total, count = task.loss(model, batch)
     own = [[0, 1] if label < 2 else [2, 3] for label in batch.labels.tolist()]
     by_hand = sum(
@@ -63,7 +63,7 @@ def test_each_record_chooses_among_its_own_tasks_labels(two):
 
 
 def test_the_first_heads_rows_get_no_gradient_from_the_second(two):
-    task, model, splits = TwoTasks.start(two())
+    task, model, splits = TwoTasks.from_options(two())
     loss, _ = task.loss(model, task.collate(task.featurize(splits["train"])))
     loss.backward()
     assert model.classifier.weight.grad[:2].abs().max() == 0
@@ -71,7 +71,9 @@ def test_the_first_heads_rows_get_no_gradient_from_the_second(two):
 
 
 def test_bad_options(two):
-    with pytest.raises(ValueError, match="--label-smoothing and --r-drop compare all labels"):
+    with pytest.raises(
+        ValueError, match="--label-smoothing and --r-drop use the probabilities of all labels"
+    ):
         two(label_smoothing=0.1)
     with pytest.raises(ValueError, match="give all four"):
         two(first_dev_file=None)
@@ -105,7 +107,7 @@ def test_remedies_are_compared_and_a_comparison_goes_on(two, tmp_path):
     text.write_text(
         "\n\n".join("the film was so good and it was not bad " * 40 for _ in range(300))
     )
-    flags = ["--model", options.model, "--text", text, "--probe-steps", 5, "--seeds", 2]
+    flags = ["--model", options.model, "--probe-file", text, "--probe-steps", 5, "--seeds", 2]
     flags += ["--first-train-file", *options.first_train_file, "--train-file", *options.train_file]
     flags += ["--first-dev-file", options.first_dev_file, "--dev-file", options.dev_file]
     flags += ["--epochs", 2, "--learning-rate", "2e-3", "--output-dir", tmp_path / "out"]
@@ -115,17 +117,17 @@ def test_remedies_are_compared_and_a_comparison_goes_on(two, tmp_path):
     header, _, *rows = [line.strip("| ").split(" | ") for line in table.strip().splitlines()]
     rows = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
     assert len(rows) >= 8
-    assert rows["head alone"]["first before"] == rows["head alone"]["first after"]
-    assert "masked words before" in header
-    assert len({row["masked words before"] for row in rows.values()}) == 1
-    assert rows["head alone"]["after"] == rows["head alone"]["masked words before"]
+    assert rows["head only"]["first, before"] == rows["head only"]["first, after"]
+    assert "masked-LM loss before" in header
+    assert len({row["masked-LM loss before"] for row in rows.values()}) == 1
+    assert rows["head only"]["masked-LM loss after"] == rows["head only"]["masked-LM loss before"]
     trained = {name: int(row["trained"]) for name, row in rows.items()}
-    assert trained["head alone"] < trained["LoRA, rank 8"] < trained["none"]
+    assert trained["head only"] < trained["LoRA, rank 8"] < trained["none"]
 
     finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("metrics.json")}
     missing = next(path for path in finished if "replay-seed2" in str(path))
-    replay = json.loads(missing.read_text())["options"]["replay"]
-    assert replay == 0.1
+    replay_ratio = json.loads(missing.read_text())["options"]["replay_ratio"]
+    assert replay_ratio == 0.1
     missing.unlink()
     run_script("compare_forgetting", *flags)
     again = {path: path.stat().st_mtime_ns for path in finished}

@@ -38,7 +38,19 @@ def test_the_comparison(tiny_bert, tmp_path):
     dev = write(tmp_path / "dev.json", [question(i, draw, answer=i % 3 > 0) for i in range(12)])
     folder = tmp_path / "out"
     flags = ["--model", tiny_bert, "--train-file", train, "--dev-file", dev, "--epochs", 1]
-    flags += ["--seeds", 2, "--windows", 16, 24, "--overlaps", 0, 4, 15, "--output-dir", folder]
+    flags += [
+        "--seeds",
+        2,
+        "--max-lengths",
+        16,
+        24,
+        "--doc-strides",
+        0,
+        4,
+        15,
+        "--output-dir",
+        folder,
+    ]
     shown = run_script("compare_long_contexts", *flags).stdout
     table = (folder / "windows.md").read_text()
     assert table.strip() in shown
@@ -52,7 +64,7 @@ def test_the_comparison(tiny_bert, tmp_path):
     assert "never an answer" in thresholds
     seeds = [json.loads((folder / f"seed{i}" / "metrics.json").read_text()) for i in (1, 2)]
     assert seeds[0]["dev"]["total"] == 12
-    # A second call goes on from the finished runs.
+    # A second call uses the finished runs.
     assert "--- train" not in run_script("compare_long_contexts", *flags).stdout
 
 

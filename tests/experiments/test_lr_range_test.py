@@ -11,8 +11,13 @@ from itertools import pairwise
 import pytest
 from support.running import run_script
 
-from minift.errors import InputError
-from minift.experiments.lr_range_test import find_rate, judge, part_of, smooth
+from minift.errors import UserError
+from minift.experiments.lr_range_test import (
+    find_learning_rate,
+    smooth,
+    suggest_learning_rate,
+    with_few_records,
+)
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.training.options import TrainOptions
 from minift.training.run import run
@@ -24,34 +29,37 @@ RATES = [10.0**power for power in range(-5, 0)]
 def test_the_worked_examples():
     assert smooth([4.0, 2.0, 2.0], share=0.5) == pytest.approx([4, 2 / 0.75, 2 / 0.875])
     assert smooth([3.0] * 50) == pytest.approx([3.0] * 50)
-    assert judge(RATES, [0.7, 0.6, 0.3, 0.5, 0.9]) == (RATES[2], RATES[4])
+    assert suggest_learning_rate(RATES, [0.7, 0.6, 0.3, 0.5, 0.9]) == (RATES[2], RATES[4])
 
 
-def test_where_the_lowest_is_and_what_an_explosion():
-    assert judge(RATES, [0.7, 0.6, 0.5, 0.4, 0.3]) == (RATES[4], None)
-    assert judge(RATES, [2.0, 0.5, 0.4, 0.7, 0.9]) == (RATES[2], RATES[4])  # above twice the lowest
+def test_where_the_loss_is_lowest_and_where_it_explodes():
+    assert suggest_learning_rate(RATES, [0.7, 0.6, 0.5, 0.4, 0.3]) == (RATES[4], None)
+    assert suggest_learning_rate(RATES, [2.0, 0.5, 0.4, 0.7, 0.9]) == (
+        RATES[2],
+        RATES[4],
+    )  # above twice the lowest
     # What is low at first is not the lowest: no rate below ten times the first one is.
-    rates = [1e-5, 2e-5, 4e-5, 1.1e-4, 1e-3]
-    assert judge(rates, [0.9, 0.1, 0.8, 0.5, 0.7]) == (1.1e-4, 1e-3)
+    learning_rates = [1e-5, 2e-5, 4e-5, 1.1e-4, 1e-3]
+    assert suggest_learning_rate(learning_rates, [0.9, 0.1, 0.8, 0.5, 0.7]) == (1.1e-4, 1e-3)
 
 
 @pytest.mark.parametrize("losses", [[0.7], [0.7, 0.8, 0.9, 2.0, 5.0], [0.7] * 5])
 def test_a_loss_that_never_falls_is_refused(losses):
-    with pytest.raises(InputError, match=r"--learning-rate: from 1e-05 .* 0\.7; .* as 1e-02"):
-        judge(RATES[: len(losses)], losses)
+    with pytest.raises(UserError, match=r"--learning-rate: from 1e-05 .* 0\.7; .* as 1e-02"):
+        suggest_learning_rate(RATES[: len(losses)], losses)
 
 
 @pytest.mark.parametrize("curvature", [0.1, 1.0, 30.0])
-def test_on_a_quadratic_it_stays_under_the_rate_that_diverges(curvature):
+def test_on_a_quadratic_it_stays_under_the_learning_rate_that_diverges(curvature):
     """Gradient descent on curvature / 2 * (x - noise) ** 2 diverges above 2 / curvature."""
     chance = random.Random(1)
-    x, rates, losses = 3.0, [], []
-    while len(rates) < 101 and abs(x) < 1e6:
+    x, learning_rates, losses = 3.0, [], []
+    while len(learning_rates) < 101 and abs(x) < 1e6:
         error = x - chance.gauss(0, 0.3)
-        rates.append(10 ** (len(rates) / 20 - 3))
+        learning_rates.append(10 ** (len(learning_rates) / 20 - 3))
         losses.append(curvature / 2 * error**2)
-        x -= rates[-1] * curvature * error
-    lowest, exploded = judge(rates, smooth(losses))
+        x -= learning_rates[-1] * curvature * error
+    lowest, exploded = suggest_learning_rate(learning_rates, smooth(losses))
     assert 0.02 / curvature < lowest / 10 < 2 / curvature < exploded < 20 / curvature
 
 
@@ -61,12 +69,12 @@ def test_the_part_is_drawn_from_the_training_data(tiny_bert, reviews):
     )
     drawn = []
     for needed, seed in ((12, 1), (12, 1), (12, 2), (1000, 1)):
-        part = part_of(ClassificationTask, needed, seed)
-        task, _, splits = part.start(options)
+        part = with_few_records(ClassificationTask, needed, seed)
+        task, _, splits = part.from_options(options)
         assert splits.keys() == {"train"}
         drawn.append([record.text for record in splits["train"]])
         # Short windows: a record has several features.
-        several = replace(task, options=replace(options, long_text="windows"), max_length=5)
+        several = replace(task, options=replace(options, truncation="windows"), max_length=5)
         assert len(several.featurize(splits["train"], training=True)) <= needed
     assert [len(set(texts)) for texts in drawn] == [12, 12, 12, 50]
     assert drawn[0] == drawn[1] != drawn[2]
@@ -78,23 +86,23 @@ def options(tiny_bert, reviews, tmp_path):
     return task, TrainOptions(output_dir=tmp_path / "out", batch_size=4, device="cpu")
 
 
-def test_the_suggestion_learns_and_the_rate_that_exploded_does_not(
+def test_the_suggested_learning_rate_trains_and_the_one_that_explodes_does_not(
     options, reviews, tmp_path, capsys
 ):
     task, train = options
-    rate = find_rate(ClassificationTask, task, train)
+    rate = find_learning_rate(ClassificationTask, task, train)
     found = json.loads((tmp_path / "out" / "range.json").read_text())
     assert found["suggested"] == rate == found["lowest"] / 10
     assert 1e-4 < rate < found["lowest"] < found["exploded"] <= 0.1
-    rates, losses = zip(*found["points"]["loss"], strict=True)
+    learning_rates, losses = zip(*found["points"]["loss"], strict=True)
     # 50 records are 13 steps an epoch; 8 epochs are at least 100 steps.
-    assert len(rates) == 104
-    assert (rates[0], rates[-1]) == (pytest.approx(1e-6), pytest.approx(0.1))
-    assert [b / a for a, b in pairwise(rates)] == pytest.approx([10 ** (5 / 103)] * 103)
+    assert len(learning_rates) == 104
+    assert (learning_rates[0], learning_rates[-1]) == (pytest.approx(1e-6), pytest.approx(0.1))
+    assert [b / a for a, b in pairwise(learning_rates)] == pytest.approx([10 ** (5 / 103)] * 103)
     assert [y for _, y in found["points"]["smoothed"]] == pytest.approx(smooth(losses))
     said = capsys.readouterr().out
     assert f"suggested --learning-rate {rate:.1e}: a tenth of {found['lowest']:.1e}" in said
-    assert f"from {found['exploded']:.1e} on; all steps were taken" in said
+    assert f"explodes from {found['exploded']:.1e} on; all steps were taken" in said
     assert (tmp_path / "out" / "table.md").read_text() in said
     # Neither a model nor anything else of a run.
     left = {path.name for path in (tmp_path / "out").iterdir()}
@@ -104,7 +112,7 @@ def test_the_suggestion_learns_and_the_rate_that_exploded_does_not(
     reached = {}
     for name, value in {"suggested": rate, "exploded": found["exploded"]}.items():
         changed = replace(train, learning_rate=value, output_dir=tmp_path / name)
-        changed = replace(changed, epochs=12, best_metric="loss")
+        changed = replace(changed, epochs=12, metric_for_best_model="loss")
         reached[name] = run(ClassificationTask, task, changed)["dev"]["loss"]
     assert reached["suggested"] < 0.1 < reached["exploded"]
 
@@ -120,7 +128,7 @@ def test_a_loss_that_is_not_finite_ends_the_test(options, tmp_path, capsys):
 
     task, train = options
     Fragile.last = 85
-    rate = find_rate(Fragile, task, train)
+    rate = find_learning_rate(Fragile, task, train)
     found = json.loads((tmp_path / "out" / "range.json").read_text())
     assert len(found["points"]["loss"]) == 85
     assert found["ended"] == "step 86: the loss or its gradient is not finite, first in the loss"
@@ -130,8 +138,8 @@ def test_a_loss_that_is_not_finite_ends_the_test(options, tmp_path, capsys):
     # In the first steps there is nothing yet to use.
     for last, step in ((0, "step 1"), (7, "--learning-rate: from 1e-06 up to 2e-06 the loss")):
         Fragile.calls, Fragile.last = 0, last
-        with pytest.raises(InputError, match=step):
-            find_rate(Fragile, task, train)
+        with pytest.raises(UserError, match=step):
+            find_learning_rate(Fragile, task, train)
 
 
 def test_a_signal_stops_it_and_nothing_is_left(options, tmp_path):
@@ -140,8 +148,8 @@ def test_a_signal_stops_it_and_nothing_is_left(options, tmp_path):
             signal.raise_signal(signal.SIGTERM)
             return super().loss(model, batch)
 
-    with pytest.raises(Stopped, match="the same command begins again") as stopped:
-        find_rate(Asked, *options)
+    with pytest.raises(Stopped, match="the same command starts over") as stopped:
+        find_learning_rate(Asked, *options)
     assert stopped.value.signal == signal.SIGTERM
     assert not (tmp_path / "out").exists()
 
@@ -151,11 +159,11 @@ def test_the_script_has_the_options_of_the_task_and_of_training(tiny_bert, revie
     done = run_script(
         *("find_lr", "classification", *flags, "--freeze-encoder", "--pooling", "mean"),
         *("--min-steps", 40, "--batch-size", 8, "--learning-rate", 1),
-        *("--train-sample", 4, "--log-every", 7, "--save-every", 5, "--epochs", 9),
+        *("--train-eval-samples", 4, "--logging-steps", 7, "--save-steps", 5, "--epochs", 9),
         cwd=tmp_path,
     )
     assert "66 of them trained" in done.stdout
-    found = json.loads((tmp_path / "runs" / "find-rate" / "range.json").read_text())
+    found = json.loads((tmp_path / "runs" / "find-lr" / "range.json").read_text())
     assert len(found["points"]["loss"]) == 42  # six epochs of 7 steps
     assert found["points"]["loss"][-1][0] == 1
     assert done.stdout.splitlines()[-1].startswith("suggested --learning-rate ")
@@ -170,7 +178,7 @@ def test_what_the_script_refuses(tiny_bert, reviews, tmp_path):
         done = run_script("find_lr", *words, check=False)
         assert done.returncode == 2
         assert "{classification,ner,qa,summarization}" in done.stderr.splitlines()[-1]
-    assert "--label-strategy" in run_script("find_lr", "ner", "--help").stdout
+    assert "--label-strategy" in run_script("find_lr", "ner", "--help-all").stdout
     for flags, word in (
         (["--output-dir", reviews["train"]], "is a file; give --output-dir a folder"),
         (["--train-file", tmp_path / "none.tsv"], "none.tsv: no such file"),

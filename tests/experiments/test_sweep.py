@@ -1,4 +1,4 @@
-"""A sweep: which runs it does, how it goes on after any end, and what it says of them."""
+"""A sweep: its grid, its table and plots, and how it continues after an interruption."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import time
 import pytest
 from support.running import ROOT, read_lines, read_metrics, run_script
 
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.experiments.parallel import call_all
 from minift.experiments.sweep import SweepOptions, choose_cells, draw, read_row, table_rows
 from minift.reports.plots import curves, heat_map
@@ -31,8 +31,8 @@ def flags(tiny_bert, reviews, tmp_path):
             "dev_file": [reviews["dev"]],
             "output_dir": [tmp_path / "sweep"],
             "device": ["cpu"],
-            "rates": [1e-3, 5e-3],
-            "epoch_counts": [2, 4],
+            "learning_rates": [1e-3, 5e-3],
+            "epochs_list": [2, 4],
             "batch_sizes": [8],
             **changes,
         }
@@ -54,7 +54,11 @@ def written(folder):
 
 def test_the_grid_and_cells_drawn_from_it():
     options = TrainOptions(learning_rate=1e-4, seed=7)
-    search = {"rates": (1e-5, 1e-4, 1e-5), "epoch_counts": (1, 2), "batch_sizes": (8, 16, 32)}
+    search = {
+        "learning_rates": (1e-5, 1e-4, 1e-5),
+        "epochs_list": (1, 2),
+        "batch_sizes": (8, 16, 32),
+    }
     grid = choose_cells(SweepOptions(**search), options)
     assert len(grid) == len(set(grid)) == 12
     assert (grid[0], grid[-1]) == ((1e-5, 1, 8), (1e-4, 2, 32))
@@ -67,15 +71,17 @@ def test_the_grid_and_cells_drawn_from_it():
     assert set(drawn(12, 7)) == set(grid)
     assert drawn(9, 7)[:5] == drawn(5, 7) != drawn(5, 8)
     assert len(set(drawn(9, 7))) == 9
-    with pytest.raises(InputError, match="--trials is 13, but the grid has 12 cells"):
+    with pytest.raises(UserError, match="--trials is 13, but the grid has 12 cells"):
         drawn(13, 7)
-    around = choose_cells(SweepOptions(epoch_counts=(1,), batch_sizes=(8,)), options)
+    around = choose_cells(SweepOptions(epochs_list=(1,), batch_sizes=(8,)), options)
     assert [cell.rate for cell in around] == [3.3e-5, 1e-4, 3e-4]
 
 
 def test_a_sweep_scores_its_runs_and_does_none_twice(flags, tmp_path, monkeypatch):
     folder = tmp_path / "sweep"
-    command = flags(rates=[5e-3, 1e30], epoch_counts=[8], seeds=[2], train_sample=[20])
+    command = flags(
+        learning_rates=[5e-3, 1e30], epochs_list=[8], seeds=[2], train_eval_samples=[20]
+    )
     first = run_script("sweep", *command)
     good, bad = "rate0.005-epochs8-batch8-seed1", "rate1e+30-epochs8-batch8-seed2"
     assert f"{good}  accuracy 1.0000  gap" in first.stdout
@@ -91,7 +97,7 @@ def test_a_sweep_scores_its_runs_and_does_none_twice(flags, tmp_path, monkeypatc
     ]
     for row in rows[::2]:
         metrics = read_metrics(folder / f"rate0.005-epochs8-batch8-seed{row['seed']}")
-        assert metrics["options"]["train_sample"] == 20
+        assert metrics["options"]["train_eval_samples"] == 20
         assert row["score"] == row["dev"]["accuracy"] == pytest.approx(metrics["dev"]["accuracy"])
         assert row["gap"] == row["train"]["accuracy"] - row["score"]
         assert row["seconds"] == metrics["seconds"]
@@ -124,7 +130,9 @@ def test_several_jobs_give_the_scores_of_one(flags, tmp_path):
     scores = []
     for jobs in (1, 2):
         folder = tmp_path / f"jobs{jobs}"
-        command = flags(output_dir=[folder], rates=[5e-3, 1e30], epoch_counts=[4], jobs=[jobs])
+        command = flags(
+            output_dir=[folder], learning_rates=[5e-3, 1e30], epochs_list=[4], jobs=[jobs]
+        )
         done = run_script("sweep", *command)
         assert done.stderr == ""
         # A line at the start, one for each run, the table, one at the end.
@@ -164,7 +172,7 @@ def ended(flags, tmp_path):
 @pytest.mark.slow
 def test_a_sweep_that_was_interrupted_and_killed_goes_on(flags, ended, tmp_path):
     folder = tmp_path / "sweep"
-    grid = {"rates": [1e-3, 2e-3, 5e-3], "epoch_counts": [5, 6], "jobs": [2]}
+    grid = {"learning_rates": [1e-3, 2e-3, 5e-3], "epochs_list": [5, 6], "jobs": [2]}
     status, stderr, first = ended(lambda: written(folder), signal.SIGINT, **grid)
     assert (status, "interrupted" in stderr) == (130, True), stderr
     assert 1 <= len(first) < 6
@@ -181,12 +189,12 @@ def test_a_sweep_that_was_interrupted_and_killed_goes_on(flags, ended, tmp_path)
 
 @pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_where_it_was(flags, ended, tmp_path):
-    changes = {"rates": [5e-3], "epoch_counts": [20], "save_every": [20]}
+    changes = {"learning_rates": [5e-3], "epochs_list": [20], "save_steps": [20]}
     name = "rate0.005-epochs20-batch8-seed1"
     saved = tmp_path / "sweep" / name / "state"
     status, stderr, done = ended(saved.exists, signal.SIGTERM, **changes)
     assert (status, done) == (128 + signal.SIGTERM, {})
-    last = f"stopped in {name}, and saved; the same command with --resume goes on"
+    last = f"stopped in {name}, and saved; the same command with --resume continues"
     assert stderr.splitlines()[-1] == last
     run_script("sweep", *flags(**changes), "--resume")
     assert results(tmp_path / "sweep")[0]["score"] == 1.0
@@ -199,7 +207,7 @@ def test_an_error_in_one_process_ends_all(tmp_path):
     began = time.monotonic()
     with pytest.raises(ValueError, match="non-negative"):
         call_all(time.sleep, [(300,), (-1,)], logs, 2, print)
-    with pytest.raises(InputError, match="--jobs is 2, and one of the processes was killed"):
+    with pytest.raises(UserError, match="--jobs is 2, and one of the processes was killed"):
         call_all(os._exit, [(1,)], logs[:1], 2, print)
     assert time.monotonic() - began < 100
 
@@ -209,14 +217,14 @@ def test_an_error_in_one_process_ends_all(tmp_path):
     [
         ({"train_file": ["nowhere.tsv"]}, ["nowhere.tsv", "no such file"]),
         ({"dev_file": None}, ["--dev-file is missing"]),
-        ({"epochs": [3]}, ["--epochs is 3", "use --epoch-counts"]),
-        ({"learning_rate": [3e-5]}, ["--learning-rate is 3e-05", "use --rates"]),
+        ({"epochs": [3]}, ["--epochs is 3", "use --epochs-list"]),
+        ({"learning_rate": [3e-5]}, ["--learning-rate is 3e-05", "use --learning-rates"]),
         ({"trials": [5]}, ["--trials is 5", "4 cells"]),
-        ({"batch_sizes": [8, 0]}, ["--batch-sizes has 0", "least is 1"]),
-        ({"rates": ["nan"]}, ["--rates has nan"]),
-        ({"best_metric": ["beauty"]}, ["--best-metric is 'beauty'"]),
+        ({"batch_sizes": [8, 0]}, ["--batch-sizes has 0", "must be at least 1"]),
+        ({"learning_rates": ["nan"]}, ["--learning-rates has nan"]),
+        ({"metric_for_best_model": ["beauty"]}, ["--metric-for-best-model is 'beauty'"]),
         ({"output_dir": ["file"]}, ["file: is a file"]),
-        ({"rates": [1e30]}, ["sweep: every run failed, the first at step", "lower"]),
+        ({"learning_rates": [1e30]}, ["sweep: every run failed, the first at step", "lower"]),
     ],
 )
 def test_what_the_user_has_to_mend_ends_the_sweep(flags, tmp_path, changes, words):
@@ -230,10 +238,11 @@ def test_what_the_user_has_to_mend_ends_the_sweep(flags, tmp_path, changes, word
 
 
 def test_the_task_comes_first():
-    done = run_script("sweep", "--epoch-counts", 1, check=False)
+    done = run_script("sweep", "--epochs-list", 1, check=False)
     assert done.returncode == 2
-    assert "{classification,ner,qa,summarization} FLAGS, not '--epoch-counts'" in done.stderr
-    assert "--label-strategy" in run_script("sweep", "ner", "--help").stdout
+    assert "the task is '--epochs-list'" in done.stderr
+    assert "{classification,ner,qa,summarization} FLAGS" in done.stderr
+    assert "--label-strategy" in run_script("sweep", "ner", "--help-all").stdout
 
 
 @pytest.fixture
@@ -278,19 +287,19 @@ def test_the_table_has_the_best_cell_first_and_counts_failures(made_up):
 
     best, second, collapsed, failed = table("f1")
     assert best == {
-        "rate": 2e-3,
+        "learning rate": 2e-3,
         "epochs": 1,
-        "batch_size": 8,
+        "batch size": 8,
         "dev f1": "0.700 ± 0.000",
         "train f1": "0.900 ± 0.000",
         "gap": "0.200 ± 0.000",
         "seconds": "15 ± 7",
         "failed": "0 of 2",
     }
-    assert (second["rate"], second["dev f1"]) == (1e-3, "0.375 ± 0.177")
-    assert (collapsed["rate"], collapsed["failed"]) == (3e-3, "2 of 2")
-    assert (failed["rate"], failed["dev f1"], failed["failed"]) == (4e-3, "-", "2 of 2")
-    assert [row["rate"] for row in table("loss")] == [3e-3, 1e-3, 2e-3, 4e-3]
+    assert (second["learning rate"], second["dev f1"]) == (1e-3, "0.375 ± 0.177")
+    assert (collapsed["learning rate"], collapsed["failed"]) == (3e-3, "2 of 2")
+    assert (failed["learning rate"], failed["dev f1"], failed["failed"]) == (4e-3, "-", "2 of 2")
+    assert [row["learning rate"] for row in table("loss")] == [3e-3, 1e-3, 2e-3, 4e-3]
 
 
 def test_curves_are_of_the_best_of_the_longest_runs(made_up, tmp_path, monkeypatch):
@@ -307,7 +316,10 @@ def test_curves_are_of_the_best_of_the_longest_runs(made_up, tmp_path, monkeypat
     )
     assert draw(tmp_path, runs, [read_row(run, "f1") for run in runs], "f1")
     longest, other = (read_lines(runs[i].output_dir / "log.jsonl")[1:] for i in (2, 3))
-    assert drawn == {"rate 0.001, batches of 8": longest, "rate 0.002, batches of 8": other}
+    assert drawn == {
+        "learning rate 0.001, batch size 8": longest,
+        "learning rate 0.002, batch size 8": other,
+    }
 
 
 def test_plots_are_png(tmp_path):

@@ -1,4 +1,4 @@
-"""Generation: token for token what the reference generates; oracles and properties beside it."""
+"""Generation: the tokens of `transformers`; oracles and properties beside it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import pytest
 import torch
 from support.tiny_t5 import TINY, random_settings, reference, sources
 
-from minift.generation.cache import T5Decoder
-from minift.generation.config import Generation
-from minift.generation.search import Ends, search
-from minift.models import t5
+from minift.generation.cache import DecoderState
+from minift.generation.config import GenerationConfig
+from minift.generation.logits import process_logits, warp_logits
+from minift.generation.search import SpecialTokens, search
+from minift.models import seq2seq
 from minift.models.t5 import T5Config, T5ForConditionalGeneration
 
 
 def without_padding(rows: torch.Tensor, eos: int = 1) -> list[list[int]]:
-    """Up to the end: what the reference fills the rest with depends on the batch."""
+    """Up to the end token: the padding after it depends on the batch in `transformers`."""
     found = []
     for row in rows.tolist():
         end = row.index(eos, 1) + 1 if eos in row[1:] else len(row)
@@ -29,10 +30,10 @@ def without_padding(rows: torch.Tensor, eos: int = 1) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("number", range(12))
-def test_sequences_equal_the_reference(tmp_path, number):
+def test_sequences_equal_those_of_transformers(tmp_path, number):
     """Greedy and beam search, over random models and settings, in double precision."""
     draw = random.Random(number)
-    # As many layers on both sides: the reference cannot generate with a deeper decoder.
+    # As many layers on both sides: transformers cannot generate with a deeper decoder.
     changes = {"num_decoder_layers": 2}
     if number % 2:
         changes |= {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
@@ -57,7 +58,7 @@ def test_sequences_equal_the_reference(tmp_path, number):
 def model(tmp_path):
     torch.manual_seed(3)
     model = T5ForConditionalGeneration(T5Config(**TINY, initializer_factor=1.0))
-    torch.nn.init.normal_(model.decoder.position.table.weight)
+    torch.nn.init.normal_(model.decoder.position.embedding.weight)
     with torch.no_grad():
         model.shared.weight[1] *= 3
     model.save_pretrained(tmp_path)
@@ -76,14 +77,14 @@ def test_a_batch_gives_what_each_source_gives_alone(model, beams):
 
 
 @pytest.mark.parametrize("number", range(8))
-def test_steps_of_one_shape_as_a_gpu_records_them_give_the_same(number, monkeypatch):
+def test_static_steps_as_on_a_gpu_give_the_same(number, monkeypatch):
     draw = random.Random(100 + number)
     torch.manual_seed(number)
     model = T5ForConditionalGeneration(T5Config(**TINY)).double().eval()
     settings = random_settings(draw, beams=number % 2 == 1)
     ids, mask = sources(number)
     expected = model.generate(ids, mask, **settings)
-    monkeypatch.setattr(t5, "T5Decoder", partial(T5Decoder, static=True))
+    monkeypatch.setattr(seq2seq, "DecoderState", partial(DecoderState, static=True))
     assert torch.equal(model.generate(ids, mask, **settings), expected)
 
 
@@ -91,12 +92,12 @@ def test_batches_can_share_the_prepared_weights(model):
     model = copy.deepcopy(model).float()  # in double precision nothing is prepared
     ids, mask = sources(seed=3)
     alone = model.generate(ids, mask, max_new_tokens=8, num_beams=2)
-    with model.ready_for(rows=8):
-        prepared = model.shared.packed
+    with model.prepacked_for_generation(num_rows=8):
+        prepared = model.shared.prepacked
         for _ in range(2):
             assert torch.equal(model.generate(ids, mask, max_new_tokens=8, num_beams=2), alone)
-            assert model.shared.packed is prepared
-    assert model.shared.packed is None
+            assert model.shared.prepacked is prepared
+    assert model.shared.prepacked is None
     if not torch.backends.mkldnn.is_available():
         pytest.skip("torch has no oneDNN here, so nothing is prepared")
     assert prepared is not None
@@ -115,19 +116,21 @@ def test_the_cache_changes_nothing(model):
 
 
 class Chain:
-    """A decoder whose scores depend on the last token alone: small enough to try everything."""
+    """A decoder whose scores depend on the last token only: small enough to try everything."""
 
     def __init__(self, table: torch.Tensor, width: int):
-        self.table, self.width, self.history = table, width, None
+        self.table, self.rows_per_source, self.history = table, width, None
 
     def step(self, tokens):
         self.history = tokens
         return self.table[tokens]
 
     def reorder(self, rows):
-        assert torch.equal(rows // self.width, torch.arange(len(rows)) // self.width)
+        assert torch.equal(
+            rows // self.rows_per_source, torch.arange(len(rows)) // self.rows_per_source
+        )
 
-    def keep(self, sources):
+    def select(self, sources):
         pass
 
 
@@ -152,14 +155,14 @@ def test_a_beam_of_full_width_equals_exhaustive_search(penalty):
     for seed in range(20):
         table = torch.randn(vocabulary, vocabulary, generator=torch.Generator().manual_seed(seed))
         beams = vocabulary**longest
-        settings = Generation(
+        settings = GenerationConfig(
             max_new_tokens=longest,
             num_beams=beams,
             length_penalty=penalty,
             early_stopping="never",
             num_return_sequences=3,
         )
-        found = search(Chain(table, beams), 1, Ends(0, 1, 0), settings)
+        found = search(Chain(table, beams), 1, SpecialTokens(0, 1, 0), settings)
         scores = {tuple(path): score for score, path in exhaustive(table, longest, penalty)}
         # By their scores: a sequence has the score of any other that takes the same steps.
         ours = [scores[tuple(row)] for row in without_padding(found)]
@@ -177,8 +180,8 @@ def test_a_beam_of_full_width_equals_exhaustive_search(penalty):
         {"temperature": 2.0, "top_k": 5, "top_p": 0.8},
     ],
 )
-def test_drawn_tokens_have_the_filtered_distribution(rules):
-    """Chi-squared: 20,000 draws against the probabilities worked out by hand."""
+def test_sampled_tokens_have_the_filtered_distribution(rules):
+    """Chi-squared: 20,000 samples against the probabilities computed by hand."""
     scores = torch.tensor([[-1.0, 2.0, 0.5, 1.0, -0.3, 0.9, -4.0, 0.0]])
     probabilities = (scores[0].double() / rules.get("temperature", 1.0)).softmax(-1)
     order = sorted(range(8), key=lambda i: -probabilities[i])[: rules.get("top_k", 8)]
@@ -191,10 +194,12 @@ def test_drawn_tokens_have_the_filtered_distribution(rules):
         mass += float(probabilities[i])
     expected = {i: float(probabilities[i]) / mass for i in kept}
     count = 20_000
-    settings = Generation(max_new_tokens=1, do_sample=True, num_return_sequences=count, **rules)
+    settings = GenerationConfig(
+        max_new_tokens=1, do_sample=True, num_return_sequences=count, **rules
+    )
     table = scores.expand(8, 8)
     drawn = search(
-        Chain(table, count), 1, Ends(0, 1, 0), settings, torch.Generator().manual_seed(0)
+        Chain(table, count), 1, SpecialTokens(0, 1, 0), settings, torch.Generator().manual_seed(0)
     )[:, 1]
     counts = drawn.bincount(minlength=8).tolist()
     assert {i for i, n in enumerate(counts) if n} <= set(expected)
@@ -203,7 +208,7 @@ def test_drawn_tokens_have_the_filtered_distribution(rules):
     assert squares < freedom + 5 * math.sqrt(2 * freedom)
 
 
-def test_rules_equal_the_reference():
+def test_processors_and_warpers_equal_transformers():
     process = pytest.importorskip(
         "transformers.generation.logits_process", reason="compares with transformers, not here"
     )
@@ -214,7 +219,7 @@ def test_rules_equal_the_reference():
         scores[:, 5] = scores[:, 6]  # equals
         tokens = torch.randint(0, 20, (3, draw.randint(1, 14)), generator=generator)
         n, penalty = draw.randint(1, 4), draw.choice([0.5, 1.2])
-        rules = Generation(
+        rules = GenerationConfig(
             max_new_tokens=9,
             repetition_penalty=penalty,
             no_repeat_ngram_size=n,
@@ -230,7 +235,7 @@ def test_rules_equal_the_reference():
             process.MinNewTokensLengthLogitsProcessor(1, rules.min_new_tokens, 1, device="cpu"),
         ):
             expected = processor(tokens, expected)
-        found = rules.constrain(scores, tokens, eos=1)
+        found = process_logits(scores, tokens, rules, eos=1)
         assert torch.equal(found, expected)
         for at_least in (1, 2):
             wanted = found
@@ -240,11 +245,11 @@ def test_rules_equal_the_reference():
                 process.TopPLogitsWarper(rules.top_p, min_tokens_to_keep=at_least),
             ):
                 wanted = processor(tokens, wanted)
-            assert torch.equal(rules.warp(found, at_least), wanted)
+            assert torch.equal(warp_logits(found, rules, at_least), wanted)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_drawing_is_reproducible(model, beams):
+def test_sampling_is_reproducible(model, beams):
     ids, mask = sources(0)
     settings = {
         "max_new_tokens": 10,
@@ -284,9 +289,9 @@ def test_returned_beams_differ_and_the_best_comes_first(model):
         ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size is -1"),
     ],
 )
-def test_settings_that_cannot_be(settings, words):
+def test_settings_that_contradict_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
-        Generation(**{"max_new_tokens": 5, **settings})
+        GenerationConfig(**{"max_new_tokens": 5, **settings})
 
 
 def test_there_is_no_default_length(model):

@@ -15,7 +15,7 @@ from minift.metrics import classification
 PREDICTED, TRUE = [1, 1, 0, 1, 0], [1, 1, 1, 0, 0]
 
 
-def test_docstrings_tell_the_truth():
+def test_docstring_examples_run():
     assert doctest.testmod(classification).failed == 0
 
 
@@ -69,8 +69,8 @@ def test_arrays_and_tensors_count_like_lists(convert):
         (lambda: metrics.accuracy([1], [1, 0]), "1 predictions for 2 references"),
         (lambda: metrics.accuracy([], []), "no labels"),
         (lambda: metrics.accuracy([[1]], [[1]]), "one label"),
-        (lambda: metrics.accuracy([0.3, 0.9], [0, 1]), "no label"),
-        (lambda: metrics.accuracy([1, 0], [None, None]), "None is no label"),
+        (lambda: metrics.accuracy([0.3, 0.9], [0, 1]), "not a label"),
+        (lambda: metrics.accuracy([1, 0], [None, None]), "None is not a label"),
         (lambda: metrics.accuracy([1, 0], ["1", "0"]), r"mixed \('0', 0\); convert"),
         (lambda: metrics.f1(["a", "b"], ["a", "a"]), r"'a' and 'b'.*positive="),
         (lambda: metrics.f1([0, 1, 2], [0, 1, 2]), "average='macro'"),

@@ -11,7 +11,7 @@ import pytest
 from support import running
 from support.running import ROOT
 
-from minift.metrics.rouge import KINDS, common_subsequence, rouge, rouge_pair, stem, words
+from minift.metrics.rouge import KINDS, lcs_positions, porter_stem, rouge, rouge_pair, words
 
 SHARED = ROOT.parent / "shared" / "data"
 REFERENCES = ROOT / "tests" / "references"
@@ -39,7 +39,7 @@ def assert_same_scores(case: dict, says: dict) -> None:
 
 
 def by_table(reference: list[str], candidate: list[str]) -> set[int]:
-    """The longest common subsequence by the table in full, and rouge-score's way back."""
+    """The longest common subsequence by the table in full, and rouge-score's backtracking."""
     length = [[0] * (len(candidate) + 1) for _ in range(len(reference) + 1)]
     for i, a in enumerate(reference):
         for j, b in enumerate(candidate):
@@ -66,7 +66,7 @@ def test_equals_what_rouge_score_said():
 
 def test_stems_are_what_nltk_said():
     assert len(RECORDED["stems"]) > 700
-    assert {word: stem(word) for word in RECORDED["stems"]} == RECORDED["stems"]
+    assert {word: porter_stem(word) for word in RECORDED["stems"]} == RECORDED["stems"]
 
 
 def test_rouge_score_and_nltk_still_say_so(recorder):
@@ -98,7 +98,7 @@ def test_the_mean_over_pairs_is_that_of_what_rouge_score_said():
 def test_stems_of_random_words_are_those_of_nltk(recorder):
     pytest.importorskip("nltk", reason="compares with nltk's stemmer, not here")
     theirs = recorder.stems(recorder.random_words(1, 25_000))
-    assert {word: stem(word) for word in theirs} == theirs
+    assert {word: porter_stem(word) for word in theirs} == theirs
 
 
 def test_stems_of_real_words_are_those_of_nltk(recorder):
@@ -110,11 +110,11 @@ def test_stems_of_real_words_are_those_of_nltk(recorder):
         found = set(re.findall("[a-z0-9]+", file.read().lower()))
     assert len(found) > 10_000
     theirs = recorder.stems(sorted(found))
-    assert {word: stem(word) for word in theirs} == theirs
+    assert {word: porter_stem(word) for word in theirs} == theirs
 
 
 @pytest.mark.parametrize(
-    ("prediction", "reference", "shares"),
+    ("prediction", "reference", "overlaps"),
     [
         (
             "on the mat a big cat slept",
@@ -133,9 +133,9 @@ def test_stems_of_real_words_are_those_of_nltk(recorder):
         ),
     ],
 )
-def test_worked_examples(prediction, reference, shares):
+def test_worked_examples(prediction, reference, overlaps):
     for kind, (precision, recall, f1) in rouge_pair(prediction, reference).items():
-        hits, ours, theirs = shares[kind]
+        hits, ours, theirs = overlaps[kind]
         assert (precision, recall) == (hits / ours, hits / theirs)
         assert f1 == exactly(2 * hits / (ours + theirs))
 
@@ -163,9 +163,9 @@ def test_the_common_subsequence_is_that_of_the_table():
     for _ in range(3000):
         letters = "abcdefgh"[: draw.randint(1, 8)]
         one, other = (draw.choices(letters, k=draw.randint(0, 12)) for _ in range(2))
-        assert common_subsequence(one, other) == by_table(one, other), (one, other)
+        assert lcs_positions(one, other) == by_table(one, other), (one, other)
     one, other = (draw.choices("abcdefghijklmnop", k=300) for _ in range(2))  # wider than a word
-    assert common_subsequence(one, other) == by_table(one, other)
+    assert lcs_positions(one, other) == by_table(one, other)
 
 
 def test_of_several_references_the_best_counts_for_each_kind():
@@ -247,7 +247,7 @@ def test_the_interval_of_equal_scores_is_a_point():
 @pytest.mark.parametrize(
     ("predictions", "references", "bootstrap", "message"),
     [
-        (["a"], ["a", "b"], 0, "1 predictions for 2 references; give as many"),
+        (["a"], ["a", "b"], 0, "1 predictions for 2 references; give one for each"),
         ("a", ["a"], 0, "predictions is one string; give a list"),
         (["a"], "a", 0, "references is one string; give a list"),
         (["a", "b"], ["a", []], 0, "pair 1 has an empty list of references"),

@@ -10,7 +10,7 @@ from support import running
 from support.running import ROOT
 
 from minift.metrics import best_threshold, squad
-from minift.metrics.squad import answer_gains, exact_match, plain, word_f1
+from minift.metrics.squad import answer_gains, exact_match, normalize_answer, word_f1
 
 REFERENCES = ROOT / "tests" / "references"
 RECORDED = json.loads((REFERENCES / "squad.json").read_text(encoding="utf-8"))
@@ -38,10 +38,13 @@ def by_hand(predictions: dict, data: list[dict], kind: int) -> float:
     """The rules in words, slowly: the share of shared words, counted one by one."""
     total, questions = 0.0, data[0]["paragraphs"][0]["qas"]
     for qa in questions:
-        golds = [a["text"] for a in qa["answers"] if plain(a["text"])] or [""]
+        golds = [a["text"] for a in qa["answers"] if normalize_answer(a["text"])] or [""]
         scores = []
         for gold in golds:
-            ours, theirs = plain(predictions[qa["id"]]).split(), plain(gold).split()
+            ours, theirs = (
+                normalize_answer(predictions[qa["id"]]).split(),
+                normalize_answer(gold).split(),
+            )
             left, shared = list(theirs), 0
             for word in ours:
                 if word in left:
@@ -94,7 +97,7 @@ def test_equals_torchmetrics_on_version_1(recorder):
     for seed in range(600):
         case = recorder.random_case(seed, version="v1.1")
         questions = case["data"][0]["paragraphs"][0]["qas"]
-        if not all(plain(a["text"]) for qa in questions for a in qa["answers"]):
+        if not all(normalize_answer(a["text"]) for qa in questions for a in qa["answers"]):
             continue  # torchmetrics follows v2.0 where nothing is left of an answer
         compared += 1
         preds = [{"id": i, "prediction_text": t} for i, t in case["predictions"].items()]
@@ -129,7 +132,7 @@ def test_equals_torchmetrics_on_version_1(recorder):
     ],
 )
 def test_what_is_left_of_a_text(text, expected):
-    assert plain(text) == expected
+    assert normalize_answer(text) == expected
 
 
 def test_the_two_versions_differ_where_nothing_is_left():

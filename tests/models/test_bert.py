@@ -1,4 +1,4 @@
-"""Our BERT says what the reference's says: live on tiny random models and on the real one."""
+"""BERT equals that of `transformers`, on tiny random models and on a real checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from minift import (
     BertForTokenClassification,
     BertModel,
 )
-from minift.errors import InputError
+from minift.errors import UserError
 
 transformers = pytest.importorskip("transformers", reason="compares with transformers, not here")
 
@@ -52,7 +52,7 @@ CONFIGS = {
 def reference(model_class, folder, **changes):
     torch.manual_seed(1)
     model = model_class(transformers.BertConfig(**{**TINY, **changes})).eval()
-    # The reference starts biases and norms at 0 and 1, which would hide a mix-up.
+    # transformers initialises biases with 0 and norms with 1, which would hide a mix-up.
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter, mean=float("Norm.weight" in name), std=0.2)
@@ -62,7 +62,7 @@ def reference(model_class, folder, **changes):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
-def test_encoder_equals_the_reference(tmp_path, changes, attention):
+def test_encoder_equals_transformers(tmp_path, changes, attention):
     theirs = reference(transformers.BertModel, tmp_path, **changes)
     ours = BertModel.from_pretrained(tmp_path, attn_implementation=attention)
     for seed in range(3):
@@ -78,7 +78,7 @@ def test_encoder_equals_the_reference(tmp_path, changes, attention):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
-def test_classifier_and_its_gradients_equal_the_reference(tmp_path, changes, attention):
+def test_classifier_and_its_gradients_equal_transformers(tmp_path, changes, attention):
     theirs = reference(transformers.BertForSequenceClassification, tmp_path / "theirs", **changes)
     ours = BertForSequenceClassification.from_pretrained(
         tmp_path / "theirs", attn_implementation=attention
@@ -100,7 +100,7 @@ def test_classifier_and_its_gradients_equal_the_reference(tmp_path, changes, att
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
-def test_token_classifier_and_its_gradients_equal_the_reference(tmp_path, changes, attention):
+def test_token_classifier_and_its_gradients_equal_transformers(tmp_path, changes, attention):
     names = {"num_labels": 5, "id2label": dict(enumerate(["O", "B-X", "I-X", "B-Y", "I-Y"]))}
     model_class = transformers.BertForTokenClassification
     theirs = reference(model_class, tmp_path / "theirs", **{**changes, **names})
@@ -126,13 +126,13 @@ def test_token_classifier_and_its_gradients_equal_the_reference(tmp_path, change
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("changes", [c for c in CONFIGS.values() if "num_labels" not in c])
-def test_question_answering_and_its_gradients_equal_the_reference(tmp_path, changes, attention):
+def test_question_answering_and_its_gradients_equal_transformers(tmp_path, changes, attention):
     model_class = transformers.BertForQuestionAnswering
     theirs = reference(model_class, tmp_path / "theirs", **changes)
     ours = BertForQuestionAnswering.from_pretrained(
         tmp_path / "theirs", attn_implementation=attention
     )
-    assert ours.report.new == ()
+    assert ours.load_report.new == ()
     ids, mask, types = random_batch(ours.config, seed=5)
     first, last = torch.tensor([[0, 3, 1, 0], [0, 5, 2, 7]])
     expected = theirs(ids, mask, types)
@@ -150,7 +150,7 @@ def test_question_answering_and_its_gradients_equal_the_reference(tmp_path, chan
     for part in losses:
         (sum(part) / 2).backward()
     assert_same_gradients(ours, theirs)
-    # Where nothing is padded, the loss is the reference's own.
+    # Without padding, the loss is that of transformers.
     loss = theirs(ids, None, types, start_positions=first, end_positions=last).loss
     sides = zip(ours(ids, None, types), (first, last), strict=True)
     own = sum(torch.nn.functional.cross_entropy(logits, place) for logits, place in sides) / 2
@@ -163,11 +163,11 @@ def test_question_answering_and_its_gradients_equal_the_reference(tmp_path, chan
 
 
 @pytest.mark.parametrize("changes", [c for c in CONFIGS.values() if "num_labels" not in c])
-def test_masked_words_and_their_gradients_equal_the_reference(tmp_path, changes):
+def test_masked_language_model_and_its_gradients_equal_transformers(tmp_path, changes):
     model_class = transformers.BertForMaskedLM
     theirs = reference(model_class, tmp_path / "theirs", **changes)
     ours = BertForMaskedLM.from_pretrained(tmp_path / "theirs")
-    assert ours.report.new == ()
+    assert ours.load_report.new == ()
     ids, mask, types = random_batch(ours.config, seed=5)
     real = mask.bool()
     assert_close("logits", ours(ids, mask, types)[real], theirs(ids, mask, types).logits[real])
@@ -187,17 +187,17 @@ def test_masked_words_and_their_gradients_equal_the_reference(tmp_path, changes)
         assert torch.equal(again.state_dict()[name], tensor), name
 
 
-def test_a_head_for_masked_words_is_new_only_where_it_was_asked_for(tmp_path):
+def test_a_masked_language_model_head_is_new_only_on_request(tmp_path):
     reference(transformers.BertModel, tmp_path)
     assert not BertForMaskedLM.has_head(tmp_path)
-    with pytest.raises(InputError, match=r"cls\.predictions\..* is missing"):
+    with pytest.raises(UserError, match=r"cls\.predictions\..* is missing"):
         BertForMaskedLM.from_pretrained(tmp_path)
-    ours = BertForMaskedLM.from_pretrained(tmp_path, new_head=True)
-    assert all(name.startswith("predictions.") for name in ours.report.new)
-    assert len(ours.report.new) == 5
+    ours = BertForMaskedLM.from_pretrained(tmp_path, reset_head=True)
+    assert all(name.startswith("predictions.") for name in ours.load_report.new)
+    assert len(ours.load_report.new) == 5
     reference(transformers.BertForPreTraining, tmp_path / "whole")
     whole = BertForMaskedLM.from_pretrained(tmp_path / "whole")
-    assert whole.report.new == ()
+    assert whole.load_report.new == ()
     assert BertForMaskedLM.has_head(tmp_path / "whole")
 
 
@@ -213,7 +213,7 @@ def test_every_item_of_a_batch_equals_the_item_alone(tmp_path):
         assert_close(f"item {i}", together[i], alone[0], 1e-6)
 
 
-def test_what_no_head_reads_is_not_computed(tmp_path):
+def test_the_last_layer_computes_only_the_cls_rows_for_a_classifier(tmp_path):
     reference(transformers.BertForSequenceClassification, tmp_path)
     ours = BertForSequenceClassification.from_pretrained(tmp_path)
     inputs = random_batch(ours.config, seed=2)
@@ -224,8 +224,8 @@ def test_what_no_head_reads_is_not_computed(tmp_path):
         operations[name] = counter.get_total_flops()
     others = int(inputs[1].sum()) - len(inputs[1])  # tokens that are not the first
     hidden, inner = ours.config.hidden_size, ours.config.intermediate_size
-    spared = 2 * others * (hidden * hidden + 2 * hidden * inner)  # output, up and down of a layer
-    assert operations["all"] - operations["first"] >= spared > 0
+    saved = 2 * others * (hidden * hidden + 2 * hidden * inner)  # output, up and down of a layer
+    assert operations["all"] - operations["first"] >= saved > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -240,7 +240,7 @@ def test_half_precision_on_disk_is_read_as_float32(tmp_path, dtype):
 @pytest.mark.parametrize(
     "name", ["BertForPreTraining", "BertForMaskedLM", "BertForNextSentencePrediction", "BertModel"]
 )
-def test_pre_training_heads_are_left_aside_by_name(tmp_path, name):
+def test_pre_training_heads_are_ignored_by_name(tmp_path, name):
     theirs = reference(getattr(transformers, name), tmp_path)
     ours = BertModel.from_pretrained(tmp_path)
     ids, mask, types = random_batch(ours.config, seed=0)
@@ -249,7 +249,7 @@ def test_pre_training_heads_are_left_aside_by_name(tmp_path, name):
     assert (ours.pooler is None) == (name == "BertForMaskedLM")
     classifier = BertForSequenceClassification.from_pretrained(tmp_path, num_labels=3)
     new_pooler = name == "BertForMaskedLM"
-    assert ("bert.pooler.weight" in classifier.report.new) == new_pooler
+    assert ("bert.pooler.weight" in classifier.load_report.new) == new_pooler
 
 
 def test_shards_with_an_index(tmp_path):

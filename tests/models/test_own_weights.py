@@ -1,4 +1,4 @@
-"""The T5 that comes with minift: what it is, and that it can copy what matters from a text."""
+"""The T5 that comes with minift: its size and card, and that it copies words of a text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_default_model_is_small_and_in_half_precision():
         assert word in card, word
 
 
-def test_untrained_for_any_set_it_already_says_sentences_of_the_text():
+def test_without_fine_tuning_it_already_copies_words_of_the_text():
     model, tokenizer = (c.from_pretrained(FOLDER) for c in (T5ForConditionalGeneration, Tokenizer))
     records = read_summaries(builtin("reports.test.jsonl"))[:12]
     shares = []

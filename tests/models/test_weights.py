@@ -1,4 +1,4 @@
-"""Loading refuses every surprise by name and takes every variant that it promises to take."""
+"""Loading accepts the documented variants of a checkpoint and refuses all others by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minift import BertForSequenceClassification, BertModel
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.models.bert import BertConfig
 
 QUERY = "encoder.layer.1.attention.self.query.weight"
@@ -59,18 +59,18 @@ def test_variants_of_the_same_checkpoint(tiny_bert):
 
     change_weights(tiny_bert, vary)
     assert torch.equal(hidden(tiny_bert), expected)
-    report = BertModel.from_pretrained(tiny_bert).report
+    report = BertModel.from_pretrained(tiny_bert).load_report
     assert "counts 0, 1, 2" in report.ignored["embeddings.position_ids"]
     assert len(report.ignored) == 4
 
 
-def test_without_a_pooler_nothing_is_pooled(tiny_bert):
+def test_a_checkpoint_without_a_pooler(tiny_bert):
     change_weights(tiny_bert, lambda t: [t.pop(name) for name in list(t) if "pooler" in name])
     assert BertModel.from_pretrained(tiny_bert)(torch.tensor([[2, 3]]))[1] is None
     model = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
-    assert set(model.report.new) >= {"bert.pooler.weight", "classifier.weight"}
+    assert set(model.load_report.new) >= {"bert.pooler.weight", "classifier.weight"}
     mean = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2, pooling="mean")
-    assert set(mean.report.new) == {"classifier.weight", "classifier.bias"}
+    assert set(mean.load_report.new) == {"classifier.weight", "classifier.bias"}
     assert torch.isfinite(mean(torch.tensor([[2, 3]]))).all()
 
 
@@ -89,9 +89,9 @@ def test_without_a_pooler_nothing_is_pooled(tiny_bert):
     ],
     ids=["missing", "unexpected", "misshapen", "integers", "twice", "layer too many"],
 )
-def test_surprises_are_errors_that_name_the_tensor(tiny_bert, change, words):
+def test_wrong_tensors_are_errors_that_name_the_tensor(tiny_bert, change, words):
     change_weights(tiny_bert, change)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         BertModel.from_pretrained(tiny_bert)
     assert all(word in str(caught.value) for word in [*words, str(tiny_bert)])
 
@@ -99,7 +99,7 @@ def test_surprises_are_errors_that_name_the_tensor(tiny_bert, change, words):
 def test_damaged_files(tiny_bert):
     path = tiny_bert / "model.safetensors"
     whole = path.read_bytes()
-    lies = [
+    damaged = [
         whole[: len(whole) // 2],  # cut off
         whole[:5],
         b"",
@@ -107,15 +107,15 @@ def test_damaged_files(tiny_bert):
         whole[:8] + whole[8:].replace(b'"F32"', b'"F64"', 1),  # a type of another size
         b"PK\x03\x04" + whole,
     ]
-    for lie in lies:
-        path.write_bytes(lie)
-        with pytest.raises(InputError, match="not a whole safetensors file"):
+    for data in damaged:
+        path.write_bytes(data)
+        with pytest.raises(UserError, match="not a whole safetensors file"):
             BertModel.from_pretrained(tiny_bert)
     path.unlink()
-    with pytest.raises(InputError, match=r"no model\.safetensors"):
+    with pytest.raises(UserError, match=r"no model\.safetensors"):
         BertModel.from_pretrained(tiny_bert)
     (tiny_bert / "pytorch_model.bin").touch()
-    with pytest.raises(InputError, match="pickle"):
+    with pytest.raises(UserError, match="pickle"):
         BertModel.from_pretrained(tiny_bert)
 
 
@@ -123,7 +123,7 @@ def test_an_index_that_points_elsewhere_is_refused(tiny_bert):
     (tiny_bert / "model.safetensors").rename(tiny_bert.parent / "outside.safetensors")
     index = {"weight_map": {QUERY: "../outside.safetensors"}}
     (tiny_bert / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(InputError, match="outside"):
+    with pytest.raises(UserError, match="outside"):
         BertModel.from_pretrained(tiny_bert)
 
 
@@ -147,7 +147,7 @@ def test_an_index_that_points_elsewhere_is_refused(tiny_bert):
 )
 def test_a_config_that_does_not_fit_is_an_error_that_names_the_field(tiny_bert, values, words):
     change_config(tiny_bert, **values)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         BertModel.from_pretrained(tiny_bert)
     assert all(word in str(caught.value) for word in words), caught.value
 
@@ -155,39 +155,41 @@ def test_a_config_that_does_not_fit_is_an_error_that_names_the_field(tiny_bert, 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, "\xff\xfe"])
 def test_a_config_that_is_not_json_is_an_error_that_names_the_file(tiny_bert, text):
     (tiny_bert / "config.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(InputError, match=r"config\.json"):
+    with pytest.raises(UserError, match=r"config\.json"):
         BertModel.from_pretrained(tiny_bert)
 
 
-def test_heads_are_new_only_when_asked_for(tiny_bert, tmp_path):
-    with pytest.raises(InputError, match="num_labels"):
+def test_heads_are_new_only_on_request(tiny_bert, tmp_path):
+    with pytest.raises(UserError, match="num_labels"):
         BertForSequenceClassification.from_pretrained(tiny_bert)
     model = BertForSequenceClassification.from_pretrained(tiny_bert, labels=["no", "yes", "maybe"])
-    assert model.report.new == ("classifier.weight", "classifier.bias")
+    assert model.load_report.new == ("classifier.weight", "classifier.bias")
     assert model.classifier.bias.abs().sum() == 0
     assert 0.01 < model.classifier.weight.std() < 0.03
     saved = tmp_path / "saved"
     model.save_pretrained(saved)
 
     again = BertForSequenceClassification.from_pretrained(saved)
-    assert again.report.new == ()
+    assert again.load_report.new == ()
     assert again.config.labels == ("no", "yes", "maybe")
-    with pytest.raises(InputError, match=r"'classifier\.weight' has 3 labels"):
+    with pytest.raises(UserError, match=r"'classifier\.weight' has 3 labels"):
         BertForSequenceClassification.from_pretrained(saved, num_labels=2)
-    with pytest.raises(InputError, match="no, yes, maybe"):
+    with pytest.raises(UserError, match="no, yes, maybe"):
         BertForSequenceClassification.from_pretrained(saved, labels=["yes", "no", "maybe"])
-    fresh = BertForSequenceClassification.from_pretrained(saved, num_labels=2, new_head=True)
+    fresh = BertForSequenceClassification.from_pretrained(saved, num_labels=2, reset_head=True)
     assert fresh.config.labels == ("LABEL_0", "LABEL_1")
-    assert "another task" in fresh.report.ignored["classifier.weight"]
-    assert "bare encoder" in BertModel.from_pretrained(saved).report.ignored["classifier.weight"]
+    assert "another task" in fresh.load_report.ignored["classifier.weight"]
+    assert (
+        "bare encoder" in BertModel.from_pretrained(saved).load_report.ignored["classifier.weight"]
+    )
 
     # A head of another kind of task has the same name and may even have the same shape.
     change_config(saved, architectures=["BertForTokenClassification"])
-    with pytest.raises(InputError, match="no head for BertForSequenceClassification"):
+    with pytest.raises(UserError, match="no head for BertForSequenceClassification"):
         BertForSequenceClassification.from_pretrained(saved)
 
 
-def test_asking_for_what_makes_no_sense_is_a_programming_error(tiny_bert):
+def test_meaningless_arguments_are_programming_errors(tiny_bert):
     with pytest.raises(TypeError, match="has no labels"):
         BertModel.from_pretrained(tiny_bert, num_labels=2)
     with pytest.raises(TypeError, match="hidden_droput"):
@@ -196,7 +198,7 @@ def test_asking_for_what_makes_no_sense_is_a_programming_error(tiny_bert):
         BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2, labels="abc")
 
 
-def test_config_keeps_what_it_does_not_know():
+def test_a_config_keeps_unknown_keys():
     values = {"model_type": "bert", "made_by": "someone", "torch_dtype": "float16"}
     saved = BertConfig.from_dict(values).to_dict()
     assert saved["made_by"] == "someone"

@@ -1,4 +1,4 @@
-"""Linear layers in whole numbers: near the float ones, and used by predict.py."""
+"""8-bit linear layers are close to the float32 ones, and predict.py uses them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from support.running import run_script
 from torch import nn
 
 from minift import BertForSequenceClassification, T5Config, T5ForConditionalGeneration
-from minift.errors import InputError
-from minift.nn.int8 import Int8Linear, in_int8
+from minift.errors import UserError
+from minift.nn.int8 import Int8Linear, quantize_int8
 
 
 def test_weights_are_rounded_row_by_row():
-    """The worked example of the module: a row of hundredths is exact, a small one no less so."""
+    """The worked example of the module: a row of hundredths is exact, and so is a small one."""
     weight = torch.tensor([[0.50, -1.27, 0.02], [0.0050, -0.0127, 0.0002]])
     bias = torch.tensor([1.0, -1.0])
     x = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
@@ -25,7 +25,7 @@ def test_weights_are_rounded_row_by_row():
 
 
 @pytest.mark.parametrize("rows", [1, 8, 300])
-def test_products_are_near(rows):
+def test_products_are_close(rows):
     layer = nn.Linear(256, 512)
     x = torch.randn(rows, 256)
     exact, found = layer(x), Int8Linear(layer.weight, layer.bias)(x)
@@ -37,10 +37,10 @@ def test_products_are_near(rows):
 def test_a_bert(tiny_bert):
     model = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
     ids = torch.randint(5, 40, (4, 9))
-    whole = in_int8(model)
-    kinds = [type(m) for m in whole.modules() if isinstance(m, (nn.Linear, Int8Linear))]
+    quantized = quantize_int8(model)
+    kinds = [type(m) for m in quantized.modules() if isinstance(m, (nn.Linear, Int8Linear))]
     assert kinds.count(Int8Linear) == 2 * 4 + 1  # of each layer four, and the pooler
-    exact, found = model(ids), whole(ids)
+    exact, found = model(ids), quantized(ids)
     assert not torch.equal(exact, found)
     torch.testing.assert_close(found, exact, atol=0.02, rtol=0.02)
     assert all(not isinstance(module, Int8Linear) for module in model.modules())
@@ -52,14 +52,14 @@ def test_a_t5(tied, kind):
     config = T5Config(vocab_size=60, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
     config = replace(config, tie_word_embeddings=tied, feed_forward_proj=kind)
     model = T5ForConditionalGeneration(config).eval()
-    whole = in_int8(model)
-    assert sum(isinstance(m, nn.Linear) for m in whole.modules()) == 0
+    quantized = quantize_int8(model)
+    assert sum(isinstance(m, nn.Linear) for m in quantized.modules()) == 0
     ids, targets = torch.randint(2, 60, (3, 8)), torch.randint(2, 60, (3, 5))
     exact = model(ids, decoder_input_ids=targets)
-    found = whole(ids, decoder_input_ids=targets)
+    found = quantized(ids, decoder_input_ids=targets)
     assert (found - exact).std() < 0.05 * exact.std()
     for beams in (1, 3):
-        rows = whole.generate(ids, max_new_tokens=6, num_beams=beams)
+        rows = quantized.generate(ids, max_new_tokens=6, num_beams=beams)
         assert rows.shape[0] == 3
     # The most probable token of most places is the same.
     assert (exact.argmax(-1) == found.argmax(-1)).float().mean() > 0.7
@@ -68,18 +68,20 @@ def test_a_t5(tied, kind):
 def test_not_on_a_gpu(monkeypatch):
     model = T5ForConditionalGeneration(T5Config(vocab_size=9, d_model=8, d_kv=4, num_layers=1))
     monkeypatch.setattr(type(model), "device", torch.device("cuda:0"))
-    with pytest.raises(InputError, match="--int8 is for the CPU, but --device is cuda:0"):
-        in_int8(model)
+    with pytest.raises(UserError, match="--int8 is for the CPU, but --device is cuda:0"):
+        quantize_int8(model)
 
 
 def test_predicting(tiny_bert, reviews, tmp_path):
     flags = ("--model", tiny_bert, "--train-file", reviews["train"], "--dev-file", reviews["dev"])
     run = tmp_path / "run"
     run_script("train_classification", *flags, "--epochs", "1", "--output-dir", run)
-    exact, whole = (
+    exact, quantized = (
         run_script("predict", run, "the film was good", *more).stdout.split("\t")
         for more in ((), ("--int8",))
     )
-    assert exact[0] == whole[0]
-    probabilities = [float(part.split("=")[1]) for part in (*exact[1].split(), *whole[1].split())]
+    assert exact[0] == quantized[0]
+    probabilities = [
+        float(part.split("=")[1]) for part in (*exact[1].split(), *quantized[1].split())
+    ]
     assert probabilities[0] == pytest.approx(probabilities[2], abs=0.02)

@@ -1,4 +1,4 @@
-"""LoRA starts as nothing, merges into the weights, and says what peft says; BitFit."""
+"""LoRA starts as the identity, merges into the weights, and equals peft; BitFit."""
 
 from __future__ import annotations
 
@@ -23,20 +23,17 @@ from minift import (
     T5Config,
     T5ForConditionalGeneration,
 )
-from minift.errors import InputError
-from minift.nn.layers import drop
-from minift.nn.lora import (
+from minift.errors import UserError
+from minift.models.adapters import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
-    LoraSettings,
-    Update,
     add_lora,
     bitfit,
     load_adapter,
-    lora_layers,
-    merge_lora,
     save_adapter,
 )
+from minift.nn.kernels import dropout
+from minift.nn.lora import LoraConfig, LoraUpdate, lora_layers, merge_lora
 from minift.training.optim import parameter_groups
 
 BERTS = {
@@ -70,7 +67,7 @@ ALL = {
 
 
 def tiny(name: str, tiny_bert):
-    """A model in eval mode, and what it says of a batch: a tensor."""
+    """A model in eval mode."""
     if name in BERTS:
         model = BERTS[name].from_pretrained(tiny_bert, num_labels=2)
     else:
@@ -92,15 +89,15 @@ def outputs(model):
     return found[mask.bool()] if found.shape[:2] == mask.shape else found
 
 
-def stir(model) -> None:
-    """Give all updates values, as training would, and the head."""
+def randomise(model) -> None:
+    """Give random values to all trainable parameters, as training would."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.1)
 
 
 def test_the_worked_example():
-    update = Update(torch.zeros(2, 2), LoraSettings(rank=1, alpha=2.0))
+    update = LoraUpdate(torch.zeros(2, 2), LoraConfig(rank=1, alpha=2.0))
     with torch.no_grad():
         update.a.copy_(torch.tensor([[1.0, 1.0]]))
         update.b.copy_(torch.tensor([[1.0], [0.0]]))
@@ -108,21 +105,21 @@ def test_the_worked_example():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_starts_as_the_model_was_and_trains_only_updates_and_head(tiny_bert, name):
+def test_lora_changes_no_output_and_trains_only_updates_and_head(tiny_bert, name):
     model = tiny(name, tiny_bert)
     before = outputs(model)
-    assert add_lora(model, LoraSettings(rank=2, dropout=0.5, targets=ALL[name])) is model
-    assert not any(module.training for module in model.modules())  # as it was
+    assert add_lora(model, LoraConfig(rank=2, dropout=0.5, target_modules=ALL[name])) is model
+    assert not any(module.training for module in model.modules())  # still in eval mode
     assert_close("outputs", outputs(model), before, 2e-6)
 
-    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     updates = {n for n, _ in model.named_parameters() if ".updates." in n}
     head = {f"{model.head}.weight", f"{model.head}.bias"} if name in BERTS else set()
-    assert learning == updates | head
+    assert trainable == updates | head
     assert updates
-    frozen = {n: p.clone() for n, p in model.named_parameters() if n not in learning}
+    frozen = {n: p.clone() for n, p in model.named_parameters() if n not in trainable}
     groups = parameter_groups(model, weight_decay=0.0)
-    assert {n for group in groups for n in group["names"]} == learning
+    assert {n for group in groups for n in group["names"]} == trainable
 
     model.train()
     optimizer = torch.optim.AdamW(groups, lr=0.01)
@@ -141,17 +138,17 @@ def test_starts_as_the_model_was_and_trains_only_updates_and_head(tiny_bert, nam
 def test_merged_equals_unmerged(tiny_bert, name):
     model = tiny(name, tiny_bert)
     plain = {n: p.clone() for n, p in model.state_dict().items()}
-    settings = LoraSettings(rank=3, alpha=5.0, targets=ALL[name])
-    stir(add_lora(model, settings))
-    said = outputs(model)
+    settings = LoraConfig(rank=3, alpha=5.0, target_modules=ALL[name])
+    randomise(add_lora(model, settings))
+    before = outputs(model)
     state = {n: p.clone() for n, p in model.state_dict().items()}
     merged = merge_lora(model)
     assert not lora_layers(merged)
     assert merged.state_dict().keys() == plain.keys()
     assert all(p.requires_grad for p in merged.parameters())
-    assert_close("merged", outputs(merged), said)
-    # The model given is as it was.
-    assert torch.equal(outputs(model), said)
+    assert_close("merged", outputs(merged), before)
+    # The given model is unchanged.
+    assert torch.equal(outputs(model), before)
     assert all(torch.equal(model.state_dict()[n], p) for n, p in state.items())
     assert not all(p.requires_grad for p in model.parameters())
     assert merge_lora(merged) is merged
@@ -160,7 +157,7 @@ def test_merged_equals_unmerged(tiny_bert, name):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_with_lora_is_saved_merged_in_the_ordinary_layout(tmp_path, tiny_bert, name):
     model = tiny(name, tiny_bert)
-    stir(add_lora(model, LoraSettings(targets=ALL[name])))
+    randomise(add_lora(model, LoraConfig(target_modules=ALL[name])))
     model.save_pretrained(tmp_path / "saved")
     assert lora_layers(model)
     again = type(model).from_pretrained(tmp_path / "saved")
@@ -168,9 +165,9 @@ def test_a_model_with_lora_is_saved_merged_in_the_ordinary_layout(tmp_path, tiny
 
 
 @pytest.mark.parametrize("name", T5S)
-def test_generation_goes_on_working(name):
+def test_generation_with_lora_equals_that_of_the_merged_model(name):
     model = T5ForConditionalGeneration(T5S[name]).eval()
-    stir(add_lora(model, LoraSettings(rank=4, targets=ALL[name])))
+    randomise(add_lora(model, LoraConfig(rank=4, target_modules=ALL[name])))
     ids = torch.randint(2, 61, (3, 9))
     merged = merge_lora(model)
     for beams in (1, 3):
@@ -179,15 +176,17 @@ def test_generation_goes_on_working(name):
     # What is generated step by step is what the whole target's scores say.
     found = model.generate(ids, max_new_tokens=6)
     logits = model(ids, decoder_input_ids=found[:, :-1])
-    said = found[:, 1:] != model.config.pad_token_id
-    assert torch.equal(logits.argmax(-1)[said], found[:, 1:][said])
+    before = found[:, 1:] != model.config.pad_token_id
+    assert torch.equal(logits.argmax(-1)[before], found[:, 1:][before])
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_an_adapter_comes_back_bit_for_bit(tmp_path, tiny_bert, name):
+def test_a_saved_adapter_is_loaded_bit_for_bit(tmp_path, tiny_bert, name):
     model = tiny(name, tiny_bert)
     base = {n: p.clone() for n, p in model.state_dict().items()}
-    stir(add_lora(model, LoraSettings(rank=3, alpha=5.0, dropout=0.25, targets=ALL[name])))
+    randomise(
+        add_lora(model, LoraConfig(rank=3, alpha=5.0, dropout=0.25, target_modules=ALL[name]))
+    )
     save_adapter(model, tmp_path / "adapter", base="somewhere")
     assert {path.name for path in (tmp_path / "adapter").iterdir()} == {
         ADAPTER_CONFIG,
@@ -205,7 +204,7 @@ def test_an_adapter_comes_back_bit_for_bit(tmp_path, tiny_bert, name):
     assert torch.equal(outputs(again), outputs(model))
     for (n, p), (_, q) in zip(model.named_parameters(), again.named_parameters(), strict=True):
         assert p.requires_grad == q.requires_grad, n
-    first, second = (next(iter(lora_layers(m).values())).settings for m in (model, again))
+    first, second = (next(iter(lora_layers(m).values())).config for m in (model, again))
     assert first == second
     # Saved once more, the files are the same.
     save_adapter(again, tmp_path / "again", base="somewhere")
@@ -214,10 +213,10 @@ def test_an_adapter_comes_back_bit_for_bit(tmp_path, tiny_bert, name):
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_the_adapters_head_takes_the_place_of_the_checkpoints_own(tmp_path, tiny_bert):
+def test_the_head_of_an_adapter_replaces_that_of_the_checkpoint(tmp_path, tiny_bert):
     model = tiny("sequence", tiny_bert)
     model.save_pretrained(tmp_path / "tuned")
-    stir(add_lora(model))
+    randomise(add_lora(model))
     save_adapter(model, tmp_path / "adapter")
     again = load_adapter(
         BERTS["sequence"].from_pretrained(tmp_path / "tuned"), tmp_path / "adapter"
@@ -225,12 +224,12 @@ def test_the_adapters_head_takes_the_place_of_the_checkpoints_own(tmp_path, tiny
     assert torch.equal(outputs(again), outputs(model))
 
 
-def test_a_new_pooler_learns_and_is_saved_with_the_head(tmp_path, tiny_bert):
+def test_a_new_pooler_is_trained_and_saved_with_the_head(tmp_path, tiny_bert):
     tensors = load_file(tiny_bert / "model.safetensors")
     bare = {n: t for n, t in tensors.items() if not n.startswith("pooler.")}
     save_file(bare, tiny_bert / "model.safetensors", metadata={"format": "pt"})
     model = tiny("sequence", tiny_bert)
-    stir(add_lora(model, LoraSettings(targets=("dense",))))
+    randomise(add_lora(model, LoraConfig(target_modules=("dense",))))
     assert "bert.pooler" not in lora_layers(model)
     assert model.bert.pooler.weight.requires_grad
     save_adapter(model, tmp_path)
@@ -238,11 +237,11 @@ def test_a_new_pooler_learns_and_is_saved_with_the_head(tmp_path, tiny_bert):
     assert torch.equal(outputs(again), outputs(model))
 
 
-def test_masked_words_keep_their_head(tiny_bert):
+def test_a_masked_language_model_keeps_its_head(tiny_bert):
     """It was pretrained, so it is no new head of a task: it may have updates."""
-    ours = BertForMaskedLM.from_pretrained(tiny_bert, new_head=True)
-    ours.report = None  # as if the checkpoint had brought it along
-    add_lora(ours, LoraSettings(targets=("query", "dense")))
+    ours = BertForMaskedLM.from_pretrained(tiny_bert, reset_head=True)
+    ours.load_report = None  # as if the checkpoint had had the head
+    add_lora(ours, LoraConfig(target_modules=("query", "dense")))
     assert "predictions.dense" in lora_layers(ours)
     assert all(".updates." in n for n, p in ours.named_parameters() if p.requires_grad)
 
@@ -250,11 +249,11 @@ def test_masked_words_keep_their_head(tiny_bert):
 # Each setting does something.
 
 
-def test_rank_is_that_of_what_is_added(tiny_bert):
+def test_the_added_matrix_has_the_rank(tiny_bert):
     for rank in (1, 3):
         model = BertModel.from_pretrained(tiny_bert)
         before = {n: p.clone() for n, p in model.state_dict().items()}
-        stir(add_lora(model, LoraSettings(rank=rank)))
+        randomise(add_lora(model, LoraConfig(rank=rank)))
         merged = merge_lora(model).state_dict()
         name = "layers.1.attention.qkv.weight"
         query, key, value = (merged[name] - before[name]).chunk(3)
@@ -265,35 +264,35 @@ def test_rank_is_that_of_what_is_added(tiny_bert):
 
 def test_alpha_over_rank_is_the_scale():
     x, rows = torch.randn(5, 6), torch.zeros(4, 6)
-    update = Update(rows, LoraSettings(rank=2, alpha=6.0))
+    update = LoraUpdate(rows, LoraConfig(rank=2, alpha=6.0))
     torch.nn.init.normal_(update.b)
     assert_close("update", update(x), 3.0 * x @ update.a.T @ update.b.T)
 
 
-def test_dropout_is_of_the_input_and_only_in_training():
-    update = Update(torch.zeros(4, 6), LoraSettings(rank=2, alpha=2.0, dropout=0.5))
+def test_dropout_applies_to_the_input_and_only_in_training():
+    update = LoraUpdate(torch.zeros(4, 6), LoraConfig(rank=2, alpha=2.0, dropout=0.5))
     torch.nn.init.normal_(update.b)
     x = torch.ones(3, 6)
     assert torch.equal(update.eval()(x), update(x))
     torch.manual_seed(3)
-    dropped = drop(x, 0.5)
+    dropped = dropout(x, 0.5)
     torch.manual_seed(3)
     assert_close("dropped", update.train()(x), dropped @ update.a.T @ update.b.T)
 
 
-def test_dropout_is_at_work_in_a_model_that_trains(tiny_bert):
-    for dropout in (0.0, 0.5):
+def test_dropout_applies_in_a_model_in_training(tiny_bert):
+    for dropout_rate in (0.0, 0.5):
         off = dict.fromkeys(BertConfig.dropouts.values(), 0.0)
         model = BertModel.from_pretrained(tiny_bert, **off)
-        stir(add_lora(model, LoraSettings(dropout=dropout)))
+        randomise(add_lora(model, LoraConfig(dropout=dropout_rate)))
         ids = torch.randint(5, 50, (2, 7))
         hidden, _ = model(ids)
         trained, _ = model.train()(ids)
-        assert torch.equal(hidden, trained) == (dropout == 0.0)
+        assert torch.equal(hidden, trained) == (dropout_rate == 0.0)
 
 
-def test_a_starts_as_in_torchs_linear_layers():
-    a = Update(torch.zeros(4, 400), LoraSettings(rank=100)).a
+def test_a_is_initialised_as_in_torchs_linear_layers():
+    a = LoraUpdate(torch.zeros(4, 400), LoraConfig(rank=100)).a
     bound = 1 / math.sqrt(400)
     assert bound * 0.99 < a.abs().max() <= bound
     assert abs(a.mean()) < bound / 50
@@ -325,7 +324,7 @@ ENCODER, DECODER = "encoder.block.i.layer.i", "decoder.block.i.layer.i"
     ],
 )
 def test_targets_are_where_updates_are(tiny_bert, name, targets, places):
-    model = add_lora(tiny(name, tiny_bert), LoraSettings(targets=targets))
+    model = add_lora(tiny(name, tiny_bert), LoraConfig(target_modules=targets))
     found = [layer.names[part] for layer in lora_layers(model).values() for part in layer.updates]
     assert {re.sub(r"\.\d+", ".i", full) for full in found} == places
     if "layer.1.attention.self.key" in targets:
@@ -343,26 +342,26 @@ def test_targets_are_where_updates_are(tiny_bert, name, targets, places):
         ({"dropout": 1.5}, "dropout is 1.5"),
     ],
 )
-def test_settings_that_cannot_be(values, words):
+def test_impossible_settings_are_refused(values, words):
     with pytest.raises(ValueError, match=words):
-        LoraSettings(**values)
+        LoraConfig(**values)
 
 
-def test_a_target_that_is_not_there_is_named(tiny_bert):
+def test_a_missing_target_is_named(tiny_bert):
     model = BertModel.from_pretrained(tiny_bert)
-    with pytest.raises(InputError, match=r"'querry'.*BertModel.*query, key, value, dense"):
-        add_lora(model, LoraSettings(targets=("value", "querry")))
+    with pytest.raises(UserError, match=r"'querry'.*BertModel.*query, key, value, dense"):
+        add_lora(model, LoraConfig(target_modules=("value", "querry")))
     assert not lora_layers(model)
     assert all(p.requires_grad for p in model.parameters())
     for head in ("classifier", "lm_head"):
         for name in ("sequence", "untied"):
-            with pytest.raises(InputError, match=head):
-                add_lora(tiny(name, tiny_bert), LoraSettings(targets=(head,)))
+            with pytest.raises(UserError, match=head):
+                add_lora(tiny(name, tiny_bert), LoraConfig(target_modules=(head,)))
 
 
 def test_lora_is_added_once_and_saved_only_if_there(tmp_path, tiny_bert):
     model = BertModel.from_pretrained(tiny_bert)
-    with pytest.raises(ValueError, match="no updates"):
+    with pytest.raises(ValueError, match="no LoRA updates"):
         save_adapter(model, tmp_path / "adapter")
     save_adapter(add_lora(model), tmp_path / "adapter")
     for again in (add_lora, lambda model: load_adapter(model, tmp_path / "adapter")):
@@ -370,15 +369,15 @@ def test_lora_is_added_once_and_saved_only_if_there(tmp_path, tiny_bert):
             again(model)
 
 
-def test_at_most_two_percent_learn_in_a_model_of_minilms_shape():
+def test_at_most_two_percent_are_trainable_in_a_model_of_minilms_shape():
     config = BertConfig(
         hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
     )
     with torch.device("meta"):
-        model = add_lora(BertForSequenceClassification(config), LoraSettings(rank=8))
-    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert learning == 6 * 2 * (8 * 384 + 384 * 8) + 2 * 384 + 2
-    assert learning / sum(p.numel() for p in model.parameters()) < 0.02
+        model = add_lora(BertForSequenceClassification(config), LoraConfig(rank=8))
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trainable == 6 * 2 * (8 * 384 + 384 * 8) + 2 * 384 + 2
+    assert trainable / sum(p.numel() for p in model.parameters()) < 0.02
 
 
 # What is refused.
@@ -388,7 +387,7 @@ def test_at_most_two_percent_learn_in_a_model_of_minilms_shape():
 def adapter(tmp_path, tiny_bert):
     """A folder with an adapter for the tiny BERT with a head of two labels."""
     model = tiny("sequence", tiny_bert)
-    save_adapter(add_lora(model, LoraSettings(rank=2)), tmp_path / "adapter")
+    save_adapter(add_lora(model, LoraConfig(rank=2)), tmp_path / "adapter")
     return tmp_path / "adapter"
 
 
@@ -398,10 +397,10 @@ def change(folder, **values):
 
 
 def refused(tiny_bert, adapter, *words: str, name: str = "sequence"):
-    """The model is as it was, and the message names the file and all the words."""
+    """Loading leaves the model unchanged; the message names the file and all the words."""
     model = tiny(name, tiny_bert)
     before = {n: p.clone() for n, p in model.state_dict().items()}
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         load_adapter(model, adapter)
     message = str(caught.value)
     assert "\n" not in message
@@ -438,7 +437,7 @@ def refused(tiny_bert, adapter, *words: str, name: str = "sequence"):
         ("lora_dropout", 2),
     ],
 )
-def test_what_peft_can_and_minift_cannot_is_refused_by_name(tiny_bert, adapter, name, value):
+def test_unsupported_options_of_peft_are_refused_by_name(tiny_bert, adapter, name, value):
     load_adapter(tiny("sequence", tiny_bert), adapter)
     change(adapter, **{name: value})
     refused(tiny_bert, adapter, ADAPTER_CONFIG, name, repr(value))
@@ -464,7 +463,7 @@ def test_tensors_that_do_not_fit_are_named(tiny_bert, adapter):
     refused(tiny_bert, adapter, "lora_A.weight", "(2, 32)", "(3, 32)")
 
 
-def test_files_that_are_not_there_or_not_whole(tiny_bert, adapter):
+def test_missing_and_damaged_files_are_refused(tiny_bert, adapter):
     path = adapter / ADAPTER_WEIGHTS
     path.write_bytes(path.read_bytes()[:100])
     refused(tiny_bert, adapter, ADAPTER_WEIGHTS, "safetensors")
@@ -496,8 +495,8 @@ def test_an_adapter_without_a_head_needs_a_model_that_has_one(tmp_path, tiny_ber
 def test_bitfit_trains_biases_and_the_head(tiny_bert, name):
     model = tiny(name, tiny_bert)
     assert bitfit(model) is model
-    learning = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert learning == {
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trainable == {
         name
         for name, _ in model.named_parameters()
         if name.endswith(".bias") or name == f"{model.head}.weight"
@@ -507,7 +506,7 @@ def test_bitfit_trains_biases_and_the_head(tiny_bert, name):
 
 
 def test_bitfit_has_nothing_to_train_in_t5():
-    with pytest.raises(InputError, match=r"T5ForConditionalGeneration has none.*LoRA"):
+    with pytest.raises(UserError, match=r"T5ForConditionalGeneration has none.*LoRA"):
         bitfit(T5ForConditionalGeneration(TINY_T5))
 
 
@@ -536,8 +535,8 @@ REFERENCES = {
 }
 
 
-def reference(name: str, changes):
-    """A random model of transformers' in eval mode."""
+def peft_base(name: str, changes):
+    """A random model of `transformers` in eval mode."""
     import transformers
 
     torch.manual_seed(1)
@@ -578,14 +577,14 @@ def their_outputs(model):
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_adapters_go_both_ways_between_peft_and_here(tmp_path, peft, name):
+def test_adapters_go_from_peft_to_minift_and_back(tmp_path, peft, name):
     task_type, changes, targets = REFERENCES[name]
-    theirs = reference(name, changes)
+    theirs = peft_base(name, changes)
     base = tmp_path / "base"
     theirs.save_pretrained(base)
     settings = {"r": 3, "lora_alpha": 7, "lora_dropout": 0.2, "target_modules": targets}
     theirs = peft.get_peft_model(theirs, peft.LoraConfig(task_type=task_type, **settings)).eval()
-    stir(theirs)
+    randomise(theirs)
     theirs.save_pretrained(tmp_path / "theirs")
 
     kind = {**BERTS, **dict.fromkeys(T5S, T5ForConditionalGeneration)}[name.split(",")[0]]
@@ -622,9 +621,9 @@ def test_adapters_go_both_ways_between_peft_and_here(tmp_path, peft, name):
         assert_close(f"gradient of {n}", gradients[n], gradient, tolerance)
 
     # And back: what we write, with other numbers in it, peft reads.
-    stir(ours)
+    randomise(ours)
     save_adapter(ours, tmp_path / "ours")
-    again = reference(name, changes)
+    again = peft_base(name, changes)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")
         again = peft.PeftModel.from_pretrained(again, tmp_path / "ours").eval()

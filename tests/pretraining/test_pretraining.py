@@ -18,12 +18,12 @@ from support.parity import tensors_on_disk
 from support.running import ROOT, last_line_of_refusal, read_lines, read_metrics, run_script
 
 from minift import BertForMaskedLM, T5ForConditionalGeneration, Tokenizer
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.pretraining.base import ModelOptions
-from minift.pretraining.corpus import Chunks, kind_of_token, read_documents, write_tokens
-from minift.pretraining.masked_lm import Masks, mask_tokens
+from minift.pretraining.corpus import TokenBlocks, read_documents, token_dtype, write_tokens
+from minift.pretraining.masked_lm import MaskedLM, mask_tokens
 from minift.pretraining.span_corruption import (
-    Gaps,
+    SpanCorruption,
     central_sentence,
     first_sentence,
     span_corruption,
@@ -69,50 +69,50 @@ def test_shards_that_cannot_be_read(tmp_path):
     cut = tmp_path / "x.xz"
     cut.write_bytes(lzma.compress(document(1, 5000).encode())[:-20])
     for path, words in {tmp_path / "no.xz": "no such file", cut: "damaged xz"}.items():
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(UserError, match=words):
             list(read_documents([path]))
     latin = tmp_path / "latin.xz"
     latin.write_bytes(lzma.compress(b"caf\xe9\n"))
-    with pytest.raises(InputError, match="UTF-8"):
+    with pytest.raises(UserError, match="UTF-8"):
         list(read_documents([latin]))
 
 
-@pytest.mark.parametrize("vocabulary", [100, 70_000])
-def test_tokens_come_back_as_they_were_written(tmp_path, vocabulary):
+@pytest.mark.parametrize("vocab_size", [100, 70_000])
+def test_tokens_come_back_as_they_were_written(tmp_path, vocab_size):
     path = tmp_path / "tokens.bin"
-    documents = [[5, 6, vocabulary - 1], [], [7] * 20]
-    assert write_tokens(path, documents, eos=1, vocabulary=vocabulary) == 26
-    stream = [5, 6, vocabulary - 1, 1, 1, *[7] * 20, 1]
-    assert np.fromfile(path, kind_of_token(vocabulary)).tolist() == stream
-    chunks = Chunks(path, vocabulary, size=4, held_out=2)
-    assert chunks.total == 6
-    assert chunks.read([0, 5]).tolist() == [stream[:4], stream[20:24]]
-    assert list(chunks.held) == [4, 5]
-    with pytest.raises(InputError, match="give more text"):
-        Chunks(path, vocabulary, size=4, held_out=6)
+    documents = [[5, 6, vocab_size - 1], [], [7] * 20]
+    assert write_tokens(path, documents, end_token_id=1, vocab_size=vocab_size) == 26
+    stream = [5, 6, vocab_size - 1, 1, 1, *[7] * 20, 1]
+    assert np.fromfile(path, token_dtype(vocab_size)).tolist() == stream
+    blocks = TokenBlocks(path, vocab_size, block_size=4, eval_blocks=2)
+    assert blocks.total == 6
+    assert blocks.read([0, 5]).tolist() == [stream[:4], stream[20:24]]
+    assert list(blocks.eval_block_numbers) == [4, 5]
+    with pytest.raises(UserError, match="give more text"):
+        TokenBlocks(path, vocab_size, block_size=4, eval_blocks=6)
 
 
-def test_each_chunk_comes_once_in_an_epoch(tmp_path):
-    write_tokens(tmp_path / "x", [range(90)], eos=0, vocabulary=100)
-    chunks = Chunks(tmp_path / "x", 100, size=4, held_out=3)
-    count = chunks.total - 3
-    seen = [i for step in range(count) for i in chunks.batch(step, 3, seed=5)]
+def test_each_block_comes_once_in_an_epoch(tmp_path):
+    write_tokens(tmp_path / "x", [range(90)], end_token_id=0, vocab_size=100)
+    blocks = TokenBlocks(tmp_path / "x", 100, block_size=4, eval_blocks=3)
+    count = blocks.total - 3
+    seen = [i for step in range(count) for i in blocks.batch(step, 3, seed=5)]
     for epoch in range(3):
         assert sorted(seen[epoch * count : (epoch + 1) * count]) == list(range(count))
     assert seen[:count] != seen[count : 2 * count]
-    assert chunks.batch(4, 3, seed=5) == seen[12:15]
-    assert [i for s in range(count) for i in chunks.batch(s, 3, seed=6)] != seen
+    assert blocks.batch(4, 3, seed=5) == seen[12:15]
+    assert [i for s in range(count) for i in blocks.batch(s, 3, seed=6)] != seen
 
 
-def test_gaps_hide_the_right_share_and_nothing_is_lost():
+def test_noise_spans_have_the_right_density_and_no_token_is_lost():
     sentinels = list(range(999, 899, -1))
     for seed in range(200):
         random = np.random.default_rng(seed)
         length = int(random.integers(2, 300))
         tokens = random.integers(10, 800, length)
-        source, target = span_corruption(tokens, random, sentinels, eos=1)
+        source, target = span_corruption(tokens, random, sentinels, end_token_id=1)
         assert source[-1] == target[-1] == 1
-        # Put what was hidden back where its sentinel stands.
+        # Put each noise span back in the place of its sentinel.
         parts: dict[int, list[int]] = {}
         for token in target[:-1]:
             if token in sentinels:
@@ -127,11 +127,13 @@ def test_gaps_hide_the_right_share_and_nothing_is_lost():
         assert hidden == max(1, round(0.15 * length))
 
 
-def test_many_gaps_are_as_long_as_told():
+def test_noise_spans_have_the_right_mean_length():
     random = np.random.default_rng(0)
     lengths = []
     for _ in range(50):
-        _, target = span_corruption(np.arange(10, 500), random, list(range(999, 899, -1)), eos=1)
+        _, target = span_corruption(
+            np.arange(10, 500), random, list(range(999, 899, -1)), end_token_id=1
+        )
         lengths.append((len(target) - 1) / sum(token >= 900 for token in target) - 1)
     assert np.mean(lengths) == pytest.approx(3, abs=0.1)
 
@@ -153,12 +155,12 @@ def prose(tmp_path):
     return Tokenizer.from_pretrained(tmp_path / "prose")
 
 
-def test_the_sentence_that_says_most_becomes_the_target(prose):
-    objective = Gaps(prose, ModelOptions(sentences=1.0))
-    chunk = np.array([token for ids in prose.ids(SENTENCES) for token in ids])
+def test_the_central_sentence_becomes_the_target(prose):
+    objective = SpanCorruption(prose, ModelOptions(gap_sentence_ratio=1.0))
+    block = np.array([token for ids in prose.ids(SENTENCES) for token in ids])
     kept = 0
     for seed in range(60):
-        source, target = objective.pair(chunk, np.random.default_rng(seed))
+        source, target = objective.pair(block, np.random.default_rng(seed))
         assert prose.decode(target) == SENTENCES[2]
         assert source[-1] == target[-1] == prose.eos_token_id
         shown = prose.decode(source, skip_special_tokens=False).replace(" ", "")
@@ -190,15 +192,15 @@ def test_central_sentence_equals_the_plain_search():
             assert f1(found) == pytest.approx(max(map(f1, whole)))
 
 
-def test_the_first_whole_sentence_becomes_the_target_as_often_as_told(prose):
-    chunk = np.array([token for ids in prose.ids(SENTENCES) for token in ids])
+def test_lead_ratio_is_the_share_of_first_sentences_among_the_targets(prose):
+    block = np.array([token for ids in prose.ids(SENTENCES) for token in ids])
     rest = "".join(SENTENCES[2:]).replace(" ", "")
     for share in (0.0, 0.5, 1.0):
-        objective = Gaps(prose, ModelOptions(sentences=1.0, lead=share))
+        objective = SpanCorruption(prose, ModelOptions(gap_sentence_ratio=1.0, lead_ratio=share))
         random, first, kept = np.random.default_rng(0), 0, 0
         for _ in range(60):
-            source, target = objective.pair(chunk, random)
-            # The one before it may not be whole, which nobody can tell.
+            source, target = objective.pair(block, random)
+            # The sentence before it may be cut and is never chosen.
             if prose.decode(target) == SENTENCES[1]:
                 first += 1
                 shown = prose.decode(source, skip_special_tokens=False).replace(" ", "")
@@ -209,44 +211,46 @@ def test_the_first_whole_sentence_becomes_the_target_as_often_as_told(prose):
         assert first / 60 == pytest.approx(share, abs=0.2)
         assert kept == pytest.approx(0.5 * first, abs=9)
     tokens = np.arange(20)
-    for bounds in ([1, 4], [1], []):  # three tokens are no summary; a sentence that has no end
+    for bounds in ([1, 4], [1], []):  # three tokens are too few; a sentence without an end
         assert first_sentence(tokens, np.array(bounds)) == (tokens, None)
 
 
-def test_text_without_whole_sentences_gets_gaps(prose):
-    objective = Gaps(prose, ModelOptions(sentences=1.0))
-    chunk = np.array(prose.ids(["the kites came back and the river rose and nobody knew why"])[0])
-    source, target = objective.pair(chunk, np.random.default_rng(0))
+def test_text_without_whole_sentences_gets_span_corruption(prose):
+    objective = SpanCorruption(prose, ModelOptions(gap_sentence_ratio=1.0))
+    block = np.array(prose.ids(["the kites came back and the river rose and nobody knew why"])[0])
+    source, target = objective.pair(block, np.random.default_rng(0))
     assert target[0] == prose.id_of(sentinel(0))
     assert target[0] in source
 
 
-def test_the_share_of_sentences_is_as_told(prose):
-    chunk = np.array(prose.ids(["It rained. The kites of the valley came back. It rained."])[0])
+def test_gap_sentence_ratio_is_the_share_of_gap_sentences(prose):
+    block = np.array(prose.ids(["It rained. The kites of the valley came back. It rained."])[0])
     for share in (0.0, 0.5):
-        objective = Gaps(prose, ModelOptions(sentences=share))
+        objective = SpanCorruption(prose, ModelOptions(gap_sentence_ratio=share))
         random = np.random.default_rng(0)
-        targets = [objective.pair(chunk, random)[1] for _ in range(200)]
+        targets = [objective.pair(block, random)[1] for _ in range(200)]
         found = sum(target[0] != prose.id_of(sentinel(0)) for target in targets) / 200
         assert found == pytest.approx(share, abs=0.1)
 
 
-def test_the_whole_text_is_the_target_as_often_as_told(prose):
-    chunk = np.array(prose.ids(["the kites came back and the river rose"])[0])
+def test_full_text_ratio_is_the_share_of_full_text_targets(prose):
+    block = np.array(prose.ids(["the kites came back and the river rose"])[0])
     for share in (0.0, 0.5, 1.0):
-        objective = Gaps(prose, ModelOptions(sentences=0.0, whole=share))
+        objective = SpanCorruption(
+            prose, ModelOptions(gap_sentence_ratio=0.0, full_text_ratio=share)
+        )
         random, whole = np.random.default_rng(0), 0
         for _ in range(100):
-            source, target = objective.pair(chunk, random)
+            source, target = objective.pair(block, random)
             assert prose.id_of(sentinel(0)) in source
-            whole += target == [*chunk.tolist(), prose.eos_token_id]
+            whole += target == [*block.tolist(), prose.eos_token_id]
         assert whole / 100 == pytest.approx(share, abs=0.15)
 
 
-def test_masks_hide_as_bert_does():
+def test_masking_has_the_shares_of_bert():
     random = np.random.default_rng(0)
     tokens = random.integers(10, 800, (400, 100))
-    shown, chosen = mask_tokens(tokens, random, mask=4, vocab_size=800)
+    shown, chosen = mask_tokens(tokens, random, mask_token_id=4, vocab_size=800)
     assert (chosen.sum(1) == 15).all()
     assert np.array_equal(shown[~chosen], tokens[~chosen])
     hidden = shown[chosen]
@@ -256,23 +260,23 @@ def test_masks_hide_as_bert_does():
     assert 1 - masked - same == pytest.approx(0.1, abs=0.02)
 
 
-def test_the_loss_of_masks_counts_what_was_hidden(tmp_path):
+def test_the_masked_lm_loss_counts_the_chosen_tokens(tmp_path):
     save_wordpiece(train_wordpiece([TEXT] * 3, 120), tmp_path)
     tokenizer = Tokenizer.from_pretrained(tmp_path)
     torch.manual_seed(0)
     small = ModelOptions(family="bert", d_model=16, num_heads=2, d_ff=16, num_layers=1)
-    model = Masks.new_model(tokenizer, small, longest=12).eval()
-    objective = Masks(tokenizer, small)
-    chunks = np.array([tokenizer.ids([TEXT])[0][:10], tokenizer.ids([TEXT])[0][2:12]])
-    batch = objective.batch(chunks, np.random.default_rng(1))
+    model = MaskedLM.new_model(tokenizer, small, max_length=12).eval()
+    objective = MaskedLM(tokenizer, small)
+    blocks = np.array([tokenizer.ids([TEXT])[0][:10], tokenizer.ids([TEXT])[0][2:12]])
+    batch = objective.batch(blocks, np.random.default_rng(1))
     total, count = objective.loss(model, *batch)
     shown, chosen = mask_tokens(
-        chunks, np.random.default_rng(1), tokenizer.mask_token_id, tokenizer.vocab_size
+        blocks, np.random.default_rng(1), tokenizer.mask_token_id, tokenizer.vocab_size
     )
     assert count == chosen.sum() == 4
     ids = torch.tensor([tokenizer.build(row.tolist())[0] for row in shown])
     scores = model(ids)[:, 1:-1].log_softmax(-1)  # (2, 10, V)
-    expected = -scores.gather(2, torch.from_numpy(chunks)[..., None])[torch.from_numpy(chosen)]
+    expected = -scores.gather(2, torch.from_numpy(blocks)[..., None])[torch.from_numpy(chosen)]
     assert total.item() == pytest.approx(expected.sum().item(), rel=1e-5)
 
 
@@ -319,31 +323,31 @@ SMALL = {
     "d-ff": 48,
     "num-layers": 1,
     "num-heads": 2,
-    "chunk": 24,
+    "block-size": 24,
     "batch-size": 4,
-    "held-out": 4,
-    "warmup": 5,
-    "log-every": 5,
-    "eval-every": 20,
+    "eval-blocks": 4,
+    "warmup-ratio": 0.1,
+    "logging-steps": 5,
+    "eval-steps": 20,
     "device": "cpu",
 }
 
 
 def flags(shards, folder, **changes):
     settings = {**SMALL, "output-dir": folder, **changes}
-    return ["--text", *shards, *(part for k, v in settings.items() for part in (f"--{k}", v))]
+    return ["--train-file", *shards, *(part for k, v in settings.items() for part in (f"--{k}", v))]
 
 
 @pytest.mark.slow
-def test_gaps_are_learned_and_the_model_is_read_back(shards, tmp_path):
+def test_t5_learns_span_corruption_and_the_model_is_read_back(shards, tmp_path):
     folder = tmp_path / "out"
-    shown = run_script("pretrain", *flags(shards, folder, steps=60)).stdout
+    shown = run_script("pretrain", *flags(shards, folder, **{"max-steps": 60})).stdout
     assert "documents 24" in shown
     metrics = read_metrics(folder)
     log = read_lines(folder / "log.jsonl")
-    held = [row["dev"]["loss"] for row in log if "dev" in row]
-    assert held[-1] < held[0]
-    assert metrics["dev"]["loss"] == pytest.approx(held[-1])
+    held_out = [row["dev"]["loss"] for row in log if "dev" in row]
+    assert held_out[-1] < held_out[0]
+    assert metrics["dev"]["loss"] == pytest.approx(held_out[-1])
     model = T5ForConditionalGeneration.from_pretrained(folder)
     assert model.config.dropout_rate == 0.1  # for fine-tuning; it was trained without
     assert model.config.vocab_size == Tokenizer.from_pretrained(folder).vocab_size
@@ -352,27 +356,29 @@ def test_gaps_are_learned_and_the_model_is_read_back(shards, tmp_path):
 
 
 @pytest.mark.slow
-def test_masked_words_are_learned_and_a_model_goes_on(shards, tmp_path):
+def test_bert_learns_masked_words_and_pretraining_of_a_checkpoint_continues(shards, tmp_path):
     folder, further = tmp_path / "out", tmp_path / "further"
-    run_script("pretrain", *flags(shards, folder, steps=60, family="bert"))
-    held = [row["dev"]["loss"] for row in read_lines(folder / "log.jsonl") if "dev" in row]
-    assert held[-1] < held[0]
+    run_script("pretrain", *flags(shards, folder, family="bert", **{"max-steps": 60}))
+    held_out = [row["dev"]["loss"] for row in read_lines(folder / "log.jsonl") if "dev" in row]
+    assert held_out[-1] < held_out[0]
     BertForMaskedLM.from_pretrained(folder)
-    shown = run_script("pretrain", *flags(shards, further, steps=20, model=folder)).stdout
+    shown = run_script(
+        "pretrain", *flags(shards, further, model=folder, **{"max-steps": 20})
+    ).stdout
     assert "BertForMaskedLM" in shown
     assert "new " not in shown
     log = [row["dev"]["loss"] for row in read_lines(further / "log.jsonl") if "dev" in row]
-    assert log[0] < held[0]  # it began where the other one ended
+    assert log[0] < held_out[0]  # it began where the other one ended
     first, second = (Tokenizer.from_pretrained(path) for path in (folder, further))
     assert first("red kites").ids == second("red kites").ids
 
 
 @pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bits(shards, tmp_path):
-    settings = {"steps": 40, "save-every": 4}
+    settings = {"max-steps": 40, "save-steps": 4}
     run_script("pretrain", *flags(shards, tmp_path / "whole", **settings))
     folder = tmp_path / "killed"
-    ahead = flags(shards, folder, **settings, workers=2)
+    ahead = flags(shards, folder, workers=2, **settings)
     command = [sys.executable, ROOT / "scripts" / "pretrain.py", *ahead]
     process = subprocess.Popen(
         list(map(str, command)),
@@ -396,9 +402,9 @@ def test_a_killed_run_ends_with_the_same_bits(shards, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"text": "nowhere.txt"}, ["nowhere.txt", "no such file"]),
-        ({"text": "empty.txt"}, ["empty.txt", "no text"]),
-        ({"steps": 0}, ["--steps", "0"]),
+        ({"train-file": "nowhere.txt"}, ["nowhere.txt", "no such file"]),
+        ({"train-file": "empty.txt"}, ["empty.txt", "no text"]),
+        ({"max-steps": 0}, ["--max-steps", "0"]),
         ({"vocab-size": 50}, ["--vocab-size", "50"]),
         ({"device": "tpu"}, ["tpu"]),
         ({"precision": "fp16"}, ["fp16", "overflow"]),
@@ -415,13 +421,13 @@ def test_bad_input(shards, tmp_path, monkeypatch, capsys, changes, words):
     save_unigram(train_unigram([TEXT], 130), tmp_path / "no-masks")
     (tmp_path / "no-masks" / "config.json").write_text('{"model_type": "bert"}')
     folder = tmp_path / "out"
-    settings = {**SMALL, "text": shards[0], "output-dir": folder, "steps": 1, **changes}
+    settings = {**SMALL, "train-file": shards[0], "output-dir": folder, "max-steps": 1, **changes}
     last = last_line_of_refusal("pretrain", settings, monkeypatch, capsys)
     assert all(word in last for word in words), last
     assert not folder.exists()
 
 
-def test_text_is_needed():
+def test_a_training_file_is_needed():
     done = run_script("pretrain", check=False)
     assert done.returncode == 2
-    assert "--text is missing" in done.stderr.splitlines()[-1]
+    assert "--train-file is missing" in done.stderr.splitlines()[-1]

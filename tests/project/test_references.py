@@ -1,5 +1,7 @@
-"""What the reference said when it was recorded (tests/references), said by us; and, where the
-reference is installed, that it still says so."""
+"""Outputs equal those of `transformers` that tests/references holds.
+
+Where `transformers` is installed, a test checks that it still gives the recorded outputs.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ def recorder():
     return running.recorder("record_bert")
 
 
-def test_tiny_model_in_every_number(recorder):
+def test_every_number_of_a_tiny_model(recorder):
     expected = RECORDED["tiny"]
     model = BertForSequenceClassification.from_pretrained(REFERENCES / "tiny-bert")
     ids, mask, types = map(torch.tensor, (recorder.IDS, recorder.MASK, recorder.TYPES))
@@ -43,7 +45,7 @@ def test_tiny_model_in_every_number(recorder):
 
 
 def test_the_real_checkpoint_from_text_to_vectors(minilm):
-    """The whole story: sentences -> ids -> hidden states -> pooled vectors."""
+    """From text to vectors: sentences -> ids -> hidden states -> pooled vectors."""
     expected = RECORDED["minilm"]
     tokenizer = Tokenizer.from_pretrained(minilm)
     encodings = tokenizer.encode(expected["sentences"])
@@ -55,9 +57,9 @@ def test_the_real_checkpoint_from_text_to_vectors(minilm):
         assert_close("pooled", pooled[0, :8], torch.tensor(expected["pooled"][i]))
 
 
-def test_the_reference_still_says_so(recorder):
-    pytest.importorskip("transformers", reason="re-derives what transformers said")
-    now = recorder.say_tiny(REFERENCES / "tiny-bert")
+def test_transformers_still_gives_the_recorded_outputs(recorder):
+    pytest.importorskip("transformers", reason="recomputes the outputs of transformers")
+    now = recorder.outputs_of_tiny(REFERENCES / "tiny-bert")
     for key in ("hidden_states", "pooled", "logits", "loss"):
         assert_close(key, torch.tensor(now[key]), torch.tensor(RECORDED["tiny"][key]))
     for name, norm in RECORDED["tiny"]["gradients"].items():

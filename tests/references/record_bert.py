@@ -1,13 +1,13 @@
-"""Records what the reference BERT says, so that tests compare with it where it is not installed.
+"""Record outputs of BERT in `transformers`, for tests on machines without `transformers`.
 
     python tests/references/record_bert.py
 
 writes, beside this file,
 
-    tiny-bert/     a random BertForSequenceClassification of two layers, saved by the reference
-    bert.json      its hidden states, pooled vectors, logits and gradients for a small batch, what
-                   the real all-MiniLM-L6-v2 (if it is under weights/) makes of three sentences,
-                   and the versions that said so
+    tiny-bert/     a random BertForSequenceClassification of two layers, saved by `transformers`
+    bert.json      its hidden states, pooled vectors, logits and gradients for a small batch, the
+                   outputs of all-MiniLM-L6-v2 (under weights/) for three sentences, and the
+                   versions of the libraries
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def rounded(tensor: torch.Tensor) -> list:
 
 
 def make_tiny(folder: Path) -> None:
-    """Save a random reference model with biases and norms away from 0 and 1."""
+    """Save a random model of `transformers` with biases and norms away from 0 and 1."""
     import transformers
 
     torch.manual_seed(0)
@@ -57,8 +57,8 @@ def make_tiny(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def say_tiny(folder: Path) -> dict:
-    """What the reference makes of the batch above."""
+def outputs_of_tiny(folder: Path) -> dict:
+    """The outputs of `transformers` for the batch above."""
     import transformers
 
     model = transformers.BertForSequenceClassification.from_pretrained(folder).eval()
@@ -75,7 +75,7 @@ def say_tiny(folder: Path) -> dict:
     }
 
 
-def say_minilm() -> dict:
+def outputs_of_minilm() -> dict:
     """Ids, the beginning of each last hidden state, and the beginning of each pooled vector."""
     import transformers
 
@@ -98,7 +98,7 @@ if __name__ == "__main__":
     make_tiny(HERE / "tiny-bert")
     recorded = {
         "versions": {"transformers": transformers.__version__, "torch": torch.__version__},
-        "tiny": say_tiny(HERE / "tiny-bert"),
-        "minilm": say_minilm(),
+        "tiny": outputs_of_tiny(HERE / "tiny-bert"),
+        "minilm": outputs_of_minilm(),
     }
     (HERE / "bert.json").write_text(json.dumps(recorded) + "\n", encoding="utf-8")

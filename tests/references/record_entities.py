@@ -1,9 +1,9 @@
-"""Records what seqeval scores on random tags, legal or not: entities.json beside this.
+"""Record the scores of seqeval for random tags, valid or not, in entities.json.
 
     python tests/references/record_entities.py
 
-The tests compare with the recorded scores where seqeval is not installed, and where it is they
-check that it would still record the same.
+The tests compare with the recorded scores.  Where seqeval is installed, they also check that it
+still gives these scores.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Records how rouge-score scores random texts and nltk stems words: rouge.json beside this.
+"""Record the scores of rouge-score for random texts and the stems of nltk in rouge.json.
 
     python tests/references/record_rouge.py
 
-The tests compare with the recorded numbers where rouge-score is not installed, and where it is
-they check that it would still record the same.
+The tests compare with the recorded numbers.  Where rouge-score is installed, they also check that
+it still gives these numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WORDS = (
     "related relational nation nationally national happy happily sky skies news 1066 1990s 10th "
     "1,200 U.S. well-known naïve café Straße İstanbul ΣΟΦΟΣ 王 ١٢ — ... ! x_y it's \u212aelvin"
 )
-# What each of nltk's rules is about; the random words below are made of these.
+# The endings in nltk's rules; the random words below are made of these.
 ENDINGS = (
     "s es ies sses ss ied eed ed ing ated bled ized tting lling y ly ally ational tional ency "
     "ancy izer bly alli ently ely ously ization ation ator alism iveness fulness ousness ality "
@@ -61,9 +61,9 @@ def random_case(seed: int) -> dict[str, Any]:
     prediction = random_text(draw)
     references = []
     for _ in range(draw.choice([1, 1, 2, 3])):
-        pieces = draw.choice([prediction.split(" "), prediction.split("\n"), []])
-        draw.shuffle(pieces)
-        kept = [piece for piece in pieces if draw.random() < 0.8]
+        words = draw.choice([prediction.split(" "), prediction.split("\n"), []])
+        draw.shuffle(words)
+        kept = [word for word in words if draw.random() < 0.8]
         references.append(draw.choice([" ", "\n"]).join([*kept, random_text(draw, 8)]))
     return {"prediction": prediction, "references": references, "use_stemmer": seed % 2 == 0}
 
@@ -84,7 +84,7 @@ def scorer(use_stemmer: bool) -> Any:
     from rouge_score.tokenizers import DefaultTokenizer
 
     tokenizer = DefaultTokenizer(use_stemmer)
-    if use_stemmer:  # remembering stems changes none, and spares nine tenths of the time
+    if use_stemmer:  # the cache changes no stem and saves nine tenths of the time
         tokenizer._stemmer.stem = lru_cache(maxsize=None)(tokenizer._stemmer.stem)
     return RougeScorer(KINDS, tokenizer=tokenizer)
 

@@ -1,10 +1,10 @@
-"""Records what the official arithmetic of SQuAD says of random and nasty predictions.
+"""Record the scores of the official SQuAD program for random and difficult predictions.
 
     pip install 'transformers<5' && python tests/references/record_squad.py
 
-v2.0: the official program as the reference library carried it until its version 4
+v2.0: the official program as `transformers` contained it until its version 4
 (`transformers.data.metrics.squad_metrics`); v1.1 differs from it in three rules, which
-tests/test_metrics_squad.py checks by hand and, where it is installed, with torchmetrics.
+tests/metrics/test_squad_metrics.py checks by hand and, where it is installed, with torchmetrics.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def random_case(seed: int, version: str = "v2.0") -> dict:
 
 
 def official(case: dict) -> dict:
-    """What the official program of v2.0 prints, with and without margins."""
+    """The output of the official program of v2.0, with and without margins."""
     from transformers.data.metrics.squad_metrics import squad_evaluate
 
     examples = [

@@ -1,9 +1,9 @@
-"""Records what the reference's BERT tokenizer makes of difficult texts: tokenizer.json beside this.
+"""Record the output of the BERT tokenizer of `transformers` for difficult texts: tokenizer.json.
 
     python tests/references/record_tokenizer.py
 
-The tests compare with the recorded answers where the reference is not installed, and where it is
-they check that it would still record the same.
+The tests compare with the recorded output.  Where `transformers` is installed, they also check
+that it still gives this output.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def record() -> dict[str, Any]:
 
 
 def write_tokenizer(folder: Path, settings: dict[str, Any]) -> Path:
-    """A small vocab.txt and the settings: what both sides read."""
+    """A small vocab.txt and the settings, for both tokenizers."""
     folder.mkdir(exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(VOCAB) + "\n", encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))

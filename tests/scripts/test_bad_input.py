@@ -131,7 +131,11 @@ CASES = {
     "value out of range": (None, {"batch-size": "0"}, ["--batch-size", "0"]),
     "choice that is none": (None, {"pooling": "max"}, ["--pooling", "'max'", "mean"]),
     "length beyond the model": (None, {"max-length": "999"}, ["--max-length", "999", "64"]),
-    "metric that is none": (None, {"best-metric": "bleu"}, ["--best-metric", "'bleu'", "accuracy"]),
+    "metric that is none": (
+        None,
+        {"metric-for-best-model": "bleu"},
+        ["--metric-for-best-model", "'bleu'", "accuracy"],
+    ),
     "GPU that is not there": (None, {"device": "cuda:99"}, ["--device", "cuda:99"]),
     "device that is none": (None, {"device": "tpu"}, ["--device", "'tpu'"]),
 }
@@ -207,7 +211,7 @@ def test_prediction_with_bad_input(tiny_bert, tmp_path):
 def test_an_internal_error_is_a_traceback_and_status_1(tmp_path):
     program = tmp_path / "broken.py"
     program.write_text(
-        "from minift.training.options import run_script\n"
+        "from minift.training.cli import run_script\n"
         "def main():\n    raise KeyError('a bug')\n"
         "run_script(main)\n"
     )

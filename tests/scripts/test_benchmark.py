@@ -1,4 +1,4 @@
-"""The comparisons run, on tiny models, and both sides say the same."""
+"""The comparisons run on tiny models, and both sides compute the same."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SHORT = ("--batch-size", "4", "--rounds", "1")
 
 
 @pytest.fixture(autouse=True)
-def _with_the_reference():
-    pytest.importorskip("transformers", reason="the reference is not installed")
+def _with_transformers():
+    pytest.importorskip("transformers", reason="transformers is not installed")
 
 
 def test_training_steps(tiny_bert, reviews):
@@ -42,17 +42,17 @@ def test_inference(tiny_bert, tmp_path):
 def test_features(minilm):
     pytest.importorskip("datasets", reason="datasets is not installed")
     out = run_script("benchmark", "features", "--rounds", "1", "--max-length", "64").stdout
-    same, ours, theirs = re.search(r"(\d+) of (\d+) and (\d+)", out).groups()
-    assert same == ours == theirs
+    same, ours, peers = re.search(r"(\d+) of (\d+) and (\d+)", out).groups()
+    assert same == ours == peers
 
 
 def test_guarantees(tiny_bert, reviews):
     flags = ("--model", tiny_bert, "--train-file", reviews["train"], "--dev-file", reviews["dev"])
-    more = ("--epochs", "2", "--batch-size", "10", "--save-every", "3")
+    more = ("--epochs", "2", "--batch-size", "10", "--save-steps", "3")
     out = run_script("benchmark", "guarantees", "classification", *flags, *more).stdout
     rows = dict(re.findall(r"^\| ([a-z :,]+) \| (\d+) \|", out, re.M))
-    assert rows["a state to go on from"] == "3"  # of ten steps
-    assert int(rows["the best model, whole or not there"]) >= 1
+    assert rows["a state to resume from"] == "3"  # of ten steps
+    assert int(rows["the best model, written atomically"]) >= 1
     assert int(rows["of these: waiting for the disk"]) > 3
 
 
@@ -66,7 +66,7 @@ def test_metrics():
 
 
 @pytest.mark.parametrize("words", [(), ("nothing",), ("training",), ("quality", "poetry")])
-def test_what_cannot_be_compared(words):
+def test_an_unknown_comparison_is_refused(words):
     done = run_script("benchmark", *words, check=False)
     assert done.returncode == 2
-    assert "says not what to compare; give" in done.stderr
+    assert "names no comparison; give" in done.stderr

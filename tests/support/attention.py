@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from minift.nn.attention import attend, pack
+from minift.nn.attention import packed_attention
+from minift.nn.packing import pack
 
 MASKS = {
     "right padding": [[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]],
     "left padding": [[0, 1, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1]],
-    "holes": [[1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 1]],
+    "gaps": [[1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 1]],
     "an empty row": [[1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]],
     "nothing real": [[0, 0], [0, 0]],
     "all real": [[1, 1, 1], [1, 1, 1]],
@@ -18,17 +19,19 @@ MASKS = {
 
 
 def assert_gradients_use_the_weights_that_were_kept(device, kind, close=1e-5):
-    """With the same seed the same weights are dropped.  Values that are rows of the identity show
-    which; the gradients for other values are then those of a formula without chance."""
+    """The gradients under dropout equal those of the formula with the same weights dropped.
+
+    With the same seed the same weights are dropped.  One-hot values show which ones.
+    """
     lengths = [1, 3, 3, 7, 23, 40]
     packing = pack((torch.arange(40) < torch.tensor(lengths)[:, None]).long().to(device))
     q, k, v = (torch.randn(sum(lengths), 2, 64) for _ in range(3))
-    places = torch.cat([torch.arange(length) for length in lengths])
-    one_hot = torch.eye(64)[places][:, None].expand(-1, 2, -1)
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    one_hot = torch.eye(64)[positions][:, None].expand(-1, 2, -1)
 
     def dropped(*x):
         torch.manual_seed(5)
-        return attend(*x, packing, dropout=0.25)
+        return packed_attention(*x, packing, dropout=0.25)
 
     kept = dropped(*(x.to(device, kind) for x in (q, k, one_hot))).float().cpu() > 0  # (S, N, K)
     share = kept.sum() / sum(2 * length**2 for length in lengths)

@@ -1,8 +1,8 @@
-"""One way to compare a model of ours with the reference: through files, as users would.
+"""Comparison of a model with that of `transformers`, through files, as users would.
 
-A tiny random reference model is saved by the reference, read by our loader, and both must then say
-the same: all hidden states, the outputs, the gradients of every tensor on disk, under any mask.
-What we save must load in the reference without a missing or unexpected key.
+`transformers` saves a tiny random model and minift loads it.  Both must then compute the same: all
+hidden states, the outputs, and the gradients of every tensor on disk, under any mask.  A model that
+minift saves must load in `transformers` without a missing or unexpected key.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TOLERANCE = 1e-5
 
 
 def random_batch(config, seed: int, batch: int = 4, width: int = 11):
-    """ids, a mask with padding and holes (never in the first column), token types: (B, T)."""
+    """ids, a mask with padding and gaps (never in the first column), token types: (B, T)."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(high: int) -> Tensor:
@@ -48,10 +48,10 @@ def assert_same_hidden_states(ours, theirs, ids, mask, types, tolerance=TOLERANC
 
 
 def gradients_as_on_disk(model) -> dict[str, Tensor]:
-    """Our gradients under the names, and in the pieces, of the checkpoint."""
+    """minift's gradients under the names of the checkpoint, stacked ones split."""
     named = {}
     for ours, parameter in model.named_parameters():
-        names = model.table.theirs(ours)
+        names = model.weight_map.checkpoint_names(ours)
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         named.update(zip(names, gradient.chunk(len(names)), strict=True))
     return named
@@ -67,14 +67,14 @@ def assert_same_gradients(ours, theirs, tolerance=TOLERANCE) -> None:
 
 
 def assert_loads_in_reference(reference_class, folder: Path):
-    """The reference reads our folder with nothing missing, unexpected or misshapen."""
+    """`transformers` reads minift's folder; no tensor is missing, unexpected or misshapen."""
     model, report = reference_class.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
     return model.eval()
 
 
 def tensors_on_disk(folder: Path) -> dict[str, Tensor]:
-    """Canonical names only, for comparing what two folders hold."""
+    """The tensors of a folder by their names on disk."""
     from safetensors.torch import load_file
 
     return load_file(folder / weights.WEIGHTS)

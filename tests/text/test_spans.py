@@ -1,4 +1,4 @@
-"""Characters to tokens and back; the vectorised search for spans equals one by brute force."""
+"""Characters to tokens and back; the vectorised search for spans equals brute force."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from minift.text.spans import Span, best_spans, span_characters, token_span
 
 
-def brute_force(starts, ends, begin, longest, count):
+def brute_force(starts, ends, begin, max_length, count):
     spans = [
         Span(float(starts[i] + ends[j]), i, j)
         for i in range(*begin)
-        for j in range(i, min(i + longest, len(ends)))
+        for j in range(i, min(i + max_length, len(ends)))
         if np.isfinite(starts[i] + ends[j])
     ]
     return sorted(spans, key=lambda span: (-span.score, span.first, span.last))[:count]
@@ -33,12 +33,12 @@ def test_equals_brute_force(kind):
             starts[draw.random(size) < 0.5] = -np.inf
             ends[draw.random(size) < 0.3] = np.nan
         first, last = sorted(draw.integers(0, size + 1, 2).tolist())
-        longest, count = int(draw.integers(1, 7)), int(draw.integers(1, 9))
-        found = best_spans(starts, ends, (first, last), longest, count)
-        assert found == brute_force(starts, ends, (first, last), longest, count)
+        max_length, count = int(draw.integers(1, 7)), int(draw.integers(1, 9))
+        found = best_spans(starts, ends, (first, last), max_length, count)
+        assert found == brute_force(starts, ends, (first, last), max_length, count)
 
 
-def test_no_legal_span_is_no_error():
+def test_a_window_without_an_allowed_span_has_none():
     nothing = np.array([])
     assert best_spans(nothing, nothing, (0, 0), 5, 3) == []
     assert best_spans(np.full(3, -np.inf), np.zeros(3), (0, 3), 5, 3) == []
@@ -49,7 +49,7 @@ def test_a_span_may_be_longer_than_the_window():
     assert best_spans(np.zeros(2), np.array([0.0, 1.0]), (0, 2), 1000, 1) == [Span(1.0, 0, 1)]
 
 
-def test_token_span_is_all_that_share_a_character():
+def test_a_token_span_holds_all_tokens_that_share_a_character():
     draw = random.Random(0)
     for _ in range(500):
         offsets, position = [], 0

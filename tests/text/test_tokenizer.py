@@ -1,4 +1,4 @@
-"""Our tokenizer says what the reference's says: as recorded, and live on texts drawn at random."""
+"""The tokenizer equals that of `transformers`: as recorded, and live on random texts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tokenizers
 from support.running import ROOT
 
 from minift import Tokenizer
-from minift.errors import InputError
+from minift.errors import UserError
 
 REFERENCES = ROOT / "tests" / "references"
 recorder = runpy.run_path(str(REFERENCES / "record_tokenizer.py"))
@@ -27,7 +27,7 @@ def tokenizer(tmp_path) -> Tokenizer:
     return Tokenizer.from_pretrained(written(tmp_path / "small", do_lower_case=True))
 
 
-def pieces(tokenizer: Tokenizer, encoding) -> str:
+def tokens_of(tokenizer: Tokenizer, encoding) -> str:
     return " ".join(tokenizer.convert_ids_to_tokens(encoding.ids))
 
 
@@ -40,11 +40,11 @@ def as_recorded(encoding) -> dict:
     }
 
 
-# ---- against the reference ---------------------------------------------------------------------
+# ---- against transformers ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_equal_to_the_recorded_reference(tmp_path, name):
+def test_equal_to_recorded_outputs_of_transformers(tmp_path, name):
     ours = Tokenizer.from_pretrained(written(tmp_path / "small", **SETTINGS[name]))
     answers = [answer for answer in RECORDED["answers"] if answer["settings"] == name]
     assert len(answers) > 30
@@ -55,7 +55,7 @@ def test_equal_to_the_recorded_reference(tmp_path, name):
         assert as_recorded(found) == {key: answer[key] for key in as_recorded(found)}, answer
 
 
-def test_the_reference_still_says_what_was_recorded():
+def test_transformers_still_gives_the_recorded_outputs():
     pytest.importorskip("transformers", reason="compares with transformers, which is not here")
     again = json.loads(json.dumps(recorder["record"]()))
     assert again["answers"] == RECORDED["answers"]
@@ -63,7 +63,7 @@ def test_the_reference_still_says_what_was_recorded():
 
 def assert_same(ours: Tokenizer, theirs, text, pair=None, limit=None) -> None:
     found = ours(text, pair, max_length=limit, truncation=limit is not None)
-    # As lists of one, because a lone call of theirs takes an empty second text for none at all.
+    # As lists of one, because their call for one text takes an empty second text for none.
     expected = theirs(
         [text],
         None if pair is None else [pair],
@@ -97,14 +97,14 @@ def check_on_random_texts(ours: Tokenizer, theirs, max_examples: int) -> None:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_equal_to_the_reference_on_random_texts(tmp_path, name):
+def test_equal_to_transformers_on_random_texts(tmp_path, name):
     transformers = pytest.importorskip("transformers", reason="compares with transformers")
     folder = written(tmp_path / "small", **SETTINGS[name])
     theirs = transformers.BertTokenizer.from_pretrained(folder)
     check_on_random_texts(Tokenizer.from_pretrained(folder), theirs, 100)
 
 
-def test_equal_to_the_reference_with_a_real_vocabulary(minilm):
+def test_equal_to_transformers_with_a_real_vocabulary(minilm):
     transformers = pytest.importorskip("transformers", reason="compares with transformers")
     ours = Tokenizer.from_pretrained(minilm)
     theirs = transformers.AutoTokenizer.from_pretrained(minilm)
@@ -188,7 +188,7 @@ def test_settings_beside_a_tokenizer_json_win_and_are_saved(tmp_path, tokenizer)
         '{"do_lower_case": false, "model_max_length": 99, "name_or_path": "/home/me/model"}'
     )
     cased = Tokenizer.from_pretrained(tmp_path)
-    assert pieces(cased, cased("Quick É")) == "[CLS] Quick É [SEP]"
+    assert tokens_of(cased, cased("Quick É")) == "[CLS] Quick É [SEP]"
     cased.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     names = dict(zip(("pad", "unk", "cls", "sep", "mask"), VOCAB, strict=False))
@@ -210,7 +210,7 @@ def test_the_example_of_the_docstring(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(tokens))
     tokenizer = Tokenizer.from_pretrained(tmp_path)
     encoding = tokenizer("Embeddings!")
-    assert pieces(tokenizer, encoding) == "[CLS] em ##bed ##ding ##s ! [SEP]"
+    assert tokens_of(tokenizer, encoding) == "[CLS] em ##bed ##ding ##s ! [SEP]"
     assert encoding.type_ids == [0] * 7
     assert encoding.offsets == [(0, 0), (0, 2), (2, 5), (5, 9), (9, 10), (10, 11), (0, 0)]
     assert encoding.word_ids == [None, 0, 0, 0, 0, 1, None]
@@ -218,9 +218,9 @@ def test_the_example_of_the_docstring(tmp_path):
     assert tokenizer.decode(encoding.ids) == "embeddings!"
 
 
-def test_the_pieces_that_others_build_on(tokenizer):
+def test_tokens_without_special_tokens_and_how_to_add_them(tokenizer):
     first, second = tokenizer.tokens(["The fox!", "don't"])
-    assert pieces(tokenizer, first) == "the fox !"
+    assert tokens_of(tokenizer, first) == "the fox !"
     assert first.offsets == [(0, 3), (4, 7), (7, 8)]
     assert tokenizer.ids(["The fox!", "don't"]) == [first.ids, second.ids]
     assert (tokenizer.num_special(pair=False), tokenizer.num_special(pair=True)) == (2, 3)
@@ -232,15 +232,15 @@ def test_the_pieces_that_others_build_on(tokenizer):
     assert tokenizer.build(first.ids, second.ids) == (both.ids, both.type_ids)
 
 
-def test_what_truncation_cuts_is_known(tokenizer):
+def test_the_number_of_truncated_tokens_is_known(tokenizer):
     whole, cut = tokenizer("the quick fox"), tokenizer("the quick fox", max_length=4)
-    assert pieces(tokenizer, cut) == "[CLS] the quick [SEP]"
+    assert tokens_of(tokenizer, cut) == "[CLS] the quick [SEP]"
     assert (len(whole), whole.total, whole.cut) == (5, 5, 0)
     assert (len(cut), cut.total, cut.cut) == (4, 5, 1)
     pair = tokenizer("the quick fox", "the", max_length=6)
-    assert pieces(tokenizer, pair) == "[CLS] the quick [SEP] the [SEP]"
+    assert tokens_of(tokenizer, pair) == "[CLS] the quick [SEP] the [SEP]"
     assert (pair.total, pair.cut) == (7, 1)
-    assert pieces(tokenizer, tokenizer("the", "fox", max_length=3)) == "[CLS] [SEP] [SEP]"
+    assert tokens_of(tokenizer, tokenizer("the", "fox", max_length=3)) == "[CLS] [SEP] [SEP]"
 
 
 def test_limits(tmp_path):
@@ -258,14 +258,14 @@ def test_limits(tmp_path):
     assert Tokenizer.from_pretrained(tmp_path / "saved").max_length == 3
 
 
-def test_what_a_tokenizer_json_stores_of_truncation_and_padding_is_off(tmp_path, tokenizer):
+def test_truncation_and_padding_stored_in_a_tokenizer_json_are_off(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path)
     stored = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     stored.enable_truncation(3)
     stored.enable_padding(length=9)
     stored.save(str(tmp_path / "tokenizer.json"))
     again = Tokenizer.from_pretrained(tmp_path)
-    assert pieces(again, again("the quick fox")) == "[CLS] the quick fox [SEP]"
+    assert tokens_of(again, again("the quick fox")) == "[CLS] the quick fox [SEP]"
 
 
 def test_a_list_is_its_items_one_by_one(tokenizer):
@@ -282,7 +282,7 @@ def test_a_list_is_its_items_one_by_one(tokenizer):
 def test_words_keep_their_numbers(tokenizer):
     words = ["Don't", "foxes", "日本"]
     encoding = tokenizer(words, is_split_into_words=True)
-    assert pieces(tokenizer, encoding) == "[CLS] don ' t fox ##e ##s 日 本 [SEP]"
+    assert tokens_of(tokenizer, encoding) == "[CLS] don ' t fox ##e ##s 日 本 [SEP]"
     assert encoding.word_ids == [None, 0, 0, 0, 1, 1, 1, 2, 2, None]
     assert encoding.offsets[4:7] == [(0, 3), (3, 4), (4, 5)]
     assert tokenizer.ids([words], is_split_into_words=True) == [encoding.ids[1:-1]]
@@ -314,9 +314,10 @@ def test_a_vocabulary_without_a_mask_has_none(tmp_path):
 
 
 def test_other_families(tmp_path):
-    """As T5's: pieces of a SentencePiece model, and one special token at the end."""
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁a", -1.0), ("b", -2.0), ("▁", -3.0)]
-    stored = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, unk_id=2))
+    """As T5's: tokens of a SentencePiece model, and one special token at the end."""
+    tokens = ["<pad>", "</s>", "<unk>", "▁a", "b", "▁"]
+    vocabulary = list(zip(tokens, [0.0, 0.0, 0.0, -1.0, -2.0, -3.0], strict=True))
+    stored = tokenizers.Tokenizer(tokenizers.models.Unigram(vocabulary, unk_id=2))
     stored.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
     stored.decoder = tokenizers.decoders.Metaspace()
     stored.post_processor = tokenizers.processors.TemplateProcessing(
@@ -324,7 +325,7 @@ def test_other_families(tmp_path):
     )
     stored.add_special_tokens(["<pad>", "</s>", "<unk>"])
     stored.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(InputError, match=r"tokenizer\.json: its pad_token is None"):
+    with pytest.raises(UserError, match=r"tokenizer\.json: its pad_token is None"):
         Tokenizer.from_pretrained(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"pad_token": "<pad>", "eos_token": "</s>"}')
     tokenizer = Tokenizer.from_pretrained(tmp_path)
@@ -370,7 +371,7 @@ def test_damaged_folders_are_named(tmp_path, files, message):
     folder = written(tmp_path / "small")
     for name, content in files.items():
         (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         Tokenizer.from_pretrained(folder)
     assert "\n" not in str(caught.value)
 
@@ -388,14 +389,14 @@ def test_damaged_folders_are_named(tmp_path, files, message):
     ],
 )
 def test_settings_that_make_no_sense_are_named(tmp_path, key, value, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         Tokenizer.from_pretrained(written(tmp_path / "small", **{key: value}))
 
 
 def test_a_tokenizer_json_that_is_a_folder(tmp_path):
     folder = written(tmp_path / "small")
     (folder / "tokenizer.json").mkdir()
-    with pytest.raises(InputError, match=r"tokenizer\.json: cannot be read"):
+    with pytest.raises(UserError, match=r"tokenizer\.json: cannot be read"):
         Tokenizer.from_pretrained(folder)
 
 
@@ -407,9 +408,9 @@ def test_a_tokenizer_json_that_is_a_folder(tmp_path):
         (lambda t: t("a b", is_split_into_words=True), TypeError, "text 0 is a str; .* lists"),
         (lambda t: t(["a", 5], is_split_into_words=True), TypeError, "text 0 is or holds int 5"),
         (lambda t: t.encode(["a"], []), ValueError, "1 texts but 0 pairs"),
-        (lambda t: t("a", max_length=1), ValueError, "max_length is 1, but .* alone are 2"),
-        (lambda t: t("a", "b", max_length=2), ValueError, "max_length is 2, but .* alone are 3"),
-        (lambda t: t("a\ud83d"), InputError, r"text 0: its character 1 is half .*U\+D83D.*remove"),
+        (lambda t: t("a", max_length=1), ValueError, "max_length is 1; it must be at least 2"),
+        (lambda t: t("a", "b", max_length=2), ValueError, "max_length is 2; it must be at least 3"),
+        (lambda t: t("a\ud83d"), UserError, r"text 0: its character 1 is half .*U\+D83D.*remove"),
     ],
 )
 def test_wrong_calls_are_explained(tokenizer, call, error, message):

@@ -1,4 +1,4 @@
-"""Every token is in a window; the shares of a pair are those of the reference."""
+"""Every token is in a window; pairs are truncated as in `transformers`."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import itertools
 
 import pytest
 
-from minift.text.windows import own_ranges, owners, shares, windows
+from minift.text.windows import best_window, truncate_pair, window_cores, windows
 
 
 def test_every_token_is_in_a_window_and_neighbours_overlap():
     for length in range(40):
         for size in range(1, 12):
-            for overlap in range(size):
-                found = windows(length, size, overlap)
+            for doc_stride in range(size):
+                found = windows(length, size, doc_stride)
                 covered = {i for start, end in found for i in range(start, end)}
                 assert covered == set(range(length))
                 assert all(end - start == min(size, length) for start, end in found)
                 for (_, end), (start, _) in itertools.pairwise(found):
-                    assert end - start >= overlap
+                    assert end - start >= doc_stride
 
 
-@pytest.mark.parametrize("overlap", [-1, 6, 7])
-def test_an_overlap_that_does_not_advance_is_refused(overlap):
+@pytest.mark.parametrize("doc_stride", [-1, 6, 7])
+def test_a_doc_stride_that_does_not_advance_is_refused(doc_stride):
     with pytest.raises(ValueError, match="from 0 to 5"):
-        windows(10, 6, overlap)
+        windows(10, 6, doc_stride)
 
 
-def test_shares_take_from_the_longer_text_first():
-    def one_by_one(first: int, second: int, room: int) -> tuple[int, int]:
-        """The rule in words: while there are too many, drop one of the longer text."""
+def test_the_longer_text_of_a_pair_is_truncated_first():
+    def one_by_one(first: int, second: int, max_tokens: int) -> tuple[int, int]:
+        """The rule: while there are too many tokens, remove one from the longer text."""
         bigger_first = first > second
-        while first + second > room:
+        while first + second > max_tokens:
             if first > second or (first == second and not bigger_first):
                 first -= 1
             else:
@@ -40,22 +40,24 @@ def test_shares_take_from_the_longer_text_first():
 
     for first in range(14):
         for second in range(14):
-            for room in range(20):
-                assert shares(first, second, room) == one_by_one(first, second, room)
+            for max_tokens in range(20):
+                assert truncate_pair(first, second, max_tokens) == one_by_one(
+                    first, second, max_tokens
+                )
 
 
-def test_each_token_belongs_to_the_window_that_sees_most_around_it():
+def test_each_token_is_in_the_core_of_the_window_with_the_most_context():
     for length in range(1, 40):
         for size in range(1, 12):
-            for overlap in range(size):
-                parts = windows(length, size, overlap)
-                ranges = own_ranges(parts)
-                expected = owners([(i, i + 1) for i in range(length)], parts)
+            for doc_stride in range(size):
+                parts = windows(length, size, doc_stride)
+                ranges = window_cores(parts)
+                expected = best_window([(i, i + 1) for i in range(length)], parts)
                 found = [n for n, (start, end) in enumerate(ranges) for _ in range(start, end)]
-                assert found == expected, (length, size, overlap)
+                assert found == expected, (length, size, doc_stride)
                 for (start, end), (first, last) in zip(parts, ranges, strict=True):
                     assert start <= first <= last <= end
 
 
 def test_an_empty_text_has_one_empty_window():
-    assert own_ranges(windows(0, 5, 2)) == [(0, 0)]
+    assert window_cores(windows(0, 5, 2)) == [(0, 0)]

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.training import checkpoint
-from minift.training.checkpoint import Progress, load_state, remove_state, save_state
-from minift.training.optim import new_optimizer
+from minift.training.checkpoint import TrainerState, load_state, remove_state, save_state
+from minift.training.optim import make_optimizer
 
 
 def one_group(model):
@@ -22,7 +22,7 @@ def one_group(model):
 def trained(seed: int):
     torch.manual_seed(seed)
     model = nn.Linear(3, 2)
-    optimizer = new_optimizer("adamw", [one_group(model)])
+    optimizer = make_optimizer("adamw", [one_group(model)])
     for group in optimizer.param_groups:
         group["lr"] = 0.1
     for _ in range(3):
@@ -44,7 +44,7 @@ def step(model, optimizer):
 
 def test_going_on_gives_the_same_numbers(tmp_path):
     model, optimizer = trained(1)
-    at = Progress(epoch=1, batch=2, step=3, best_score=0.5, loss_sum=0.1, loss_count=3)
+    at = TrainerState(epoch=1, batch=2, step=3, best_score=0.5, loss_sum=0.1, loss_count=3)
     save_state(tmp_path, model, optimizer, at)
     expected = step(model, optimizer)
     other, its_optimizer = trained(2)
@@ -59,7 +59,7 @@ def test_going_on_gives_the_same_numbers(tmp_path):
 @pytest.mark.parametrize("moment", range(8))
 def test_killed_inside_a_save_the_old_or_the_new_state_is_whole(tmp_path, monkeypatch, moment):
     model, optimizer = trained(1)
-    save_state(tmp_path, model, optimizer, Progress(step=1))
+    save_state(tmp_path, model, optimizer, TrainerState(step=1))
 
     class Killed(BaseException):
         pass
@@ -81,23 +81,23 @@ def test_killed_inside_a_save_the_old_or_the_new_state_is_whole(tmp_path, monkey
         patch.setattr(os, "rename", dying(os.rename))
         patch.setattr(checkpoint, "write_json", dying(checkpoint.write_json))
         with contextlib.suppress(Killed):
-            save_state(tmp_path, model, optimizer, Progress(step=2))
+            save_state(tmp_path, model, optimizer, TrainerState(step=2))
     found = load_state(tmp_path, *trained(2))
     assert found is not None
     assert found.step in (1, 2)
     # And the next save works from there.
-    save_state(tmp_path, model, optimizer, Progress(step=3))
+    save_state(tmp_path, model, optimizer, TrainerState(step=3))
     assert load_state(tmp_path, *trained(2)).step == 3
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
 def test_a_state_of_another_run_is_refused(tmp_path):
-    save_state(tmp_path, *trained(1), Progress())
+    save_state(tmp_path, *trained(1), TrainerState())
     other = nn.Linear(5, 2)
-    with pytest.raises(InputError, match="not a state of this run"):
-        load_state(tmp_path, other, new_optimizer("adamw", [one_group(other)]))
+    with pytest.raises(UserError, match="is not the state of this run"):
+        load_state(tmp_path, other, make_optimizer("adamw", [one_group(other)]))
     path = tmp_path / "state" / "state.safetensors"
     path.write_bytes(path.read_bytes()[:50])
     (path.parent / "manifest.json").unlink()
-    with pytest.raises(InputError, match="not a state of this run"):
+    with pytest.raises(UserError, match="is not the state of this run"):
         load_state(tmp_path, *trained(1))

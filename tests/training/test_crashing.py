@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from crashing import SAVE_EVERY, crash_all
+from crashing import SAVE_STEPS, crash_all
 
 
 @pytest.mark.slow
@@ -14,4 +14,4 @@ def test_killed_at_random_moments_and_resumed_all_tasks_give_the_same_bits():
     for task, outcome in crash_all(12, seed).items():
         assert not outcome.wrong, (seed, task, outcome.wrong)
         assert outcome.kills == 3, (seed, task)
-        assert outcome.most_steps_lost <= SAVE_EVERY, (seed, task)
+        assert outcome.most_steps_lost <= SAVE_STEPS, (seed, task)

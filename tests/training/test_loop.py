@@ -1,4 +1,4 @@
-"""Training through the real script: what it leaves behind, what it learns, how it goes on."""
+"""Training through the script: its output files, the trained weights, and resuming."""
 
 from __future__ import annotations
 
@@ -105,17 +105,17 @@ def test_accumulation_gives_the_gradient_of_the_big_batch(tiny_bert, reviews, tm
     # Windows make the weights of records within the small batches unequal.
     for name, changes in {
         "big": {"batch_size": 500},
-        "small": {"batch_size": 7, "accumulation": 100},
+        "small": {"batch_size": 7, "gradient_accumulation_steps": 100},
     }.items():
         task, train = options(tiny_bert, reviews, tmp_path / name, epochs=3, **changes)
-        task = replace(task, long_text="windows", max_length=7, class_weights="balanced")
-        run(ClassificationTask, task, replace(train, batching="random", warmup_ratio=0.0))
+        task = replace(task, truncation="windows", max_length=7, class_weights="balanced")
+        run(ClassificationTask, task, replace(train, group_by_length=False, warmup_ratio=0.0))
     big, small = weights(tmp_path / "big"), weights(tmp_path / "small")
     for name in big:
         torch.testing.assert_close(small[name], big[name], atol=2e-5, rtol=1e-4)
 
 
-def test_freezing_trains_the_head_alone(tiny_bert, reviews, tmp_path, capsys):
+def test_a_frozen_encoder_leaves_only_the_head_to_train(tiny_bert, reviews, tmp_path, capsys):
     task, train = options(tiny_bert, reviews, tmp_path / "out", freeze_encoder=True)
     run(ClassificationTask, task, train)
     before, after = weights(tiny_bert), weights(tmp_path / "out")
@@ -128,7 +128,7 @@ def test_freezing_trains_the_head_alone(tiny_bert, reviews, tmp_path, capsys):
 
 def test_early_stopping_keeps_the_best(tiny_bert, reviews, tmp_path, capsys):
     task, train = options(
-        tiny_bert, reviews, tmp_path / "out", epochs=30, early_stopping=2, eval_every=3
+        tiny_bert, reviews, tmp_path / "out", epochs=30, early_stopping_patience=2, eval_steps=3
     )
     metrics = run(ClassificationTask, task, train)
     log = read_lines(tmp_path / "out" / "log.jsonl")
@@ -139,7 +139,9 @@ def test_early_stopping_keeps_the_best(tiny_bert, reviews, tmp_path, capsys):
 
 
 def test_the_best_model_can_be_chosen_by_loss(tiny_bert, reviews, tmp_path, capsys):
-    task, train = options(tiny_bert, reviews, tmp_path / "out", best_metric="loss", epochs=3)
+    task, train = options(
+        tiny_bert, reviews, tmp_path / "out", metric_for_best_model="loss", epochs=3
+    )
     metrics = run(ClassificationTask, task, train)
     log = read_lines(tmp_path / "out" / "log.jsonl")
     assert metrics["dev"]["loss"] == pytest.approx(
@@ -159,7 +161,7 @@ def test_without_dev_data_the_last_model_is_kept(tiny_bert, reviews, tmp_path, c
     task, train = options(tiny_bert, reviews, tmp_path / "out")
     metrics = run(ClassificationTask, replace(task, dev_file=None), train)
     assert "dev" not in metrics
-    assert BertForSequenceClassification.from_pretrained(tmp_path / "out").report.new == ()
+    assert BertForSequenceClassification.from_pretrained(tmp_path / "out").load_report.new == ()
 
 
 def test_resuming_with_other_options_is_refused(tiny_bert, reviews, tmp_path):
@@ -174,7 +176,7 @@ def test_resuming_with_other_options_is_refused(tiny_bert, reviews, tmp_path):
     assert "--seed" in done.stderr.splitlines()[-1]
 
 
-def test_the_reference_loads_a_run_and_predicts_the_same(tiny_bert, reviews, tmp_path, capsys):
+def test_transformers_loads_a_run_and_predicts_the_same(tiny_bert, reviews, tmp_path, capsys):
     transformers = pytest.importorskip("transformers", reason="loads a run in transformers")
     folder = tmp_path / "out"
     task, train = options(tiny_bert, reviews, folder, epochs=8)
@@ -191,9 +193,9 @@ def test_the_reference_loads_a_run_and_predicts_the_same(tiny_bert, reviews, tmp
         assert probabilities == pytest.approx(line["probabilities"], abs=1e-5)
 
 
-def test_the_usual_rate_is_the_tasks_unless_one_is_given():
+def test_the_default_learning_rate_is_the_tasks_unless_one_is_given():
     def rate(**flags):
-        return TrainOptions(**flags).with_rate(1e-4).learning_rate
+        return TrainOptions(**flags).with_learning_rate(1e-4).learning_rate
 
     assert rate() == 1e-4
     assert rate(freeze_encoder=True) == 1e-2

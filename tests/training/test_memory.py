@@ -1,4 +1,4 @@
-"""Layers that are computed again, or compiled, learn the same."""
+"""Gradient checkpointing and compiled layers give the same gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from support.tiny_t5 import TINY, sources
 
 from minift.models.bert import BertForSequenceClassification
 from minift.models.t5 import T5Config, T5ForConditionalGeneration
-from minift.training.memory import compile_layers, recompute_layers
+from minift.training.memory import compile_layers, enable_gradient_checkpointing
 
 
 def bert_step(model):
@@ -25,7 +25,7 @@ def t5_step(model):
     return model.target_loss(ids, mask, ids[:, :7])[0]
 
 
-def of(family, tiny_bert):
+def model_and_step(family, tiny_bert):
     """A model in training, with dropout, and its loss."""
     if family == "bert":
         return BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2), bert_step
@@ -48,12 +48,12 @@ def kept_bytes(step, model):
 
 
 @pytest.mark.parametrize("family", ["bert", "t5"])
-def test_recomputing_keeps_less_and_learns_the_same_bits(family, tiny_bert):
-    model, step = of(family, tiny_bert)
+def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients(family, tiny_bert):
+    model, step = model_and_step(family, tiny_bert)
     model.train()
     before, expected = kept_bytes(step, model)
     names = list(model.state_dict())
-    recompute_layers(model)
+    enable_gradient_checkpointing(model)
     after, found = kept_bytes(step, model)
     assert after < 0.7 * before
     assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
@@ -63,8 +63,8 @@ def test_recomputing_keeps_less_and_learns_the_same_bits(family, tiny_bert):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
 @pytest.mark.parametrize("family", ["bert", "t5"])
-def test_compiled_layers_learn_the_same(family, tiny_bert):
-    model, step = of(family, tiny_bert)
+def test_compiled_layers_give_the_same_gradients(family, tiny_bert):
+    model, step = model_and_step(family, tiny_bert)
     model.eval()
     _, expected = kept_bytes(step, model)
     compile_layers(model)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.models.t5 import T5Config, T5ForConditionalGeneration
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.training.nonfinite import first_not_finite, stop_if_not_finite
@@ -53,7 +53,11 @@ def test_the_loss_itself():
 
 @pytest.mark.parametrize(
     "name",
-    ["encoder.layers.1.feed_forward.down", "decoder.layers.0.cross.query", "decoder.norm"],
+    [
+        "encoder.layers.1.feed_forward.down",
+        "decoder.layers.0.cross_attention.query",
+        "decoder.norm",
+    ],
 )
 def test_a_layer_of_t5(name):
     config = T5Config(vocab_size=30, d_model=8, d_kv=4, d_ff=16, num_layers=2, num_heads=2)
@@ -66,7 +70,7 @@ def test_a_layer_of_t5(name):
     def loss():
         return model.target_loss(ids, torch.ones_like(ids), labels)[0]
 
-    with pytest.raises(InputError, match=rf"step 7: .* first in the output of {name};.* 0\.01"):
+    with pytest.raises(UserError, match=rf"step 7: .* first in the output of {name};.* 0\.01"):
         stop_if_not_finite(torch.tensor(float("nan")), model, [loss], 7, 0.01)
     stop_if_not_finite(torch.tensor(1.0), model, [], 7, 0.01)
 
@@ -87,7 +91,7 @@ def test_a_run_stops_before_the_step_is_taken(tiny_bert, reviews, tmp_path, monk
     task = ClassificationOptions(model=str(tiny_bert), train_file=reviews["train"])
     options = TrainOptions(output_dir=tmp_path / "out", batch_size=4, device="cpu")
     words = rf"step {after + 1}: .*bert\.layers\.1\.attention\.output;.* not taken.*--learning-rate"
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(UserError, match=words):
         run(ClassificationTask, task, options)
     assert len(calls) == after + 2  # the step itself, and once more to find where
     assert not (tmp_path / "out" / "model.safetensors").exists()

@@ -1,4 +1,4 @@
-"""Groups, their rates, and the division and clipping of gradients."""
+"""Parameter groups, their learning rates, and the averaging and clipping of gradients."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from minift import (
     T5ForConditionalGeneration,
 )
 from minift.training.optim import (
+    average_and_clip_gradients,
     describe_groups,
-    keep_rows_apart,
-    new_optimizer,
-    normalise_gradients,
+    make_optimizer,
     parameter_groups,
-    set_rate,
+    set_learning_rate,
+    sparse_embedding_gradients,
 )
 
 
@@ -36,7 +36,7 @@ def tiny_models(tiny_bert):
         "sequence": BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2),
         "tokens": BertForTokenClassification.from_pretrained(tiny_bert, num_labels=3),
         "answers": BertForQuestionAnswering.from_pretrained(tiny_bert, num_labels=2),
-        "masked": BertForMaskedLM.from_pretrained(tiny_bert, new_head=True),
+        "masked": BertForMaskedLM.from_pretrained(tiny_bert, reset_head=True),
         "encoder": BertModel.from_pretrained(tiny_bert),
         "t5": T5ForConditionalGeneration(untied),
         "gated": T5ForConditionalGeneration(gated),
@@ -58,10 +58,12 @@ DEPTHS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_parameter_is_in_exactly_one_group_at_its_own_rate(tiny_bert, name):
+def test_every_parameter_is_in_exactly_one_group_with_its_learning_rate(tiny_bert, name):
     model = tiny_models(tiny_bert)[name]
     top = 3 if name == "t5" else 2
-    groups = parameter_groups(model, weight_decay=0.1, layer_decay=0.5, head_rate=7.0)
+    groups = parameter_groups(
+        model, weight_decay=0.1, layerwise_lr_decay=0.5, head_lr_multiplier=7.0
+    )
     grouped = [id(p) for group in groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters())
     names = {id(p): name for name, p in model.named_parameters()}
@@ -86,15 +88,17 @@ def test_every_parameter_is_in_exactly_one_group_at_its_own_rate(tiny_bert, name
 def test_frozen_parameters_are_in_no_group(tiny_bert):
     model = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
     model.bert.requires_grad_(False)
-    groups = parameter_groups(model, weight_decay=0.1, layer_decay=0.5)
+    groups = parameter_groups(model, weight_decay=0.1, layerwise_lr_decay=0.5)
     assert sum(len(group["params"]) for group in groups) == 2
 
 
-def test_the_rate_of_a_group_is_the_runs_times_its_factor(tiny_bert):
+def test_the_learning_rate_of_a_group_is_the_runs_times_its_factor(tiny_bert):
     model = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
-    optimizer = new_optimizer("adamw", parameter_groups(model, 0.0, layer_decay=0.5, head_rate=4.0))
+    optimizer = make_optimizer(
+        "adamw", parameter_groups(model, 0.0, layerwise_lr_decay=0.5, head_lr_multiplier=4.0)
+    )
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    set_rate(optimizer, 0.01)
+    set_learning_rate(optimizer, 0.01)
     for p in model.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step()  # with all gradients alike, AdamW's first step is as long as the rate
@@ -112,7 +116,7 @@ def test_gradients_of_a_sum_become_those_of_the_mean_clipped(max_norm):
     ours, theirs = nn.Linear(4, 1), nn.Linear(4, 1)
     theirs.load_state_dict(ours.state_dict())
     nn.functional.mse_loss(ours(x), y, reduction="sum").backward()
-    norm = normalise_gradients(ours, torch.tensor(6.0), max_norm)
+    norm = average_and_clip_gradients(ours, torch.tensor(6.0), max_norm)
     nn.functional.mse_loss(theirs(x), y).backward()
     expected = torch.nn.utils.clip_grad_norm_(theirs.parameters(), max_norm)
     torch.testing.assert_close(norm, expected)
@@ -125,56 +129,56 @@ class Bag(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.table = nn.Embedding(50, 8)
+        self.weight_map = nn.Embedding(50, 8)
         self.line = nn.Linear(8, 1)
 
     def forward(self, ids):
-        return self.line(self.table(ids).mean(1)).squeeze(-1)
+        return self.line(self.weight_map(ids).mean(1)).squeeze(-1)
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])
-def test_rows_kept_apart_learn_as_all_rows_do(monkeypatch, name):
+def test_sparse_gradients_train_as_dense_ones_do(monkeypatch, name):
     """Over steps that accumulate, clip and use rows twice; rows that are not used move alike."""
-    monkeypatch.setattr("minift.training.optim.LARGE", 400)
+    monkeypatch.setattr("minift.training.optim.MIN_SPARSE_SIZE", 400)
     plain, apart = Bag(), Bag()
     apart.load_state_dict(plain.state_dict())
     optimizers = []
     for model in (plain, apart):
         group = {"params": list(model.parameters()), "weight_decay": 0.1, "factor": 1.0}
-        optimizers.append(new_optimizer(name, [group]))
-        set_rate(optimizers[-1], 0.05)
-    keep_rows_apart(apart, optimizers[1])
+        optimizers.append(make_optimizer(name, [group]))
+        set_learning_rate(optimizers[-1], 0.05)
+    sparse_embedding_gradients(apart, optimizers[1])
     for _ in range(6):
         batches = [torch.randint(0, 30, (4, 3)) for _ in range(2)]
         norms = []
         for model, optimizer in zip((plain, apart), optimizers, strict=True):
             for ids in batches:
                 model(ids).square().sum().backward()
-            assert model.table.weight.grad.is_sparse == (model is apart)
-            norms.append(normalise_gradients(model, torch.tensor(8.0), max_norm=0.05))
+            assert model.weight_map.weight.grad.is_sparse == (model is apart)
+            norms.append(average_and_clip_gradients(model, torch.tensor(8.0), max_norm=0.05))
             optimizer.step()
             optimizer.zero_grad()
         torch.testing.assert_close(*norms)
     for a, b in zip(plain.parameters(), apart.parameters(), strict=True):
         torch.testing.assert_close(a, b)
-    assert not torch.equal(apart.table.weight[40:], Bag().table.weight[40:])
+    assert not torch.equal(apart.weight_map.weight[40:], Bag().weight_map.weight[40:])
 
 
 def test_which_gradients_are_sparse(monkeypatch, tiny_bert):
-    """Those of large tables that learn, and that no output layer shares."""
-    monkeypatch.setattr("minift.training.optim.LARGE", 100)
+    """Those of large trainable tables that no output layer shares."""
+    monkeypatch.setattr("minift.training.optim.MIN_SPARSE_SIZE", 100)
     models = tiny_models(tiny_bert)
     ids = torch.randint(1, 9, (2, 5))
     found = {}
     for name in ("sequence", "masked", "t5", "gated"):
         model = models[name]
-        optimizer = new_optimizer("adamw", parameter_groups(model, 0.0))
-        keep_rows_apart(model, optimizer)
-        set_rate(optimizer, 0.01)
+        optimizer = make_optimizer("adamw", parameter_groups(model, 0.0))
+        sparse_embedding_gradients(model, optimizer)
+        set_learning_rate(optimizer, 0.01)
         more = {"decoder_input_ids": ids} if name in ("t5", "gated") else {}
         model(ids, **more).square().sum().backward()
         found[name] = [n.split(".")[-2] for n, p in model.named_parameters() if p.grad.is_sparse]
-        normalise_gradients(model, torch.tensor(1.0), 1.0)
+        average_and_clip_gradients(model, torch.tensor(1.0), 1.0)
         optimizer.step()
         assert all(torch.isfinite(p).all() for p in model.parameters())
     assert found == {
@@ -185,14 +189,14 @@ def test_which_gradients_are_sparse(monkeypatch, tiny_bert):
     }
     frozen = models["tokens"]
     frozen.bert.requires_grad_(False)
-    keep_rows_apart(frozen, new_optimizer("adamw", parameter_groups(frozen, 0.0)))
+    sparse_embedding_gradients(frozen, make_optimizer("adamw", parameter_groups(frozen, 0.0)))
     assert not any(getattr(module, "sparse", False) for module in frozen.modules())
 
 
 def test_adamw_follows_the_paper():
     parameter = nn.Parameter(torch.tensor([[1.0]]))
     group = {"params": [parameter], "weight_decay": 0.5, "factor": 1.0}
-    optimizer = new_optimizer("adamw", [group])
+    optimizer = make_optimizer("adamw", [group])
     optimizer.param_groups[0]["lr"] = 0.1
     parameter.grad = torch.tensor([[3.0]])
     optimizer.step()
@@ -203,18 +207,18 @@ def test_adamw_follows_the_paper():
 def test_adafactor_decays_and_moves_in_proportion():
     weight = nn.Parameter(torch.randn(3, 4))
     size, start = weight.detach().square().mean().sqrt(), weight.detach().clone()
-    optimizer = new_optimizer(
+    optimizer = make_optimizer(
         "adafactor", [{"params": [weight], "weight_decay": 0.5, "factor": 1.0}]
     )
-    set_rate(optimizer, 0.1)
+    set_learning_rate(optimizer, 0.1)
     weight.grad = torch.zeros_like(weight)
     optimizer.step()
     torch.testing.assert_close(weight.detach(), start * (1 - 0.1 * 0.5))
     # All gradients alike: a step is as long as rate times size.
     weight.data.copy_(start)
     weight.grad = torch.ones_like(weight)
-    fresh = new_optimizer("adafactor", [{"params": [weight], "weight_decay": 0.0, "factor": 1.0}])
-    set_rate(fresh, 0.1)
+    fresh = make_optimizer("adafactor", [{"params": [weight], "weight_decay": 0.0, "factor": 1.0}])
+    set_learning_rate(fresh, 0.1)
     fresh.step()
     moved = (start - weight.detach()).square().mean().sqrt()
     assert moved.item() == pytest.approx(0.1 * size.item(), rel=1e-3)

@@ -14,11 +14,11 @@ from support.running import run_script
 from torch import nn
 
 from minift import BertForSequenceClassification, Tokenizer, files
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.files import check_whole, read_json, remove_left_overs, write_json, write_manifest
 from minift.tasks.base import save_task
 from minift.training import checkpoint
-from minift.training.checkpoint import Progress, load_state, save_state
+from minift.training.checkpoint import TrainerState, load_state, save_state
 
 WRITES = 17  # operations of a save that may find the disk full
 
@@ -61,15 +61,15 @@ def test_a_disk_that_is_full_at_any_write_leaves_the_last_good_state(tmp_path, m
     for at in range(1, WRITES + 2):
         folder = tmp_path / str(at)
         model, optimizer = new_run(1.0)
-        save_state(folder, model, optimizer, Progress(step=7))
+        save_state(folder, model, optimizer, TrainerState(step=7))
         later, _ = new_run(2.0)
         with monkeypatch.context() as patch:
             disk = FullDisk(patch, at)
             if at <= WRITES:
-                with pytest.raises(InputError, match=f"{folder}.*No space left on device"):
-                    save_state(folder, later, optimizer, Progress(step=8))
+                with pytest.raises(UserError, match=f"{folder}.*No space left on device"):
+                    save_state(folder, later, optimizer, TrainerState(step=8))
             else:
-                save_state(folder, later, optimizer, Progress(step=8))
+                save_state(folder, later, optimizer, TrainerState(step=8))
                 assert disk.count == WRITES
         assert not list(folder.rglob("*.tmp"))
         # The last write puts on the disk that the new state is there, which it then is.
@@ -78,7 +78,7 @@ def test_a_disk_that_is_full_at_any_write_leaves_the_last_good_state(tmp_path, m
         assert load_state(folder, found, optimizer).step == saved
         assert torch.equal(found.weight, weight)
         # And a later save finds nothing in its way.
-        save_state(folder, later, optimizer, Progress(step=9))
+        save_state(folder, later, optimizer, TrainerState(step=9))
         assert load_state(folder, found, optimizer).step == 9
 
 
@@ -90,7 +90,7 @@ def test_the_model_of_before_stays_if_a_new_one_cannot_be_written(tiny_bert, tmp
     before = load_file(folder / "model.safetensors")
     with monkeypatch.context() as patch:
         patch.setattr(files.shutil, "disk_usage", lambda _: Usage(1000))
-        with pytest.raises(InputError, match="MB are to be written, but 0 MB are free"):
+        with pytest.raises(UserError, match=r"saving takes .* MB, but 0 MB are free"):
             model.save_pretrained(folder)
     after = load_file(folder / "model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -116,7 +116,7 @@ def test_what_is_not_what_was_saved_is_refused(tiny_bert, tmp_path):
         for damaged in (flipped, whole[:-1]):
             path.write_bytes(damaged)
             reader = Tokenizer if "token" in name else BertForSequenceClassification
-            with pytest.raises(InputError, match=f"{name}: is not what was saved"):
+            with pytest.raises(UserError, match=f"{name}: differs from the checksum"):
                 reader.from_pretrained(folder)
         path.write_bytes(whole)
     config = read_json(folder / "config.json")
@@ -128,11 +128,11 @@ def test_what_is_not_what_was_saved_is_refused(tiny_bert, tmp_path):
 
 def test_a_damaged_state_is_refused(tmp_path):
     model, optimizer = new_run(1.0)
-    save_state(tmp_path, model, optimizer, Progress(step=3))
+    save_state(tmp_path, model, optimizer, TrainerState(step=3))
     path = tmp_path / "state" / "state.safetensors"
     whole = path.read_bytes()
     path.write_bytes(bytes([*whole[:-1], whole[-1] ^ 1]))
-    with pytest.raises(InputError, match=r"state\.safetensors: is not what was saved"):
+    with pytest.raises(UserError, match=r"state\.safetensors: differs from the checksum"):
         load_state(tmp_path, model, optimizer)
 
 
@@ -170,12 +170,12 @@ def small_disk(tmp_path):
 
 
 def test_a_run_on_a_small_disk_ends_with_one_line(tiny_bert, reviews, small_disk):
-    flags = ["--model", tiny_bert, "--train-file", reviews["train"], "--save-every", 2]
+    flags = ["--model", tiny_bert, "--train-file", reviews["train"], "--save-steps", 2]
     flags += ["--output-dir", small_disk / "out"]
     (small_disk / "ballast").write_bytes(b"x" * 600_000)
     done = run_script("train_classification", *flags, check=False)
     assert done.returncode == 2
-    assert "make room for it" in done.stderr.splitlines()[-1]
+    assert "free disk space" in done.stderr.splitlines()[-1]
     assert not (small_disk / "out" / "model.safetensors").exists()
     (small_disk / "ballast").unlink()
 

@@ -27,7 +27,7 @@ def rates(make, total):
 
 
 @pytest.mark.parametrize(("total", "warmup"), LENGTHS)
-def test_they_equal_the_reference(total, warmup):
+def test_they_equal_those_of_transformers(total, warmup):
     transformers = pytest.importorskip("transformers", reason="compares with transformers")
     theirs = {
         "linear": lambda o: transformers.get_linear_schedule_with_warmup(o, warmup, total),

@@ -1,4 +1,4 @@
-"""Runs that are told to stop, that share a folder, or that go on with something changed."""
+"""Runs that a signal stops, that share a folder, or that are resumed with changes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.running import ROOT, read_lines, run_script
 
-from minift.errors import InputError
+from minift.errors import UserError
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
-from minift.training.optim import set_rate
+from minift.training.optim import set_learning_rate
 from minift.training.options import TrainOptions
 from minift.training.run import run
-from minift.training.run_dir import claimed
-from minift.training.signals import Stop, Stopped
+from minift.training.run_dir import run_lock
+from minift.training.signals import Stopped, StopRequest
 
 
 @pytest.fixture
@@ -51,14 +51,14 @@ def test_a_signal_ends_a_run_behind_a_saved_step(start, tmp_path, monkeypatch, c
     steps = []
 
     def kill_in_the_fifth_step(*args):
-        set_rate(*args)
+        set_learning_rate(*args)
         steps.append(args)
         if len(steps) == 5:
             os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        patch.setattr("minift.training.run.set_rate", kill_in_the_fifth_step)
+        patch.setattr("minift.training.loop.set_learning_rate", kill_in_the_fifth_step)
         with pytest.raises(Stopped, match=r"after step 5 of 26, and saved.*--resume") as ended:
             run(ClassificationTask, task, stopped)
     assert ended.value.signal == number
@@ -96,9 +96,9 @@ def test_scripts_exit_with_the_signals_status(start, tmp_path):
 
 
 def test_a_second_signal_ends_at_once():
-    with Stop() as stop:
+    with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
-        assert stop.asked == signal.SIGINT
+        assert stop.requested == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -107,8 +107,8 @@ def test_elsewhere_than_in_the_main_thread_no_signal_is_taken():
     found = []
 
     def work():
-        with Stop() as stop:
-            found.append(stop.asked)
+        with StopRequest() as stop:
+            found.append(stop.requested)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -119,8 +119,8 @@ def test_elsewhere_than_in_the_main_thread_no_signal_is_taken():
 def test_two_runs_cannot_share_a_folder(start, tmp_path):
     task, options = start()
     with (
-        claimed(options.output_dir, options, {}),
-        pytest.raises(InputError, match="out: another run works there now"),
+        run_lock(options.output_dir, options, {}),
+        pytest.raises(UserError, match="out: another run is using it now"),
     ):
         run(ClassificationTask, task, replace(options, overwrite=True))
     assert not (options.output_dir / "metrics.json").exists()
@@ -135,7 +135,10 @@ def interrupted(start, monkeypatch):
         task, options = start(**changes)
         with monkeypatch.context() as patch:
             patch.setattr(
-                Stop, "asked", property(lambda self: signal.SIGTERM, lambda *_: None), raising=False
+                StopRequest,
+                "requested",
+                property(lambda self: signal.SIGTERM, lambda *_: None),
+                raising=False,
             )
             with pytest.raises(Stopped):
                 run(ClassificationTask, task, options)
@@ -151,19 +154,19 @@ def test_what_changed_is_named_and_may_be_meant(interrupted, reviews, tiny_bert,
         ({"seed": 7}, "--seed 1, not 7"),
         ({"learning_rate": 0.5}, "--learning-rate 5e-05, not 0.5"),
     ):
-        with pytest.raises(InputError, match=f"the run has {name}; resume it with the same"):
+        with pytest.raises(UserError, match=f"the run has {name}; resume it with the same"):
             run(ClassificationTask, task, replace(options, **changes))
-    with pytest.raises(InputError, match="--dev-file"):
+    with pytest.raises(UserError, match="--dev-file"):
         run(ClassificationTask, replace(task, dev_file=reviews["test"]), options)
 
     text = reviews["train"].read_text()
     reviews["train"].write_text(text.replace("awful", "bad", 1))
-    with pytest.raises(InputError, match="the train data of the run had another content"):
+    with pytest.raises(UserError, match="the train data have changed since the run started"):
         run(ClassificationTask, task, options)
     reviews["train"].write_text(text)
     tensors = load_file(tiny_bert / "model.safetensors")
     save_file({name: -x for name, x in tensors.items()}, tiny_bert / "model.safetensors")
-    with pytest.raises(InputError, match="the weights of the run had another content"):
+    with pytest.raises(UserError, match="the weights have changed since the run started"):
         run(ClassificationTask, task, options)
 
     with pytest.raises(ValueError, match="--accept-changes belongs to --resume"):
@@ -179,11 +182,14 @@ def test_pretraining_stops_and_goes_on_too(tmp_path, monkeypatch):
         "\n\n".join(f"the film {n} was so good and so was the food" for n in range(900))
     )
     size = ["--d-model", 16, "--d-ff", 16, "--num-layers", 1, "--num-heads", 1]
-    flags = ["--text", text, "--output-dir", tmp_path / "out", *size, "--vocab-size", 150]
-    flags += ["--steps", 3, "--batch-size", 2, "--chunk", 8, "--held-out", 4]
+    flags = ["--train-file", text, "--output-dir", tmp_path / "out", *size, "--vocab-size", 150]
+    flags += ["--max-steps", 3, "--batch-size", 2, "--block-size", 8, "--eval-blocks", 4]
     with monkeypatch.context() as patch:
         patch.setattr(
-            Stop, "asked", property(lambda self: signal.SIGINT, lambda *_: None), raising=False
+            StopRequest,
+            "requested",
+            property(lambda self: signal.SIGINT, lambda *_: None),
+            raising=False,
         )
         done = run_script("pretrain", *flags, check=False)
     assert done.returncode == 130
@@ -199,9 +205,9 @@ def test_what_stopped_a_run_passes_from_process_to_process():
 def test_a_signal_that_was_ignored_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with Stop() as stop:
+        with StopRequest() as stop:
             os.kill(os.getpid(), signal.SIGINT)
-            assert stop.asked is None
+            assert stop.requested is None
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -1,4 +1,4 @@
-"""A step when memory runs out, and when its loss is no number."""
+"""A step when memory runs out, and when its loss is not finite."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from support.running import read_lines
 
-from minift.errors import InputError, NotFinite
+from minift.errors import NonFiniteError, UserError
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.training.options import TrainOptions
 from minift.training.run import run
@@ -22,7 +22,7 @@ HONEST = ClassificationTask.loss
 def start(tiny_bert, reviews, tmp_path):
     task = ClassificationOptions(model=str(tiny_bert), train_file=reviews["train"], dropout=0.0)
     options = TrainOptions(
-        output_dir=tmp_path / "out", epochs=2, batch_size=8, device="cpu", log_every=1
+        output_dir=tmp_path / "out", epochs=2, batch_size=8, device="cpu", logging_steps=1
     )
     return task, options
 
@@ -48,22 +48,25 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_step_is_the_same(
 
     def small_memory(self, model, batch):
         total, count = HONEST(self, model, batch)
-        shapes.append(len(batch.ids))
-        if len(batch.ids) > 2:
+        shapes.append(len(batch.input_ids))
+        if len(batch.input_ids) > 2:
             # Behind a part of the work, as memory does: some gradients are there already.
             model.classifier.bias.grad = torch.full((2,), 1e3)
             raise error
         return total, count
 
     monkeypatch.setattr(ClassificationTask, "loss", small_memory)
-    with pytest.raises(InputError, match=r"no memory for a batch of 8 records of up to \d+ tokens"):
+    with pytest.raises(UserError, match=r"no memory for a batch of 8 records of up to \d+ tokens"):
         run(ClassificationTask, task, replace(options, output_dir=tmp_path / "refused"))
     shapes.clear()
-    halved = replace(options, output_dir=tmp_path / "halved", halve_batches=True)
+    halved = replace(options, output_dir=tmp_path / "halved", auto_micro_batch=True)
     run(ClassificationTask, task, halved)
     assert shapes[:3] == [8, 4, 2]
     assert max(shapes[3:]) == 2
-    assert "from now on at most 2, in steps as large as before" in capsys.readouterr().out
+    assert (
+        "from now on at most 2 records in a forward pass; the optimiser step stays the same"
+        in capsys.readouterr().out
+    )
     whole, parts = weights(options.output_dir), weights(halved.output_dir)
     for name in whole:
         torch.testing.assert_close(parts[name], whole[name], atol=2e-6, rtol=1e-4)
@@ -76,8 +79,8 @@ def test_a_record_that_does_not_fit_alone_is_too_long(start, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(ClassificationTask, "loss", no_memory)
-    with pytest.raises(InputError, match=r"a batch of 1 records .*; lower --max-length"):
-        run(ClassificationTask, task, replace(options, halve_batches=True))
+    with pytest.raises(UserError, match=r"a batch of 1 records .*; lower --max-length"):
+        run(ClassificationTask, task, replace(options, auto_micro_batch=True))
 
 
 def test_other_errors_are_no_lack_of_memory(start, monkeypatch):
@@ -89,11 +92,11 @@ def test_other_errors_are_no_lack_of_memory(start, monkeypatch):
     assert not is_out_of_memory(RuntimeError("shapes do not fit"))
     monkeypatch.setattr(ClassificationTask, "loss", wrong)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        run(ClassificationTask, task, replace(options, halve_batches=True))
+        run(ClassificationTask, task, replace(options, auto_micro_batch=True))
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 2])
-def test_steps_that_are_not_finite_are_left_out_as_often_as_allowed(
+def test_steps_that_are_not_finite_are_skipped_as_often_as_allowed(
     start, monkeypatch, capsys, allowed
 ):
     task, options = start
@@ -114,15 +117,15 @@ def test_steps_that_are_not_finite_are_left_out_as_often_as_allowed(
     monkeypatch.setattr(ClassificationTask, "loss", poisoned)
     monkeypatch.setattr(ClassificationTask, "collate", watched)
     monkeypatch.setattr("minift.tasks.base.TokenBatch.to", lambda self, device: self)
-    changed = replace(options, skip_steps=allowed)
+    changed = replace(options, max_skipped_steps=allowed)
     if allowed < 2:  # record 8 comes once in each of two epochs
         words = r"the loss; the step was not taken; its training records were .*\b8\b.*; lower"
-        with pytest.raises(NotFinite, match=words):
+        with pytest.raises(NonFiniteError, match=words):
             run(ClassificationTask, task, changed)
         assert not (options.output_dir / "model.safetensors").exists()
         return
     run(ClassificationTask, task, changed)
-    assert "(left out, 2 so far)" in capsys.readouterr().out
+    assert "(skipped steps so far: 2)" in capsys.readouterr().out
     log = [line for line in read_lines(options.output_dir / "log.jsonl") if "loss" in line]
     assert len(log) == 12  # of 14 steps
     assert all(torch.isfinite(t).all() for t in weights(options.output_dir).values())

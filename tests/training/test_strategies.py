@@ -1,4 +1,4 @@
-"""Each way of fine-tuning does what it says: rates, frozen parts, small updates, averages."""
+"""Strategies of fine-tuning: learning rates, freezing, LoRA, BitFit, averages, regularisation."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from support.running import read_lines, read_metrics
 
 from minift import BertForSequenceClassification, load_adapter
-from minift.errors import InputError
+from minift.errors import UserError
+from minift.models.bert import BertConfig
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
-from minift.training.averaging import Averages
-from minift.training.optim import pull
+from minift.training.averaging import WeightAverages
+from minift.training.optim import l2_sp_step
 from minift.training.options import TrainOptions
 from minift.training.run import run
 
@@ -30,7 +31,7 @@ def trained(tiny_bert, reviews, tmp_path):
         task = ClassificationOptions(model=str(tiny_bert), train_file=reviews["train"], dropout=0.0)
         task = replace(task, **(task_changes or {}))
         folder = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
-        settings = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3, "log_every": 1}
+        settings = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3, "logging_steps": 1}
         run(
             ClassificationTask,
             task,
@@ -56,35 +57,35 @@ def at_start(tiny_bert):
 FIRST, SECOND = "encoder.layer.0.", "encoder.layer.1."
 
 
-def test_schedule_and_rates_by_layer_reach_the_optimiser(trained, tiny_bert, capsys):
+def test_schedule_and_layerwise_decay_reach_the_optimiser(trained, tiny_bert, capsys):
     start, plain = at_start(tiny_bert), trained()
-    assert "rate  " not in capsys.readouterr().out
+    assert "learning rate " not in capsys.readouterr().out
     assert trained.log[-1]["learning_rate"] < 1e-4
-    trained(schedule="constant")
+    trained(lr_scheduler_type="constant")
     assert trained.log[-1]["learning_rate"] == 1e-3
-    lower = trained(layer_decay=1e-6)
+    lower = trained(layerwise_lr_decay=1e-6)
     shown = capsys.readouterr().out
-    assert "rate      1.00e-03" in shown
-    assert "rate      1.00e-09" in shown
+    assert "learning rate 1.00e-03" in shown
+    assert "learning rate 1.00e-09" in shown
     assert moved(start, lower, FIRST) < 1e-2 < 1 < moved(start, plain, FIRST)
     assert moved(start, lower, SECOND) > 1
-    assert moved(trained(head_rate=10.0), plain, "classifier") > 0.1
+    assert moved(trained(head_lr_multiplier=10.0), plain, "classifier") > 0.1
 
 
 def test_what_is_frozen_stays_as_it_was(trained, tiny_bert, capsys):
     start = at_start(tiny_bert)
-    frozen = trained(freeze_below=2)
+    frozen = trained(freeze_layers=1)
     assert moved(start, frozen, "embeddings") == moved(start, frozen, FIRST) == 0
     assert moved(start, frozen, SECOND) > 1
-    assert moved(start, trained(freeze_below=1), FIRST) > 1
-    with pytest.raises(InputError, match="--freeze-below is 4, but the model has 2 layers"):
-        trained(freeze_below=4)
+    assert moved(start, trained(freeze_embeddings=True), FIRST) > 1
+    with pytest.raises(UserError, match="--freeze-layers is 3, but the model has 2 layers"):
+        trained(freeze_layers=3)
 
 
 def test_layers_are_unfrozen_from_the_top(trained, tiny_bert):
     start = at_start(tiny_bert)
     learned = [
-        {part: moved(start, trained(unfreeze_epochs=1, epochs=n), part) > 0 for part in parts}
+        {part: moved(start, trained(gradual_unfreezing=1, epochs=n), part) > 0 for part in parts}
         for n, parts in ((1, (SECOND, "pooler")), (2, (FIRST, SECOND)), (4, (FIRST, "embeddings")))
     ]
     assert learned == [
@@ -92,30 +93,30 @@ def test_layers_are_unfrozen_from_the_top(trained, tiny_bert):
         {FIRST: False, SECOND: True},
         {FIRST: True, "embeddings": True},
     ]
-    held = trained(unfreeze_epochs=1, epochs=4, freeze_below=2)
+    held = trained(gradual_unfreezing=1, epochs=4, freeze_layers=1)
     assert moved(start, held, FIRST) == 0
 
 
-def test_top_layers_start_anew(trained, tiny_bert, capsys):
+def test_top_layers_are_reinitialised(trained, tiny_bert, capsys):
     start = at_start(tiny_bert)
     still = {"learning_rate": 1e-9}  # so that all that differs is new
     assert moved(start, trained(**still), SECOND) < 1e-2
-    anew = trained(reinit_layers=1, **still)
-    assert "anew      bert.layers.1, bert.pooler, classifier" in capsys.readouterr().out
-    assert moved(start, anew, FIRST) < 1e-2 < 1 < moved(start, anew, SECOND)
-    assert anew["bert.encoder.layer.1.attention.self.query.weight"].std() < 0.03
-    with pytest.raises(InputError, match="--reinit-layers is 3"):
+    fresh = trained(reinit_layers=1, **still)
+    assert "re-initialised  bert.layers.1, bert.pooler, classifier" in capsys.readouterr().out
+    assert moved(start, fresh, FIRST) < 1e-2 < 1 < moved(start, fresh, SECOND)
+    assert fresh["bert.encoder.layer.1.attention.self.query.weight"].std() < 0.03
+    with pytest.raises(UserError, match="--reinit-layers is 3"):
         trained(reinit_layers=3)
 
 
-def test_weights_are_pulled_towards_their_start(trained, tiny_bert):
+def test_l2_sp_decays_towards_the_pretrained_weights(trained, tiny_bert):
     start = at_start(tiny_bert)
-    free, held = trained(weight_decay=0.0), trained(weight_decay=0.0, l2_start=500.0)
+    free, held = trained(weight_decay=0.0), trained(weight_decay=0.0, l2_sp=500.0)
     for part in ("embeddings", FIRST, SECOND):
         assert moved(start, held, part) < 0.5 * moved(start, free, part)
-    # By hand: a step's share of the way back.
+    # By hand: a quarter of the way towards the pretrained value.
     parameter, begin = torch.tensor([4.0]), torch.tensor([2.0])
-    pull([parameter], [begin], 0.25)
+    l2_sp_step([parameter], [begin], 0.25)
     assert parameter.item() == 3.5
 
 
@@ -130,7 +131,7 @@ def test_small_data_gets_the_least_steps(trained):
 QUERY, VALUE = "layer.1.attention.self.query.weight", "layer.1.attention.self.value.weight"
 
 
-def test_lora_learns_beside_frozen_weights_and_is_saved_merged_and_alone(
+def test_lora_is_trained_beside_frozen_weights_and_saved_merged_and_as_an_adapter(
     trained, tiny_bert, tmp_path, capsys
 ):
     start = at_start(tiny_bert)
@@ -151,15 +152,15 @@ def test_lora_learns_beside_frozen_weights_and_is_saved_merged_and_alone(
     ids = torch.randint(5, 60, (3, 9))
     torch.testing.assert_close(adapted(ids), merged(ids), atol=1e-5, rtol=0)
     assert not (tmp_path / "run1").exists()
-    only = trained(lora_rank=2, lora_targets=("key",), learning_rate=1e-2)
+    only = trained(lora_rank=2, lora_target_modules=("key",), learning_rate=1e-2)
     assert moved(start, only, "self.key.weight") > 0.1
     assert moved(start, only, QUERY) == 0
     stronger = trained(lora_rank=2, lora_alpha=8.0, learning_rate=1e-2)
     dropped = trained(lora_rank=2, lora_dropout=0.5, learning_rate=1e-2)
     assert not torch.equal(stronger[f"bert.encoder.{QUERY}"], learned[f"bert.encoder.{QUERY}"])
     assert not torch.equal(dropped[f"bert.encoder.{VALUE}"], learned[f"bert.encoder.{VALUE}"])
-    with pytest.raises(InputError, match="target 'nothing'"):
-        trained(lora_rank=2, lora_targets=("nothing",))
+    with pytest.raises(UserError, match="target 'nothing'"):
+        trained(lora_rank=2, lora_target_modules=("nothing",))
 
 
 def test_bitfit_trains_the_biases_and_the_head(trained, tiny_bert, capsys):
@@ -171,36 +172,38 @@ def test_bitfit_trains_the_biases_and_the_head(trained, tiny_bert, capsys):
             assert moves == name.endswith("bias"), name
 
 
-def test_what_learns_is_said_once():
+def test_only_one_option_chooses_the_trained_parameters():
     for flags in (
-        {"freeze_encoder": True, "freeze_below": 1},
+        {"freeze_encoder": True, "freeze_embeddings": True},
         {"lora_rank": 4, "bitfit": True},
         {"lora_rank": 4, "reinit_layers": 1},
-        {"bitfit": True, "unfreeze_epochs": 1},
+        {"bitfit": True, "gradual_unfreezing": 1},
         {"freeze_encoder": True, "lora_rank": 4},
     ):
-        with pytest.raises(ValueError, match=" exclude each other, since each says which"):
+        with pytest.raises(
+            ValueError, match=" exclude each other, since each chooses the trained parameters"
+        ):
             TrainOptions(**flags)
     with pytest.raises(ValueError, match="without --lora-rank"):
         TrainOptions(lora_alpha=4.0)
-    with pytest.raises(ValueError, match="--average-start goes back"):
-        TrainOptions(average_start=0.5, reinit_layers=1)
+    with pytest.raises(ValueError, match="--wise-ft-alpha averages"):
+        TrainOptions(wise_ft_alpha=0.5, reinit_layers=1)
     for changes in ({"lora_rank": 4}, {"bitfit": True}):
-        assert TrainOptions(**changes).with_rate(5e-5).learning_rate == pytest.approx(5e-4)
+        assert TrainOptions(**changes).with_learning_rate(5e-5).learning_rate == pytest.approx(5e-4)
 
 
 def test_averages_by_hand(tiny_bert):
     model = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
-    options = TrainOptions(average_last=0.5, average_start=0.25)
-    averages = Averages(model, options, total=4)
+    options = TrainOptions(swa_fraction=0.5, wise_ft_alpha=0.75)
+    averages = WeightAverages(model, options, total_steps=4)
     parameter, head = model.bert.layers[0].attention.output.weight, model.classifier.weight
     begin = parameter.detach().clone()
     for step in range(1, 5):
         parameter.data.copy_(begin + step)
         head.data.fill_(step)
         averages.update(step)
-        with averages.in_place(step):
-            # Steps 3 and 4 make the mean; a new head has no start to go back to.
+        with averages.applied(step):
+            # Steps 3 and 4 make the mean; a new head has no pretrained value.
             mean = {1: 1, 2: 2, 3: 3, 4: 3.5}[step]
             torch.testing.assert_close(parameter.detach(), begin + 0.75 * mean)
             torch.testing.assert_close(head.detach(), torch.full_like(head, mean))
@@ -209,17 +212,17 @@ def test_averages_by_hand(tiny_bert):
 
 def test_averages_are_what_is_saved(trained, tiny_bert):
     start, last = at_start(tiny_bert), trained()
-    wise = trained(average_start=0.5)
+    wise = trained(wise_ft_alpha=0.5)
     for name in start:
         if name in last:
             torch.testing.assert_close(wise[name], (start[name] + last[name]) / 2)
     assert torch.equal(wise["classifier.weight"], last["classifier.weight"])
-    mean = trained(average_last=1.0)
+    mean = trained(swa_fraction=1.0)
     assert moved(start, mean, FIRST) < 0.8 * moved(start, last, FIRST)
-    assert moved(last, trained(average_last=0.01), FIRST) == 0  # no step: the last weights
+    assert moved(last, trained(swa_fraction=0.01), FIRST) == 0  # no step: the last weights
 
 
-@pytest.mark.parametrize("changes", [{"average_last": 0.8}, {"lora_rank": 2}])
+@pytest.mark.parametrize("changes", [{"swa_fraction": 0.8}, {"lora_rank": 2}])
 def test_a_resumed_run_ends_the_same(tiny_bert, reviews, tmp_path, changes, monkeypatch, capsys):
     task = ClassificationOptions(
         model=str(tiny_bert), train_file=reviews["train"], dev_file=reviews["dev"]
@@ -228,7 +231,7 @@ def test_a_resumed_run_ends_the_same(tiny_bert, reviews, tmp_path, changes, monk
         output_dir=tmp_path / "straight",
         epochs=2,
         batch_size=8,
-        save_every=3,
+        save_steps=3,
         device="cpu",
         **changes,
     )
@@ -239,7 +242,7 @@ def test_a_resumed_run_ends_the_same(tiny_bert, reviews, tmp_path, changes, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("minift.training.run.keep_best", interrupt)  # behind the first epoch
+        patch.setattr("minift.training.loop.save_if_best", interrupt)  # behind the first epoch
         with pytest.raises(KeyboardInterrupt):
             run(ClassificationTask, task, begun)
     run(ClassificationTask, task, replace(begun, resume=True))
@@ -257,7 +260,7 @@ def test_training_records_are_scored_beside_dev(tiny_bert, reviews, tmp_path, ca
         run(
             ClassificationTask,
             task,
-            TrainOptions(output_dir=folder, epochs=2, device="cpu", train_sample=count),
+            TrainOptions(output_dir=folder, epochs=2, device="cpu", train_eval_samples=count),
         )
         assert shown in capsys.readouterr().out
         lines = [line for line in read_lines(folder / "log.jsonl") if "dev" in line]
@@ -265,29 +268,35 @@ def test_training_records_are_scored_beside_dev(tiny_bert, reviews, tmp_path, ca
         assert 0 <= lines[-1]["train"]["accuracy"] <= 1
 
 
-def test_a_run_that_learned_nothing_is_called_so(tiny_bert, reviews, tmp_path, capsys):
+def test_a_run_that_does_not_beat_the_baseline_has_collapsed(tiny_bert, reviews, tmp_path, capsys):
     task = ClassificationOptions(
         model=str(tiny_bert), train_file=reviews["train"], dev_file=reviews["dev"], dropout=0.0
     )
-    for rate, collapsed in ((1e-12, True), (1e-3, False)):
-        folder = tmp_path / str(rate)
-        options = TrainOptions(output_dir=folder, epochs=8, batch_size=4, learning_rate=rate)
+    for learning_rate, collapsed in ((1e-12, True), (1e-3, False)):
+        folder = tmp_path / str(learning_rate)
+        options = TrainOptions(
+            output_dir=folder, epochs=8, batch_size=4, learning_rate=learning_rate
+        )
         run(ClassificationTask, task, options)
         assert ("is no better than" in capsys.readouterr().out) == collapsed
         assert read_metrics(folder)["collapsed"] is collapsed
-        assert read_metrics(folder)["trivial"] == 0.5
+        assert read_metrics(folder)["baseline"] == 0.5
 
 
-def test_dropout_of_each_kind(tiny_bert, reviews):
-    def rates(**changes):
+def test_one_option_sets_all_dropouts(tiny_bert, reviews):
+    def dropouts(**changes):
         task = ClassificationOptions(model=str(tiny_bert), train_file=reviews["train"], **changes)
-        config = ClassificationTask.start(task)[1].config
+        config = ClassificationTask.from_options(task)[1].config
         kinds = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
         return tuple(getattr(config, kind) for kind in kinds)
 
-    assert rates(dropout=0.3) == (0.3, 0.3, 0.3)
-    assert rates(dropout=0.3, attention_dropout=0.0, head_dropout=0.5) == (0.3, 0.0, 0.5)
-    assert rates(head_dropout=0.4) == (*rates()[:2], 0.4)
+    assert dropouts(dropout=0.3) == (0.3, 0.3, 0.3)
+    assert dropouts(dropout=0.0) == (0.0, 0.0, 0.0)
+    own = BertConfig.from_pretrained(tiny_bert)
+    kept = (own.hidden_dropout_prob, own.attention_probs_dropout_prob, own.classifier_dropout)
+    assert dropouts() == kept == (0.1, 0.1, None)  # the checkpoint's
+    with pytest.raises(TypeError, match="attention_dropout"):
+        dropouts(attention_dropout=0.0)
 
 
 def test_smoothing_and_r_drop_reach_the_loss(trained):
@@ -300,14 +309,14 @@ def test_smoothing_and_r_drop_reach_the_loss(trained):
 def test_r_drop_by_hand(tiny_bert, reviews):
     def start(**changes):
         task = ClassificationOptions(model=str(tiny_bert), train_file=reviews["train"], **changes)
-        return ClassificationTask.start(task)
+        return ClassificationTask.from_options(task)
 
     task, model, splits = start(dropout=0.5, r_drop=2.0)
     batch = task.collate(task.featurize(splits["train"][:6]))
     torch.nn.init.normal_(model.classifier.weight)
     model.train()
     torch.manual_seed(1)
-    passes = [model(batch.ids, batch.mask, batch.types) for _ in range(2)]
+    passes = [model(batch.input_ids, batch.attention_mask, batch.token_type_ids) for _ in range(2)]
     torch.manual_seed(1)
     loss, count = task.loss(model, batch)
     kl = torch.nn.functional.kl_div

@@ -1,0 +1,57 @@
+"""How an options dataclass and a config are made: fields with a help sentence, and their checks.
+
+    epochs: int = option(4, "Passes over the training data.", common=True)
+
+Every field becomes a flag (training/cli.py); the checks run when the dataclass is constructed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+
+def option(default: Any, sentence: str, *, common: bool = False, flag: bool = True) -> Any:
+    """A field of an options dataclass, with its sentence for the help.
+
+    common: --help shows it; all others appear in --help-all only.
+    flag: False for a field that only Python code sets.
+    """
+    metadata = {"help": sentence, "common": common, "flag": flag}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def flag_of(name: str) -> str:
+    """The flag of an option field.
+
+    >>> flag_of("batch_size")
+    '--batch-size'
+    """
+    return f"--{name.replace('_', '-')}"
+
+
+def check_range(options: object, name: str, low: float, high: float = float("inf")) -> None:
+    """Raise `ValueError` if an option is outside its bounds; None is allowed."""
+    value = getattr(options, name)
+    if value is not None and not low <= value <= high:
+        bounds = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
+        raise ValueError(f"{flag_of(name)} is {value}; it must be {bounds}")
+
+
+def require(config: object, name: str, allowed: Sequence[Any]) -> None:
+    """Raise `ValueError` if a field of a config has none of the allowed values."""
+    value = getattr(config, name)
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
+
+
+def require_number(config: object, name: str, low: float, high: float, kind: type = int) -> None:
+    """Raise `ValueError` if a field is not a number within its bounds.
+
+    The upper bounds refuse the absurd values of a damaged file before memory is allocated.
+    """
+    value = getattr(config, name)
+    numeric = isinstance(value, (int, kind)) and not isinstance(value, bool)
+    if not numeric or not low <= value <= high:
+        raise ValueError(f"{name} is {value!r}; it must be a number from {low} to {high}")

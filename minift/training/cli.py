@@ -1,0 +1,252 @@
+"""The command line: flags from options dataclasses, help, renamed flags, and how a script ends."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+from minift.errors import UserError, escape_controls
+from minift.options import flag_of
+from minift.training.signals import Stopped
+
+# A flag's old name -> the flag to use now, with a remark.  Of several, the error names the first
+# that the script has; without any of them, the old name is an unknown flag.
+RENAMED_FLAGS: dict[str, tuple[str, ...]] = {
+    "--way-back": ("--aggregation-strategy (mean is now average)",),
+    "--other-windows": ("--negative-windows",),
+    "--beam-stopping": ("--beam-early-stopping",),
+    "--accumulation": ("--gradient-accumulation-steps",),
+    "--eval-every": ("--eval-steps",),
+    "--save-every": ("--save-steps",),
+    "--log-every": ("--logging-steps",),
+    "--freeze-below": (
+        "--freeze-layers (one less than the old value), or --freeze-embeddings for 1",
+    ),
+    "--l2-start": ("--l2-sp",),
+    "--recompute": ("--gradient-checkpointing",),
+    "--schedule": ("--lr-scheduler-type",),
+    "--layer-decay": ("--layerwise-lr-decay",),
+    "--head-rate": ("--head-lr-multiplier",),
+    "--early-stopping": ("--early-stopping-patience",),
+    "--best-metric": ("--metric-for-best-model",),
+    "--train-sample": ("--train-eval-samples",),
+    "--unfreeze-epochs": ("--gradual-unfreezing",),
+    "--average-last": ("--swa-fraction",),
+    "--average-start": ("--wise-ft-alpha (1 minus the old value)",),
+    "--halve-batches": ("--auto-micro-batch",),
+    "--skip-steps": ("--max-skipped-steps",),
+    "--lora-targets": ("--lora-target-modules",),
+    "--overlap": ("--doc-stride",),
+    "--overlaps": ("--doc-strides",),
+    "--n-best": ("--n-best-size",),
+    "--prefix": ("--source-prefix",),
+    "--long-text": ("--truncation",),
+    "--batching": ("--group-by-length or --no-group-by-length",),
+    "--attention-dropout": ("--dropout (which sets all dropouts)",),
+    "--head-dropout": ("--dropout (which sets all dropouts)",),
+    "--sentences": ("--gap-sentence-ratio",),
+    "--lead": ("--lead-ratio",),
+    "--whole": ("--full-text-ratio",),
+    "--chunk": ("--block-size",),
+    "--held-out": ("--eval-blocks",),
+    "--text": ("--probe-file", "--train-file"),
+    "--steps": ("--max-steps",),
+    "--warmup": ("--warmup-ratio (a share of the steps)",),
+    "--replay": ("--replay-ratio",),
+    "--draws": ("--num-samples",),
+    "--windows": ("--max-lengths",),
+    "--rates": ("--learning-rates",),
+    "--epoch-counts": ("--epochs-list",),
+}
+
+METAVARS = {int: "N", float: "X", Path: "PATH"}  # what the help calls a value
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse with one-line errors, underscores in flags, and errors that name renamed flags.
+
+    A flag may be written --batch_size or --batch-size.  --help shows the flags in `common`,
+    --help-all shows all.
+    """
+
+    def __init__(self, **settings: Any):
+        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **settings)
+        self.common: set[str] = set()  # destinations that --help shows; empty: all
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        args = self._normalize(sys.argv[1:] if args is None else args)
+        if "--help-all" in args and self.common:
+            self.common = set()
+            self.print_help()
+            self.exit()
+        return super().parse_known_args(args, namespace)
+
+    def parse_known_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
+        args = self._normalize(sys.argv[1:] if args is None else args)
+        return super().parse_known_intermixed_args(args, namespace)
+
+    def _normalize(self, args: Sequence[str]) -> list[str]:
+        """The arguments with dashes in every flag before "--"; an error for a renamed flag."""
+        end = args.index("--") if "--" in args else len(args)
+        return [*map(self._normalize_flag, args[:end]), *args[end:]]
+
+    def _normalize_flag(self, word: str) -> str:
+        """Turn the underscores of a flag into dashes; an old name ends with an error."""
+        if not word.startswith("--"):
+            return word
+        flag, equals, value = word.partition("=")
+        flag = flag.replace("_", "-")
+        if flag in RENAMED_FLAGS and flag not in self._option_string_actions:
+            for new in RENAMED_FLAGS[flag]:
+                if new.split()[0] in self._option_string_actions:
+                    self.error(f"{flag} is now {new}")
+        return f"{flag}{equals}{value}"
+
+    def format_help(self) -> str:
+        hidden = [a for a in self._actions if self.common and a.dest not in self.common]
+        if not hidden:
+            return super().format_help()
+        sentences = [action.help for action in hidden]
+        try:
+            for action in hidden:
+                action.help = argparse.SUPPRESS
+            text = super().format_help()
+        finally:
+            for action, sentence in zip(hidden, sentences, strict=True):
+                action.help = sentence
+        return f"{text}\n--help-all shows {len(hidden)} more flags, in groups.\n"
+
+    def error(self, message: str) -> NoReturn:
+        """End the script with status 2; the last line on stderr is the error."""
+        help_flag = "--help-all" if "--help-all" in self._option_string_actions else "--help"
+        print(f"usage: {self.prog} [FLAGS]", file=sys.stderr)
+        self.exit(2, f"error: {message} ({help_flag} lists all flags)\n")
+
+
+def command_line(
+    *classes: type,
+    description: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    without: Sequence[str] = (),
+    argv: Sequence[str] | None = None,
+) -> tuple[Any, ...]:
+    """One instance of each options dataclass, filled from the command line.
+
+    A flag is a field's name with dashes; its help is the field's sentence.  Unknown flags, values
+    of the wrong type and combinations that a dataclass refuses end the script with status 2.
+
+    description: printed above the flags, such as the script's docstring.
+    defaults: field -> the default of this script, where it differs from the dataclass's.
+    without: fields that have no flag, because the script sets them itself.
+    argv: the arguments; None: those of the process.
+    """
+    parser = make_parser(*classes, description=description, defaults=defaults, without=without)
+    values = vars(parser.parse_args(argv))
+    instances = []
+    for cls in classes:
+        names = [field.name for field in dataclasses.fields(cls) if field.name in values]
+        own = {n: tuple(values[n]) if isinstance(values[n], list) else values[n] for n in names}
+        try:
+            instances.append(cls(**own))
+        except ValueError as error:
+            parser.error(str(error))
+    return tuple(instances)
+
+
+def make_parser(
+    *classes: type,
+    description: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    without: Sequence[str] = (),
+) -> ArgumentParser:
+    """The parser of `command_line`: a group of flags for each dataclass."""
+    parser = ArgumentParser(description=description, usage="%(prog)s [FLAGS]")
+    parser.add_argument(
+        "--help-all", action="store_true", default=argparse.SUPPRESS, help="show all flags and exit"
+    )
+    parser.common = {"help", "help_all"}
+    defaults = defaults or {}
+    for cls in classes:
+        group = parser.add_argument_group(cls.__doc__.strip().splitlines()[0].rstrip("."))
+        hints = get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            if field.metadata["flag"] and field.name not in without:
+                _add_flag(group, field, hints[field.name], defaults.get(field.name, field.default))
+                if field.metadata["common"]:
+                    parser.common.add(field.name)
+    return parser
+
+
+def _add_flag(group: Any, field: dataclasses.Field, hint: Any, default: Any) -> None:
+    flag, sentence = flag_of(field.name), field.metadata["help"].replace("%", "%%")
+    if hint is bool:
+        if default:
+            action: Any = argparse.BooleanOptionalAction
+            sentence += f" --no-{flag.removeprefix('--')} turns it off."
+        else:
+            action = "store_true"
+        group.add_argument(flag, action=action, default=default, help=sentence)
+        return
+    if default not in (None, ()) and "default" not in sentence.lower():
+        sentence += f" (default: {_format_default(default)})"
+    if get_origin(hint) in (Union, types.UnionType):  # X | None
+        (hint,) = (choice for choice in get_args(hint) if choice is not type(None))
+    if get_origin(hint) is tuple:  # tuple[X, ...]: one value or several
+        kind = get_args(hint)[0]
+        name = METAVARS.get(kind, "NAME")
+        group.add_argument(flag, type=kind, nargs="+", default=default, metavar=name, help=sentence)
+    elif get_origin(hint) is Literal:
+        group.add_argument(flag, choices=get_args(hint), default=default, help=sentence)
+    else:
+        name = METAVARS.get(hint, "NAME")
+        group.add_argument(flag, type=hint, default=default, metavar=name, help=sentence)
+
+
+def _format_default(default: Any) -> str:
+    if isinstance(default, float):
+        return f"{default:g}"
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def as_dict(*options: Any) -> dict[str, Any]:
+    """Resolved options as one dictionary for JSON, to be printed and stored with the result."""
+    merged: dict[str, Any] = {}
+    for instance in options:
+        merged.update(dataclasses.asdict(instance))
+    for name, value in merged.items():
+        if isinstance(value, Path):
+            merged[name] = str(value)
+        elif isinstance(value, tuple):
+            merged[name] = [str(part) for part in value]
+    return merged
+
+
+def run_script(main: Callable[[], object]) -> NoReturn:
+    """Run a script's `main` and exit.
+
+    A `UserError` ends with status 2 and one line on stderr, Ctrl-C with status 130.  A run that a
+    signal stopped after saving its state ends with status 128 + the signal's number.
+    """
+    try:
+        main()
+    except UserError as error:
+        sys.exit(_print_error(f"error: {error}", 2))
+    except Stopped as stopped:
+        sys.exit(_print_error(str(stopped), 128 + stopped.signal))
+    except KeyboardInterrupt:
+        sys.exit(_print_error("interrupted; a run with --save-steps continues with --resume", 130))
+    except BrokenPipeError:  # the reader of our output has closed the pipe
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(0)
+
+
+def _print_error(message: str, status: int) -> int:
+    print(escape_controls(" ".join(message.split())), file=sys.stderr)
+    return status
