@@ -1,14 +1,14 @@
 """Find a learning rate with a range test: a short run whose learning rate rises exponentially.
 
 find_lr.py TASK FLAGS: TASK is classification, ner, qa or summarization; FLAGS are those of its
-training script.  --learning-rate is the last and highest learning rate (the first is 1 / 100,000 of
-it), --min-steps the number of steps.  Prints a suggestion and writes the loss curve into
---output-dir; the run evaluates nothing and keeps no model.
+training script that matter here.  --learning-rate is the last and highest learning rate (the first
+is 1 / 100,000 of it), --min-steps the number of steps.  Prints a suggestion and writes the loss
+curve into --output-dir; the run evaluates nothing and keeps no model.
 """
 
 import sys
 
-from minift.experiments.lr_range_test import HIGHEST, STEPS, find_learning_rate
+from minift.experiments.lr_range_test import HIGHEST, STEPS, UNUSED_OPTIONS, find_learning_rate
 from minift.tasks.registry import task_and_flags
 from minift.training.cli import command_line, run_script
 from minift.training.options import TrainOptions
@@ -21,6 +21,7 @@ def main() -> None:
         TrainOptions,
         description=__doc__,
         defaults={"learning_rate": HIGHEST, "min_steps": STEPS},
+        without=UNUSED_OPTIONS,
         argv=flags,
     )
     find_learning_rate(task_class, task_options, options)

@@ -45,6 +45,13 @@ RANGE_TEST_OPTIONS = {
     "gradual_unfreezing": 0,
     "train_eval_samples": 0,
 }
+# Options that have no meaning in a range test, so its script has no flags for them.
+UNUSED_OPTIONS = (
+    *RANGE_TEST_OPTIONS,
+    *("dev_file", "test_file", "resume", "overwrite", "accept_changes", "warmup_ratio"),
+    *("swa_fraction", "wise_ft_alpha", "early_stopping_patience", "metric_for_best_model"),
+    *("eval_steps", "logging_steps", "save_steps"),
+)
 
 
 def smooth(losses: Sequence[float], share: float = 0.9) -> list[float]:

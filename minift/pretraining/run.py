@@ -72,7 +72,7 @@ class PretrainOptions:
         False, "BERT: train only the masked-LM head, which measures what the frozen encoder knows."
     )
     output_dir: Path | None = option(
-        None, "Folder for the model and its results; default: runs/pretrain-N.", common=True
+        None, "Folder for the model and its results; default: a folder under runs/.", common=True
     )
     resume: bool = option(
         False, "Continue the run in --output-dir from its last saved state.", common=True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -177,14 +178,18 @@ def make_parser(
         hints = get_type_hints(cls)
         for field in dataclasses.fields(cls):
             if field.metadata["flag"] and field.name not in without:
-                _add_flag(group, field, hints[field.name], defaults.get(field.name, field.default))
+                sentence = field.metadata["help"]
+                if field.name in defaults:  # the sentence may name the dataclass's default
+                    sentence = re.split(r"\W+[Dd]efault:", sentence)[0].rstrip(".") + "."
+                default = defaults.get(field.name, field.default)
+                _add_flag(group, field.name, hints[field.name], default, sentence)
                 if field.metadata["common"]:
                     parser.common.add(field.name)
     return parser
 
 
-def _add_flag(group: Any, field: dataclasses.Field, hint: Any, default: Any) -> None:
-    flag, sentence = flag_of(field.name), field.metadata["help"].replace("%", "%%")
+def _add_flag(group: Any, field: str, hint: Any, default: Any, sentence: str) -> None:
+    flag, sentence = flag_of(field), sentence.replace("%", "%%")
     if hint is bool:
         if default:
             action: Any = argparse.BooleanOptionalAction

@@ -18,7 +18,7 @@ class TrainOptions:
     """How to train, whatever the task."""
 
     output_dir: Path | None = option(
-        None, "Folder for the model and its results; default: runs/TASK-N.", common=True
+        None, "Folder for the model and its results; default: a folder under runs/.", common=True
     )
     resume: bool = option(False, "Continue the run in --output-dir from its last saved state.")
     overwrite: bool = option(False, "Replace the run in --output-dir.", common=True)

@@ -43,6 +43,7 @@ def test_freezing_is_compared_for_each_pooling(tiny_bert, reviews, tmp_path):
     assert "--- head only cls, seed 2" in again.stdout
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_goes_on_or_begins_again(tiny_bert, reviews, tmp_path):
     task = ClassificationOptions(model=str(tiny_bert), train_file=reviews["train"])
     options = TrainOptions(output_dir=tmp_path / "out", epochs=1, save_steps=1, device="cpu")
@@ -67,6 +68,7 @@ def test_a_run_with_other_options_is_not_taken_for_this_one(tiny_bert, reviews, 
     assert finished_run(ClassificationTask, task, changed)["options"]["epochs"] == 2
 
 
+@pytest.mark.slow
 def test_several_seeds_with_those_that_failed(tiny_bert, reviews, tmp_path, monkeypatch):
     flags = ["--model", tiny_bert, "--dropout", 0, "--seeds", 3, "--epochs", 8, "--batch-size", 4]
     flags += [part for s, path in reviews.items() for part in (f"--{s}-file", path)]

@@ -78,6 +78,7 @@ def test_every_setting_is_what_the_search_does(finished):
         assert one.texts != other.texts, (one.setting, other.setting)
 
 
+@pytest.mark.slow
 def test_draws_are_those_of_their_seeds(finished):
     folder, records = finished
     records = records[:6]
@@ -182,6 +183,7 @@ def run_here(monkeypatch, capsys, *flags: object) -> str:
     return shown.out
 
 
+@pytest.mark.slow
 def test_the_comparison(tiny_t5, trees, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "out"
     flags = ["--model", tiny_t5, "--train-file", trees["train"], "--dev-file", trees["dev"]]

@@ -79,6 +79,7 @@ def test_bad_options(two):
         two(first_dev_file=None)
 
 
+@pytest.mark.slow
 def test_the_probe_knows_a_disturbed_encoder(tiny_bert, tmp_path, capsys):
     text = tmp_path / "text.txt"
     text.write_text(

@@ -13,11 +13,13 @@ from support.running import run_script
 
 from minift.errors import UserError
 from minift.experiments.lr_range_test import (
+    UNUSED_OPTIONS,
     find_learning_rate,
     smooth,
     suggest_learning_rate,
     with_few_records,
 )
+from minift.options import flag_of
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.training.options import TrainOptions
 from minift.training.run import run
@@ -86,6 +88,7 @@ def options(tiny_bert, reviews, tmp_path):
     return task, TrainOptions(output_dir=tmp_path / "out", batch_size=4, device="cpu")
 
 
+@pytest.mark.slow
 def test_the_suggested_learning_rate_trains_and_the_one_that_explodes_does_not(
     options, reviews, tmp_path, capsys
 ):
@@ -159,7 +162,6 @@ def test_the_script_has_the_options_of_the_task_and_of_training(tiny_bert, revie
     done = run_script(
         *("find_lr", "classification", *flags, "--freeze-encoder", "--pooling", "mean"),
         *("--min-steps", 40, "--batch-size", 8, "--learning-rate", 1),
-        *("--train-eval-samples", 4, "--logging-steps", 7, "--save-steps", 5, "--epochs", 9),
         cwd=tmp_path,
     )
     assert "66 of them trained" in done.stdout
@@ -179,6 +181,10 @@ def test_what_the_script_refuses(tiny_bert, reviews, tmp_path):
         assert done.returncode == 2
         assert "{classification,ner,qa,summarization}" in done.stderr.splitlines()[-1]
     assert "--label-strategy" in run_script("find_lr", "ner", "--help-all").stdout
+    for name in UNUSED_OPTIONS:  # whatever would have no effect
+        done = run_script("find_lr", "classification", flag_of(name), 1, check=False)
+        assert done.returncode == 2
+        assert f"unrecognized arguments: {flag_of(name)}" in done.stderr.splitlines()[-1]
     for flags, word in (
         (["--output-dir", reviews["train"]], "is a file; give --output-dir a folder"),
         (["--train-file", tmp_path / "none.tsv"], "none.tsv: no such file"),

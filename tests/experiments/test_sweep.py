@@ -77,6 +77,7 @@ def test_the_grid_and_cells_drawn_from_it():
     assert [cell.rate for cell in around] == [3.3e-5, 1e-4, 3e-4]
 
 
+@pytest.mark.slow
 def test_a_sweep_scores_its_runs_and_does_none_twice(flags, tmp_path, monkeypatch):
     folder = tmp_path / "sweep"
     command = flags(

@@ -29,6 +29,7 @@ def without_padding(rows: torch.Tensor, eos: int = 1) -> list[list[int]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(12))
 def test_sequences_equal_those_of_transformers(tmp_path, number):
     """Greedy and beam search, over random models and settings, in double precision."""

@@ -92,6 +92,7 @@ def pairs_of_labels(alphabet):
     return st.lists(st.tuples(*[st.sampled_from(alphabet)] * 2), min_size=1, max_size=60)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # scikit-learn's, of a label that is missing
 @pytest.mark.parametrize("alphabet", [[0, 1], [-3, 0, 7, 12], ["no", "yes"], list("abcde")])
 def test_equal_to_scikit_learn(alphabet):

@@ -41,6 +41,7 @@ def test_seqeval_still_says_so(recorder):
         assert_same_scores(after, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [False, True])
 def test_equals_seqeval_on_thousands_of_sequences(recorder, strict):
     pytest.importorskip("seqeval", reason="compares with seqeval, not here")

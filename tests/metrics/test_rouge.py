@@ -78,6 +78,7 @@ def test_rouge_score_and_nltk_still_say_so(recorder):
         assert after == {key: before[key] for key in after}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_stemmer", [True, False])
 def test_equals_rouge_score_on_thousands_of_texts(recorder, use_stemmer):
     pytest.importorskip("rouge_score", reason="compares with rouge-score, not here")

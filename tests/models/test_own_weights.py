@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
 from safetensors import safe_open
 from support.running import ROOT
@@ -28,6 +29,7 @@ def test_the_default_model_is_small_and_in_half_precision():
         assert word in card, word
 
 
+@pytest.mark.slow
 def test_without_fine_tuning_it_already_copies_words_of_the_text():
     model, tokenizer = (c.from_pretrained(FOLDER) for c in (T5ForConditionalGeneration, Tokenizer))
     records = read_summaries(builtin("reports.test.jsonl"))[:12]

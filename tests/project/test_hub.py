@@ -278,6 +278,7 @@ def test_offline_mode_takes_the_cache_only(server, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_the_environment_of_huggingface_hub_is_respected(server, tmp_path):
     """In a process of its own, since `huggingface_hub` reads the environment at import."""
     server.add("o/private", GOOD, token="secret")
@@ -441,6 +442,7 @@ def test_download_copies_into_weights(server, weights, tmp_path, capsys):
     assert hub.download("x", under=tmp_path / "else") == tmp_path / "else" / "x"
 
 
+@pytest.mark.slow
 def test_script(server, tmp_path):
     server.add("o/x", GOOD)
     environment = os.environ | {

@@ -208,6 +208,7 @@ def test_prediction_with_bad_input(tiny_bert, tmp_path):
         assert all(word in done.stderr.splitlines()[-1] for word in words)
 
 
+@pytest.mark.slow
 def test_an_internal_error_is_a_traceback_and_status_1(tmp_path):
     program = tmp_path / "broken.py"
     program.write_text(

@@ -18,6 +18,7 @@ def _with_transformers():
     pytest.importorskip("transformers", reason="transformers is not installed")
 
 
+@pytest.mark.slow
 def test_training_steps(tiny_bert, reviews):
     flags = ("--model", tiny_bert, "--train-file", reviews["train"], "--steps", "1", *SHORT)
     out = run_script("benchmark", "training", "classification", *flags, "--profile").stdout
@@ -39,6 +40,7 @@ def test_inference(tiny_bert, tmp_path):
     assert "in the file's order" in out
 
 
+@pytest.mark.slow
 def test_features(minilm):
     pytest.importorskip("datasets", reason="datasets is not installed")
     out = run_script("benchmark", "features", "--rounds", "1", "--max-length", "64").stdout
