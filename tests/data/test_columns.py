@@ -155,6 +155,7 @@ def test_raw_text():
     assert (record.text, record.offsets, record.tags) == ("Ada  sleeps", ((0, 3), (5, 11)), None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "sentences", "scheme", "entities"),
     [

@@ -262,6 +262,7 @@ def test_columns_that_are_not_there(tmp_path, name, columns, message):
         read_classification(write(tmp_path / name, AS_FILE[name]), **columns)
 
 
+@pytest.mark.slow
 def test_any_text_survives_every_format(tmp_path):
     hypothesis = pytest.importorskip("hypothesis", reason="draws texts with hypothesis, not here")
     st = hypothesis.strategies

@@ -57,6 +57,7 @@ def test_an_unfinished_run_goes_on_or_begins_again(tiny_bert, reviews, tmp_path)
     finished_run(ClassificationTask, task, fresh)  # nothing to go on with yet: it begins
 
 
+@pytest.mark.slow
 def test_a_run_with_other_options_is_not_taken_for_this_one(tiny_bert, reviews, tmp_path):
     task = ClassificationOptions(model=str(tiny_bert), train_file=reviews["train"])
     options = TrainOptions(output_dir=tmp_path / "out", epochs=1, device="cpu")

@@ -157,6 +157,7 @@ def test_a_signal_stops_it_and_nothing_is_left(options, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_script_has_the_options_of_the_task_and_of_training(tiny_bert, reviews, tmp_path):
     flags = ["--model", tiny_bert, "--train-file", reviews["train"], "--device", "cpu"]
     done = run_script(

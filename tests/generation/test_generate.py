@@ -66,6 +66,7 @@ def model(tmp_path):
     return T5ForConditionalGeneration.from_pretrained(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beams", [1, 4])
 def test_a_batch_gives_what_each_source_gives_alone(model, beams):
     for seed in range(10):

@@ -130,6 +130,7 @@ def test_equal_to_scikit_learn(alphabet):
     check()
 
 
+@pytest.mark.slow
 def test_refuses_where_scikit_learn_refuses():
     sklearn = pytest.importorskip("sklearn.metrics", reason="compares with scikit-learn, not here")
     for predicted, true in [

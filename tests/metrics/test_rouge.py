@@ -96,12 +96,14 @@ def test_the_mean_over_pairs_is_that_of_what_rouge_score_said():
         assert found[kind] == exactly(sum(f1) / len(cases))
 
 
+@pytest.mark.slow
 def test_stems_of_random_words_are_those_of_nltk(recorder):
     pytest.importorskip("nltk", reason="compares with nltk's stemmer, not here")
     theirs = recorder.stems(recorder.random_words(1, 25_000))
     assert {word: porter_stem(word) for word in theirs} == theirs
 
 
+@pytest.mark.slow
 def test_stems_of_real_words_are_those_of_nltk(recorder):
     pytest.importorskip("nltk", reason="compares with nltk's stemmer, not here")
     path = SHARED / "corpus" / "docs.txt.xz"

@@ -89,6 +89,7 @@ def test_equals_the_rules_in_words_on_thousands_of_predictions(recorder):
             assert found[name] == pytest.approx(expected), (seed, name)
 
 
+@pytest.mark.slow
 def test_equals_torchmetrics_on_version_1(recorder):
     functional = pytest.importorskip(
         "torchmetrics.functional.text", reason="compares with torchmetrics, not here"

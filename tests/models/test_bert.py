@@ -98,6 +98,7 @@ def test_classifier_and_its_gradients_equal_transformers(tmp_path, changes, atte
         assert torch.equal(again.state_dict()[name], tensor), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
 def test_token_classifier_and_its_gradients_equal_transformers(tmp_path, changes, attention):
@@ -124,6 +125,7 @@ def test_token_classifier_and_its_gradients_equal_transformers(tmp_path, changes
         assert torch.equal(again.state_dict()[name], tensor), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("changes", [c for c in CONFIGS.values() if "num_labels" not in c])
 def test_question_answering_and_its_gradients_equal_transformers(tmp_path, changes, attention):
@@ -162,6 +164,7 @@ def test_question_answering_and_its_gradients_equal_transformers(tmp_path, chang
         assert torch.equal(again.state_dict()[name], tensor), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [c for c in CONFIGS.values() if "num_labels" not in c])
 def test_masked_language_model_and_its_gradients_equal_transformers(tmp_path, changes):
     model_class = transformers.BertForMaskedLM
@@ -261,6 +264,7 @@ def test_shards_with_an_index(tmp_path):
     assert_same_hidden_states(ours, theirs, ids, mask, types)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_real_checkpoint(minilm, attention):
     theirs = transformers.BertModel.from_pretrained(minilm).eval()

@@ -53,6 +53,7 @@ def batch(seed: int = 0, width: int = 13):
     return ids, mask, labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
 def test_logits_loss_and_gradients_equal_transformers(tmp_path, changes, attention):

@@ -134,6 +134,7 @@ def test_lora_changes_no_output_and_trains_only_updates_and_head(tiny_bert, name
             assert update.b.abs().max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_merged_equals_unmerged(tiny_bert, name):
     model = tiny(name, tiny_bert)
@@ -411,6 +412,7 @@ def refused(tiny_bert, adapter, *words: str, name: str = "sequence"):
     assert all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -576,6 +578,7 @@ def their_outputs(model):
     return found.logits[mask.bool()] if found.logits.dim() == 3 else found.logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFERENCES)
 def test_adapters_go_from_peft_to_minift_and_back(tmp_path, peft, name):
     task_type, changes, targets = REFERENCES[name]

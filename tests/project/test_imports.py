@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support.running import ROOT
 
 PACKAGE = ROOT / "minift"
@@ -102,6 +103,7 @@ def test_transformers_is_nowhere_in_the_package():
         assert "from transformers" not in path.read_text(encoding="utf-8"), path
 
 
+@pytest.mark.slow
 def test_importing_everything_prints_nothing_and_needs_only_the_run_time_packages():
     peers = "transformers peft accelerate sklearn seqeval rouge_score hypothesis"
     absent = [*peers.split(), "matplotlib", "pytest"]

@@ -149,6 +149,7 @@ def test_the_best_model_can_be_chosen_by_loss(tiny_bert, reviews, tmp_path, caps
     )
 
 
+@pytest.mark.slow
 def test_bf16_trains_on_the_cpu(tiny_bert, reviews, tmp_path, capsys):
     task, train = options(
         tiny_bert, reviews, tmp_path / "out", precision="bf16", epochs=20, learning_rate=3e-3

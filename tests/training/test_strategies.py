@@ -268,6 +268,7 @@ def test_training_records_are_scored_beside_dev(tiny_bert, reviews, tmp_path, ca
         assert 0 <= lines[-1]["train"]["accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_beat_the_baseline_has_collapsed(tiny_bert, reviews, tmp_path, capsys):
     task = ClassificationOptions(
         model=str(tiny_bert), train_file=reviews["train"], dev_file=reviews["dev"], dropout=0.0
