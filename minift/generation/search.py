@@ -16,12 +16,12 @@ token and takes the 2 K best extensions:
     - the best K extensions that do not end are extended in the next step.
 
 A source is done when its sequences have the greatest allowed length, when all 2 K extensions end,
-or by `early_stopping`:
+or when it has K finished sequences and `early_stopping` is
 
-    True      when it has K finished sequences;
-    False     when the best unfinished sequence, scored as if it ended now, does not beat the worst
-              of the K finished ones;
-    "never"   the same, scored as if it ended at the length that is best for it.
+    True      (nothing more is needed);
+    False     and the best unfinished sequence, scored as if it ended now, does not beat the worst of
+              the K;
+    "never"   and the same holds for a score as if it ended at the length that is best for it.
 
 These are the semantics of `transformers`' `generate`.  Sources do not influence each other: a
 source that is done leaves the batch.

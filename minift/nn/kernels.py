@@ -31,11 +31,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
     """Zero each number with probability p and divide the others by 1 - p, as in training.
 
     On a CPU, drawing one random number for each number of x takes most of the time of dropout.
-    Here one draw of 64 bits decides about four numbers; p is met to within 1 / 131,072.
-
-        draw      0x0451 9e2f 7ab0 c003      p = 0.1: below 0x199a = 6,554 of 65,536
-        dropped     yes   no   no   no
-
+    Here one draw of 64 bits decides about four numbers (`kept`); p is met to within 1 / 131,072.
     A GPU and p = 1 use `F.dropout`.
     """
     if not p:
@@ -45,10 +41,24 @@ def dropout(x: Tensor, p: float) -> Tensor:
     if x.is_cuda or below == levels:
         return F.dropout(x, p)
     draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
-    # Each quarter is a signed 16-bit number, so comparisons are shifted by half of the range.
-    quarters = draws.random_(-(2**63), None).view(torch.int16)[: x.numel()]
-    keep_mask = (quarters >= below - levels // 2).view(x.shape)
+    keep_mask = kept(draws.random_(-(2**63), None), below)[: x.numel()].view(x.shape)
     return _MaskedScale.apply(x, keep_mask, levels / (levels - below))
+
+
+def kept(draws: Tensor, below: int) -> Tensor:
+    """Which numbers dropout keeps: int64 draws (n,) -> bool (4 n,), 16 bits for each.
+
+    The 16 bits are a signed number, from -32,768 to 32,767.  The `below` lowest are dropped.  With
+    p = 0.1, below = 6,554, these are the numbers under -32,768 + 6,554 = -26,214:
+
+        bits      c003      7ab0      9e2f      8451
+        number    -16,381   31,408    -25,041   -31,663
+        kept      yes       yes       yes       no
+
+    >>> kept(torch.tensor([0x8451_9E2F_7AB0_C003 - 2**64]), below=6554).tolist()
+    [True, True, True, False]
+    """
+    return draws.view(torch.int16) >= below - 2 ** (RANDOM_BITS - 1)
 
 
 class _MaskedScale(torch.autograd.Function):

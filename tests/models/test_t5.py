@@ -7,12 +7,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
-from support.parity import (
-    assert_close,
-    assert_loads_in_reference,
-    gradients_as_on_disk,
-    tensors_on_disk,
-)
+from support.parity import assert_close, assert_round_trip, assert_same_gradients, tensors_on_disk
 from support.tiny_t5 import TINY, reference
 
 from minift.errors import UserError
@@ -71,16 +66,9 @@ def test_logits_loss_and_gradients_equal_transformers(tmp_path, changes, attenti
         assert_close("loss", loss, expected.loss)
     loss.backward()
     expected.loss.backward()
-    found = gradients_as_on_disk(ours)
-    wanted = {name: p.grad for name, p in theirs.named_parameters()}
-    assert found.keys() == wanted.keys()
-    for name, gradient in wanted.items():
-        assert_close(f"gradient of {name}", found[name], gradient, 3e-5)
+    assert_same_gradients(ours, theirs, 3e-5)
 
-    ours.save_pretrained(tmp_path / "ours")
-    again = assert_loads_in_reference(type(theirs), tmp_path / "ours")
-    for name, tensor in theirs.state_dict().items():
-        assert torch.equal(again.state_dict()[name], tensor), name
+    again = assert_round_trip(ours, theirs, tmp_path / "ours")
     logits = again(input_ids=ids, attention_mask=mask, labels=labels).logits
     assert_close("logits of what was saved", logits[real], expected.logits[real])
 

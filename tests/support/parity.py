@@ -73,6 +73,16 @@ def assert_loads_in_reference(reference_class, folder: Path):
     return model.eval()
 
 
+def assert_round_trip(ours, theirs, folder: Path):
+    """What we save, `transformers` loads, every tensor bit for bit; returns the loaded model."""
+    ours.save_pretrained(folder)
+    again = assert_loads_in_reference(type(theirs), folder)
+    assert again.state_dict().keys() == theirs.state_dict().keys()
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    return again
+
+
 def tensors_on_disk(folder: Path) -> dict[str, Tensor]:
     """The tensors of a folder by their names on disk."""
     from safetensors.torch import load_file
