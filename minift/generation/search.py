@@ -19,8 +19,8 @@ A source is done when its sequences have the greatest allowed length, when all 2
 or when it has K finished sequences and `early_stopping` is
 
     True      (nothing more is needed);
-    False     and the best unfinished sequence, scored as if it ended now, does not beat the worst of
-              the K;
+    False     and the best unfinished sequence, scored as if it ended now, does not beat the worst
+              of the K;
     "never"   and the same holds for a score as if it ended at the length that is best for it.
 
 These are the semantics of `transformers`' `generate`.  Sources do not influence each other: a
