@@ -92,7 +92,9 @@ def find_checkpoint(source: str | os.PathLike, revision: str | None = None) -> P
             raise UserError(f"{name}: a folder has no revision; leave out {revision!r}")
         return Path(path)
     if _looks_like_path(name):
-        raise UserError(f"{name}: no such folder; check the path (a hub id reads owner/name)")
+        raise UserError(
+            f"{name}: no such folder; check the path (a hub id has the form owner/name)"
+        )
     if revision is None and name in (DEFAULT_MODEL, DEFAULT_ID):
         return fetch_default()
     if revision is None and (folder := weights_dir() / name).is_dir():
@@ -274,7 +276,7 @@ def _explain(error: Exception, wanted: str) -> str:
         case errors.RevisionNotFoundError():
             return f"{wanted}: no such revision on {hub}; give a branch, a tag or a commit"
         case errors.HFValidationError():
-            return f"{wanted}: no such folder, and not a hub id; an id reads owner/name"
+            return f"{wanted}: no such folder, and not a hub id; an id has the form owner/name"
         case errors.OfflineModeIsEnabled():
             return f"{wanted}: not in the cache, and HF_HUB_OFFLINE is set; unset it, or {copy}"
         case _ if status in (401, 403):

@@ -11,7 +11,7 @@ keeps query, key and value in one matrix, a checkpoint in three:
                                                 ...self.value.weight (H, H)
 
 A family's `WeightMap` lists these pairs.  Loading stacks the tensors, saving splits them again.
-Loading refuses a checkpoint with a missing, unexpected or misshapen tensor.
+Loading refuses a checkpoint with a tensor that is missing, unexpected or of another shape.
 """
 
 from __future__ import annotations
@@ -151,7 +151,8 @@ class Checkpoint:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint: model.safetensors, or the shards in its index.
 
-    Raises `UserError` if there is neither, if a shard is missing or if the manifest disagrees.
+    Raises `UserError` if there is neither, if a shard is missing, or model.safetensors differs from
+    its checksum in the manifest.
     """
     if (folder / WEIGHTS).exists():
         check_whole(folder / WEIGHTS)
@@ -192,7 +193,7 @@ def load(
 
     new: names of parameters that the checkpoint lacks, such as a new head's.  They stay on the
         meta device, and the caller initialises them.
-    Raises `UserError`, which names the tensor, for a missing, misshapen or unknown one.
+    Raises `UserError`, which names the tensor, if one is missing, unknown or of another shape.
     """
     new = tuple(new)
     used: set[str] = set()
@@ -211,8 +212,8 @@ def load(
             found = checkpoint.shape(name)
             if found != shape:
                 raise UserError(
-                    f"{checkpoint.folder}: the tensor {name!r} is {found}, but config.json makes "
-                    f"it {shape}; use the config.json that belongs to these weights"
+                    f"{checkpoint.folder}: the tensor {name!r} is {found}, but config.json implies "
+                    f"{shape}; use the config.json that belongs to these weights"
                 )
         state[ours] = torch.cat([checkpoint.tensor(name) for name in names])
         used.update(names)

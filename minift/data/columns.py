@@ -34,7 +34,7 @@ DOCSTART = "-DOCSTART-"
 class TagRecord:
     """The words of a sentence and their tags in IOB2; tags: None if unknown.
 
-    id: number of the record in its file, from 0.
+    id: number of the record in its split, from 0.
     where: "file, line N" of its first word.
     original, spans: the text that was split into words, and (start, end) of each word in it; None
         if the file holds words, whose text is the words joined by blanks.

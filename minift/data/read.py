@@ -35,7 +35,7 @@ RecordType = TypeVar("RecordType")
 class TextRecord:
     """A text or a pair of texts, and its label; label: None if unknown.
 
-    id: number of the record in its file, from 0.
+    id: number of the record in its split, from 0 (`numbered`).
     where: "file, line N", for error messages about this record.
     """
 
@@ -88,9 +88,9 @@ def read_classification(
 
         source<TAB>label<TAB>mark<TAB>sentence        text_column="3", label_column="1"
 
-    Texts are not changed.  Labels lose the space around them, and an integer label in JSON becomes
-    a decimal string.  With `require_label=False` labels may be missing or empty, and a line of a
-    TSV may hold only a text.
+    Texts are not changed.  Labels are stripped of surrounding whitespace, and an integer label in
+    JSON becomes a decimal string.  With `require_label=False` labels may be missing or empty, and a
+    line of a TSV may hold only a text.
 
     Raises `UserError`, with file and line, for anything else.
     """
@@ -130,7 +130,7 @@ def read_summaries(path: str | os.PathLike, *, require_summary: bool = True) -> 
     path = Path(path)
     columns = {name: name for name in ("document", "summary", "summaries")}
     if reader_of(path) is not read_jsonl:
-        raise UserError(f"{path}: summaries are read from .jsonl; give such a file")
+        raise UserError(f"{path}: summaries are read from .jsonl or .json; give such a file")
     records: list[SummaryRecord] = []
     for row in read_jsonl(path, columns):
         where = location(path, row.line)
@@ -190,7 +190,10 @@ def _label(row: Row, column: str, where: str, required: bool) -> str | None:
 def _missing(row: Row, column: str, where: str) -> str:
     """The error message for a missing column."""
     found = ", ".join(row.found)[:80]
-    return f"{where}: has no {column!r}, only {found!r}; add it, or give the column's name"
+    return (
+        f"{where}: has no {column!r}, only {found!r}; add it, or choose another column if the "
+        "script has a flag for it"
+    )
 
 
 def shown(value: Any) -> str:
@@ -367,7 +370,7 @@ def read_jsonl(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
 def read_lines(path: Path, max_line_bytes: int | None = None) -> Iterator[tuple[int, str]]:
     """(number from 1, line without its end) of a text file in UTF-8, plain or gzipped.
 
-    max_line_bytes: most bytes of a line; default: `MAX_LINE_BYTES`.
+    max_line_bytes: maximum number of bytes of a line; default: `MAX_LINE_BYTES`.
 
     Raises `UserError` for a longer line, a NUL byte, bytes that are not UTF-8, and a file that
     cannot be read.

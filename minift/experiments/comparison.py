@@ -1,7 +1,8 @@
 """Comparing settings on the same data over several seeds: runs, a table, a plot.
 
 An interrupted comparison continues where it stopped: it skips runs that are finished (metrics.json
-exists) and runs that failed because the loss was not finite (failed.json exists).
+exists) and runs that failed because the loss was not finite (failed.json exists), unless
+--overwrite is given.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def score_settings(
     model.to(device)
     features = task.featurize(records)
     greedy = GenerationConfig(max_new_tokens=task.max_target_length)
-    task.generate(model, features[:1], 1, greedy)  # warm-up, which no setting's time includes
+    task.generate(model, features[:1], 1, greedy)  # warmup, which no setting's time includes
 
     decodings = []
     for setting, changes in SETTINGS.items():

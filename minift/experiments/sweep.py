@@ -10,10 +10,10 @@ each has a place in the heat map.
     DIR/logs/                              the printed output of each run
     DIR/results.json, table.md, heatmap.png, curves.png
 
-A run that is finished, or failed because its loss was not finite, is not run again, so the same
-command continues a sweep that was interrupted at any moment.  The best of many dev scores is
-optimistic; estimate the quality of the best cell on data that selected nothing, such as a test
-file.
+A run that is finished, or failed because its loss was not finite, is not run again unless
+--overwrite is given, so the same command continues a sweep that was interrupted at any moment.  The
+best of many dev scores is optimistic; estimate the quality of the best cell on data that selected
+nothing, such as a test file.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def choose_cells(search: SweepOptions, options: TrainOptions) -> list[Cell]:
 def sweep(
     task_class: type[Task], task_options: TaskOptions, options: TrainOptions, search: SweepOptions
 ) -> list[Row]:
-    """Run each unfinished run, `search.jobs` at a time; returns the rows of results.json.
+    """Do the runs without a result, `search.jobs` at a time; returns the rows of results.json.
 
     Bad input of any run ends the sweep with `UserError`, and so do runs that all failed.
     """
@@ -194,7 +194,7 @@ def evaluations(run: TrainOptions) -> list[Row]:
 
 
 def sign(metric: str) -> int:
-    """-1 for a loss, of which less is better, as in training/loop.py; 1 for all other metrics."""
+    """-1 for a loss, where lower is better, as in training/loop.py; 1 for all other metrics."""
     return -1 if metric == "loss" else 1
 
 

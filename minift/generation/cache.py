@@ -54,7 +54,10 @@ class DecoderState:
         max_length: int,
         static: bool | None = None,
     ):
-        """model: a `Seq2SeqModel`.  max_length: most tokens of a row.  static: None: on a GPU."""
+        """model: a `Seq2SeqModel`.  static: None: on a GPU.
+
+        max_length: maximum number of tokens of a row.
+        """
         self.model, self.rows_per_source = model, rows_per_source
         # Every step reads them, so contiguous copies pay off.
         keys, values = ([part.contiguous() for part in x] for x in (memory.keys, memory.values))
@@ -121,7 +124,7 @@ class DecoderState:
         return graph.replay
 
     def reorder(self, rows: Tensor) -> None:
-        """Row i continues as row rows[i] did; copies only the rows that change.  rows: (R,)."""
+        """Row i takes over the state of row rows[i]; copies only rows that change.  rows: (R,)."""
         targets = torch.arange(len(rows), device=rows.device)
         moves = rows != targets
         to, of = targets[moves], rows[moves]
@@ -131,7 +134,7 @@ class DecoderState:
         self.cache[:, :, to, :, past] = self.cache[:, :, of, :, past]
 
     def select(self, sources: Tensor) -> None:
-        """Continue with these sources only, in this order.  sources: (B',) their numbers."""
+        """Continue with these sources only, in this order.  sources: (B',) their indices."""
         beside = torch.arange(self.rows_per_source, device=sources.device)
         rows = (sources[:, None] * self.rows_per_source + beside).flatten()
         if self.static:

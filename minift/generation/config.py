@@ -9,18 +9,18 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """The settings of one call of `generate`; `ValueError` for settings that contradict.
+    """The settings of one call of `generate`; `ValueError` if they contradict each other.
 
-    max_new_tokens: most tokens to generate, the end token included.  It has no default, because
-        none could suit every task.
+    max_new_tokens: maximum number of tokens to generate, the end token included.  It has no
+        default, because none could suit every task.
     min_new_tokens: the end token is impossible before this many new tokens; 0: off.
     num_beams: sequences that beam search keeps for each source; 1: no beam search.
     length_penalty, early_stopping: of beam search, see generation/search.py.
     no_repeat_ngram_size: no n-gram of this many tokens occurs twice; 0: off.
-    repetition_penalty: above 1 makes tokens that occurred less likely; 1.0: off.
+    repetition_penalty: above 1 makes tokens that already occurred less likely; 1.0: off.
     do_sample: draw tokens at random; temperature, top_k and top_p belong to it.
     temperature: divides the logits; 1.0: off.  top_k: 0: off.  top_p: 1.0: off.
-    num_return_sequences: of each source; without sampling at most `num_beams`.
+    num_return_sequences: of each source; at most `num_beams`, unless `do_sample` with one beam.
     """
 
     max_new_tokens: int

@@ -2,9 +2,9 @@
 
 Processors, in this order, for every way of generating (`process_logits`):
 
-    repetition_penalty r     a token that occurred: score / r if it is positive, else score * r
-                             (Keskar et al. 2019, CTRL)
-    no_repeat_ngram_size n   a token that would repeat n tokens in a row: -inf
+    repetition_penalty r     a token that already occurred: score / r if it is positive, else
+                             score * r (Keskar et al. 2019, CTRL)
+    no_repeat_ngram_size n   a token that would complete an n-gram that already occurred: -inf
     min_new_tokens m         the end token, before m tokens are generated: -inf
 
 Warpers, in this order, where tokens are sampled (`warp_logits`):
@@ -46,14 +46,14 @@ def process_logits(scores: Tensor, tokens: Tensor, config: GenerationConfig, eos
 
 
 def penalize_repetition(scores: Tensor, tokens: Tensor, penalty: float) -> Tensor:
-    """Lower the scores of tokens that occurred: (R, V), (R, L) -> (R, V)."""
+    """Lower the scores of tokens that already occurred: (R, V), (R, L) -> (R, V)."""
     found = scores.gather(1, tokens)  # (R, L)
     lowered = torch.where(found < 0, found * penalty, found / penalty)
     return scores.scatter(1, tokens, lowered)
 
 
 def repeats_ngram(tokens: Tensor, n: int, vocab_size: int) -> Tensor:
-    """(R, L) -> (R, V): whether a token would complete an n-gram that occurred.
+    """(R, L) -> (R, V): whether a token would complete an n-gram that already occurred.
 
     >>> repeats_ngram(torch.tensor([[0, 3, 4, 3]]), n=2, vocab_size=5).tolist()
     [[False, False, False, False, True]]

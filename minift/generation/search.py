@@ -12,19 +12,21 @@ so 0 prefers short sequences, 1 takes the mean, and more prefers long ones.  Wit
 Beam search keeps the K best unfinished sequences of each source.  A step extends them by every
 token and takes the 2 K best extensions:
 
-    - an extension among the first K that ends joins the K best finished ones, by score;
+    - an extension among the first K that ends competes, by score, for a place among the K best
+      finished sequences;
     - the best K extensions that do not end are extended in the next step.
 
-A source is done when its sequences have the greatest allowed length, when all 2 K extensions end,
-or when it has K finished sequences and `early_stopping` is
+A source is done when its sequences reach the maximum length, when all 2 K extensions end, or when
+it has K finished sequences and `early_stopping` is
 
     True      (nothing more is needed);
     False     and the best unfinished sequence, scored as if it ended now, does not beat the worst
               of the K;
     "never"   and the same holds for a score as if it ended at the length that is best for it.
 
-These are the semantics of `transformers`' `generate`.  Sources do not influence each other: a
-source that is done leaves the batch.
+These are the semantics of `transformers`' `generate`.  A source that is done leaves the batch.
+Without sampling, sources do not influence each other; with sampling they share one random
+generator.
 
 Dimensions: B sources, K sequences of each, R = B * K rows, L tokens so far, V vocabulary.
 """
@@ -50,10 +52,10 @@ class StepDecoder(Protocol):
         """The last token of each row (R,) -> logits of the next one (R, V)."""
 
     def reorder(self, rows: Tensor) -> None:
-        """Row i continues as row rows[i] of the same source did; rows: (R,)."""
+        """Row i takes over the state of row rows[i] of the same source; rows: (R,)."""
 
     def select(self, sources: Tensor) -> None:
-        """Continue with these sources only, in this order; sources: their numbers."""
+        """Continue with these sources only, in this order; sources: their indices."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def greedy_or_sample(
     generator: torch.Generator | None,
     device: torch.device | str,
 ) -> Tensor:
-    """The best token at each step, or with `do_sample` a random one: (B * K, L) token ids."""
+    """The most probable token at each step, or with `do_sample` a random one: (B * K, L) ids."""
     width, max_new_tokens = config.rows_per_source, config.max_new_tokens
     tokens = torch.full((num_sources * width, 1 + max_new_tokens), special.pad, device=device)
     tokens[:, 0] = special.start

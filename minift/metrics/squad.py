@@ -13,8 +13,8 @@ Of several reference answers, the one with the best score counts.  The rules are
 official program for v1.1 (Rajpurkar et al. 2016), or, if the questions have "is_impossible", of
 the program for v2.0 (Rajpurkar, Jia and Liang 2018), in which "no answer" is an answer like others.
 
-The margin of a question is the score of "no answer" minus the score of the best span.  A question
-is answered if its margin is not above the null threshold, which `best_threshold` finds.
+The margin of a question is the score of "no answer" minus the score of the best span.  The null
+threshold is the highest margin at which a question is answered; `best_threshold` finds it.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def best_threshold(margins: Sequence[float], gains: Sequence[float]) -> float:
     gains: of each question, the change of the score if it is answered: 0 to 1 if it has an answer;
         -1 if it has none, because "no answer" would have counted 1.
 
-    A question is answered if its margin is not above the threshold.  The threshold lies halfway
+    A question is answered if its margin is not above the null threshold, which lies halfway
     between two margins, so that equal margins are on one side and rounding has no effect.  Of
     several equally good thresholds the lowest is returned.  A question with an infinite margin is
     never answered.

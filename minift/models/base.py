@@ -143,6 +143,8 @@ class PretrainedModel(nn.Module):
     def layer_depth(self, parameter: str) -> int:
         """The depth of a parameter: 0 for embeddings, i + 1 for layer i, and one more for the head.
 
+        Everything above the last layer counts as head: pooler, head, T5's final norms.  T5's
+        encoder layer i and decoder layer i have the same depth.
         BERT with two layers: embeddings.word 0, layers.0 1, layers.1 2, pooler and classifier 3.
         """
         number = re.search(r"\blayers\.(\d+)\.", parameter)

@@ -63,7 +63,7 @@ class BertConfig(PretrainedConfig):
     num_attention_heads: int = 12  # N
     intermediate_size: int = 3072  # I
     hidden_act: str = "gelu"
-    max_position_embeddings: int = 512  # most tokens of a text, special tokens included
+    max_position_embeddings: int = 512  # maximum number of tokens of a text
     type_vocab_size: int = 2  # first and second text of a pair
     pad_token_id: int | None = 0  # packing removes padding, so its embedding is never read
     layer_norm_eps: float = 1e-12
@@ -137,7 +137,8 @@ class BertAttention(nn.Module):
     def forward(self, x: Tensor, packing: Packing, cls_only: bool = False) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(1)  # (S, N, D) each
         if cls_only:
-            q, x = packing.cls_tokens(q), packing.cls_tokens(x)  # (F, ...): S is F from here on
+            # (F, ...), one row for each text from here on
+            q, x = packing.cls_tokens(q), packing.cls_tokens(x)
         dropout = self.attention_dropout if self.training else 0.0
         mixed = packed_attention(
             q, k, v, packing, dropout=dropout, fused=self.fused, cls_only=cls_only
@@ -250,10 +251,11 @@ class BertModel(BertPretrained):
         token_type_ids: Tensor | None = None,
         num_layers: int | None = None,
     ) -> Iterator[tuple[Tensor, Packing]]:
-        """Yield (S, H) and its packing after the embeddings and after each of the lowest layers.
+        """Yield the hidden states and their packing, after the embeddings and after each layer.
 
-        num_layers: how many layers to run; None: all.
-        Raises `ValueError` for ids of another rank or longer than the position embeddings.
+        The hidden states are (S, H).  num_layers: run only this many of the lowest layers; None:
+        all.  Raises `ValueError` unless the ids have two dimensions and at most
+        `max_position_embeddings` columns.
         """
         limit = self.config.max_position_embeddings
         if input_ids.dim() != 2 or input_ids.shape[1] > limit:
@@ -310,7 +312,7 @@ class BertForSequenceClassification(BertPretrained):
         return self.bert.pool(cls_hidden) if pooling == "pooler" else cls_hidden
 
 
-class BertTokenHead(BertPretrained):
+class BertTokenModel(BertPretrained):
     """The encoder without its pooler; subclasses add a head on every token."""
 
     def __init__(self, config: BertConfig):
@@ -337,7 +339,7 @@ class BertTokenHead(BertPretrained):
         return packing.pad(x)
 
 
-class BertForTokenClassification(BertTokenHead):
+class BertForTokenClassification(BertTokenModel):
     """One label for each token: (B, T) ids -> logits (B, T, C), unspecified at padding."""
 
     head = "classifier"
@@ -347,7 +349,7 @@ class BertForTokenClassification(BertTokenHead):
         self.classifier = self.make_head(config.head_dropout)
 
 
-class BertForQuestionAnswering(BertTokenHead):
+class BertForQuestionAnswering(BertTokenModel):
     """An answer's span: (B, T) ids -> start and end logits, (B, T) each, unspecified at padding."""
 
     head = "qa_outputs"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from minift.errors import UserError
-from minift.models.bert import BertConfig, BertPretrained, BertTokenHead
+from minift.models.bert import BertConfig, BertPretrained, BertTokenModel
 from minift.nn.layers import ACTIVATIONS
 from minift.weights import Checkpoint, weights_and_biases
 
@@ -41,7 +41,7 @@ class BertPredictions(nn.Module):
         return nn.functional.linear(self.norm(self.activation(self.dense(x))), words, self.bias)
 
 
-class BertForMaskedLM(BertTokenHead):
+class BertForMaskedLM(BertTokenModel):
     """Logits of all tokens at each position: (B, T) ids -> (B, T, V), unspecified at padding."""
 
     head = "predictions"

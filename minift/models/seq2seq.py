@@ -1,4 +1,4 @@
-"""What every encoder-decoder shares: shifted targets, the loss, and generation.
+"""The base class of encoder-decoders: shifted targets, the loss, and generation.
 
 Dimensions: B batch, T width of the padded sources, S real source tokens in the batch, U width of
 the targets, H hidden, V vocabulary.
@@ -107,7 +107,7 @@ class Seq2SeqModel(PretrainedModel):
             return search(decoder, len(input_ids), special, generation, generator, device)
 
     def prepacked_for_generation(self, num_rows: int) -> AbstractContextManager[None]:
-        """Within, `generate` does not lay out the weights again for each batch.
+        """In this context, `generate` does not lay out the weights again for each batch.
 
         The weights must not change meanwhile.  num_rows: about how many sequences a batch has.
         """

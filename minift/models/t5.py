@@ -55,7 +55,7 @@ class T5ForConditionalGeneration(Seq2SeqModel):
     def __init__(self, config: T5Config):
         super().__init__(config)
         self.shared = nn.Embedding(config.vocab_size, config.d_model)
-        self.shared.prepacked = None  # as `NoBiasLinear` has it, where it is also the output layer
+        self.shared.prepacked = None  # see `NoBiasLinear`; used if it is also the output layer
         self.encoder = T5Stack(
             config, [T5EncoderLayer(config) for _ in range(config.num_layers)], bidirectional=True
         )
@@ -172,13 +172,16 @@ class T5ForConditionalGeneration(Seq2SeqModel):
             self.lm_head = make_layer(self.shared.weight)
 
     def generation_layers(self) -> list[nn.Module]:
-        # The encoder's layers too: for its many rows blocks are as fast as plain weights or faster.
+        # The encoder's layers too: on its many rows, blocks are at least as fast as plain weights.
         layers = [module for module in self.modules() if isinstance(module, NoBiasLinear)]
         return [*layers, self.shared] if self.lm_head is None else layers
 
 
 def _layer(in_checkpoint: str, ours: str, last: int) -> dict[str, str | tuple[str, ...]]:
-    """Names of a layer's self-attention and of its feed-forward layer, block number `last`."""
+    """Our names -> a checkpoint's, for a layer's self-attention and feed-forward weights.
+
+    last: index of the feed-forward block in a checkpoint's layer; self-attention has index 0.
+    """
     attention, feed = f"{in_checkpoint}.0.SelfAttention", f"{in_checkpoint}.{last}.DenseReluDense"
     return {
         f"{ours}.attention.norm.weight": f"{in_checkpoint}.0.layer_norm.weight",

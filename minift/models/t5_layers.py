@@ -3,13 +3,14 @@
 Dimensions: as in t5.py; R rows of the decoder in generation.
 
 One layer, pre-norm (each norm precedes its block, off the main path).  The decoder has
-cross-attention between the two blocks.  Dropout follows the last product of each block:
+cross-attention between the two blocks.  Dropout applies to the attention weights, after the
+activation, and after the last projection of each block:
 
     x ──┬──────────────────────────────────────────────(+)──┬──────────────────────────(+)── ...
         └─> norm ──> q, k, v ──> attention ──> output ──┘   └─> norm ──> feed-forward ──┘
 
     encoder   self-attention to all tokens of the source      relative bias, bidirectional
-    decoder   causal self-attention to the target so far      relative bias, backwards
+    decoder   causal self-attention to the target so far      relative bias, unidirectional
               cross-attention to the encoder's output         no bias
 
 The relative position bias is T5's only position information: a number for each head and bucket of
@@ -56,7 +57,8 @@ class T5Config(PretrainedConfig):
     initializer_factor: float = 1.0
     feed_forward_proj: str = "relu"  # or "gated-gelu", "gated-silu", ...
     # The first T5 ties the output layer to the embeddings and scales its input by 1 / sqrt(H);
-    # v1.1 and Flan-T5 do neither.  A config that does not say whether to scale follows the tying.
+    # v1.1 and Flan-T5 do neither.  If scale_decoder_outputs is missing, it follows the config's
+    # tie_word_embeddings.
     tie_word_embeddings: bool = True
     scale_decoder_outputs: bool | None = None
     pad_token_id: int = 0

@@ -5,7 +5,9 @@
 Reference: Vaswani et al. 2017, "Attention is all you need".
 
 `packed_attention` applies it to sequences that are laid end to end without padding
-(nn/packing.py).  It computes each group of equally long sequences at once, so no mask is needed.
+(nn/packing.py).  On a CPU it computes each group of equally long sequences at once, so no mask is
+needed.  A GPU computes the whole batch in one variable-length kernel, where it has one.  With a
+bias from `masked_bias` the batch is padded for attention.
 
 Dimensions: B batch, T width of the padded batch, S real tokens in the batch, n sequences in a
 length group, L their length, F sequences that are not empty, N heads, D head width, Q queries,
@@ -23,7 +25,8 @@ from minift.nn.kernels import has_varlen_attention, varlen_attention
 from minift.nn.packing import Packing
 
 # Added to the score of a masked token.  A number and not -inf, because a row in which every token
-# is masked would have no softmax; small enough for half precision to hold.
+# is masked would have no softmax.  It is the lowest bfloat16 number, which float32 also holds
+# (float16 does not).
 MASK_VALUE = torch.finfo(torch.bfloat16).min
 
 
@@ -45,7 +48,7 @@ def packed_attention(
     dropout: probability with which an attention weight is dropped; 0 drops none.
     fused: use torch's kernels; False writes the formula out.  Equal up to rounding.
     scale: factor of the scores; None: 1 / sqrt(D).
-    bias: (N, T, T), added to the scores.  It depends only on the distance of two tokens, so a
+    bias: (N, T, T), added to the scores.  It depends only on the distance between two tokens, so a
         sequence of length L uses its corner (N, L, L).  Or (B, N, T, T) from `masked_bias`: then
         the batch is padded for attention.
     cls_only: only the first token of each sequence attends.  q and the result are (F, N, D);
@@ -90,7 +93,8 @@ def attention(
     """
     if bias is not None:
         bias = bias.to(q.dtype)
-        bias = bias if bias.dim() == 4 else bias[None]  # three dimensions would miss the fast path
+        # Four dimensions, because with three torch's CPU would not use its fused kernel.
+        bias = bias if bias.dim() == 4 else bias[None]
     if fused and _can_fuse(q, dropout):
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale
@@ -105,7 +109,7 @@ def masked_bias(bias: Tensor, packing: Packing) -> Tensor:
     """A bias (N, T, T) -> (B, N, T, T), `MASK_VALUE` at padding.
 
     For a GPU, whose variable-length kernels take no bias, and for rows with gaps, across which the
-    distance of two tokens is not that of their packed positions.
+    distance between two tokens is not that of their packed positions.
     """
     real = packing.pad(torch.ones_like(packing.index)) > 0  # (B, T)
     return bias.masked_fill(~real[:, None, None], MASK_VALUE)
@@ -114,7 +118,7 @@ def masked_bias(bias: Tensor, packing: Packing) -> Tensor:
 def _can_fuse(q: Tensor, dropout: float) -> bool:
     """Whether torch's fused kernels may be used.
 
-    The CPU has none with dropout.  On a GPU the float32 kernels with dropout trained worse than
-    the CPU did on the same batches, so they are not used there.
+    The CPU's have no dropout.  A GPU's have it, but float32 training with them gave worse models
+    than training on a CPU with the same batches, so float32 with dropout uses the formula.
     """
     return not dropout or (q.is_cuda and q.dtype is not torch.float32)

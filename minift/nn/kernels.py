@@ -1,12 +1,12 @@
 """Code that exists only for speed.  Each function names the plain formula that it replaces.
 
     dropout             four decisions from one random number of 64 bits         F.dropout
-    rms_norm            its gradient by hand, on a CPU                            F.rms_norm
+    rms_norm            a hand-written gradient, on a CPU                         F.rms_norm
     linear              a product with weights that were laid out in blocks       F.linear
     varlen_attention    a packed batch in one kernel, on a GPU                    attention
 
-A model calls them by these names and computes the same, up to rounding and the random numbers of
-dropout, wherever the fast way does not apply.
+The results equal those of the plain formula up to rounding and dropout's random numbers.  Where the
+fast code does not apply, the plain formula is used.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def dropout(x: Tensor, p: float) -> Tensor:
     return _MaskedScale.apply(x, keep_mask, levels / (levels - below))
 
 
-def kept(draws: Tensor, below: int) -> Tensor:
-    """Which numbers dropout keeps: int64 draws (n,) -> bool (4 n,), 16 bits for each.
+def kept(random: Tensor, below: int) -> Tensor:
+    """Which numbers dropout keeps: int64 random numbers (n,) -> bool (4 n,), 16 bits for each.
 
     The 16 bits are a signed number, from -32,768 to 32,767.  The `below` lowest are dropped.  With
     p = 0.1, below = 6,554, these are the numbers under -32,768 + 6,554 = -26,214:
@@ -58,7 +58,7 @@ def kept(draws: Tensor, below: int) -> Tensor:
     >>> kept(torch.tensor([0x8451_9E2F_7AB0_C003 - 2**64]), below=6554).tolist()
     [True, True, True, False]
     """
-    return draws.view(torch.int16) >= below - 2 ** (RANDOM_BITS - 1)
+    return random.view(torch.int16) >= below - 2 ** (RANDOM_BITS - 1)
 
 
 class _MaskedScale(torch.autograd.Function):
@@ -90,7 +90,7 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 
 class _RMSNormFunction(torch.autograd.Function):
-    """RMSNorm with its gradient by hand.
+    """RMSNorm with a hand-written gradient.
 
     h = x / rms(x)        y = h * weight
     dh = dy * weight      dx = (dh - h * mean(dh * h)) / rms(x)
@@ -130,11 +130,11 @@ def linear(x: Tensor, weight: Tensor, prepacked: Tensor | None = None) -> Tensor
 
 @contextmanager
 def prepacked_weights(modules: Iterable[nn.Module], num_rows: int) -> Iterator[None]:
-    """Within, these modules also hold their weights in blocks that suit few rows of input.
+    """In this context, these modules also hold their weights in blocks that suit few rows of input.
 
-    A step of generation has as many rows as sequences, and its time is that of reading all weights.
-    A CPU reads weights that are laid out in blocks three to five times as fast; laying them out
-    takes as long as a few steps.  The results are the same up to rounding.
+    A step of generation has as many rows as sequences, and most of its time goes into reading all
+    weights.  A CPU reads weights that are laid out in blocks three to five times as fast; laying
+    them out takes as long as a few steps.  The results are the same up to rounding.
 
     modules: each has `weight` and an attribute `prepacked`, which `linear` is given.
     num_rows: about how many rows an input has.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from minift.nn.kernels import dropout, linear, rms_norm
 
-# The names that config.json uses, and what they mean.
+# Name of an activation in config.json -> the function.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_new": partial(F.gelu, approximate="tanh"),
@@ -47,7 +47,7 @@ class RMSNorm(nn.Module):
 class NoBiasLinear(nn.Linear):
     """A linear layer without bias: (..., H) -> (..., I).
 
-    prepacked: the weight in blocks, within `kernels.prepacked_weights`; else None.
+    prepacked: the weight in blocks, in the context of `kernels.prepacked_weights`; else None.
     """
 
     prepacked: Tensor | None = None

@@ -10,14 +10,17 @@ therefore neighbours, and one `view`, without a copy, turns each group into an (
       c: 1 1 0 0                       `-' `-------' `-------'
       d: 1 0 0 0        length groups: (1, 1) (2, 2)  (1, 4)      each (n, L)
 
-Every layer but attention treats tokens one by one and needs no change.  Attention runs once for
-each length group and needs no mask, because a group holds only real tokens:
+Every layer but attention treats tokens one by one and needs no change.  On a CPU, attention runs
+once for each length group and needs no mask, because a group holds only real tokens:
 
     padded scores of b (T=4)          packed scores of b (L=2)
       x x . .                           x x
       x x . .    '.' = masked           x x
       . . . .
       . . . .
+
+A GPU computes all groups in one variable-length kernel, where it has one (nn/kernels.py).  With a
+bias from `masked_bias` (nn/attention.py) the batch is padded for attention.
 
 Dimensions: B batch, T width of the padded batch, S real tokens in the batch, n sequences in a
 length group, L their length, F sequences that are not empty, H hidden.
@@ -114,7 +117,7 @@ def pack(attention_mask: Tensor) -> Packing:
     """Find the real tokens of a batch.
 
     attention_mask: (B, T), 1 = real.  Padding may be on the right, on the left or in between.
-    Raises `ValueError` for a mask of another rank.
+    Raises `ValueError` unless the mask has two dimensions.
 
     >>> packing = pack(torch.tensor([[1, 1, 1], [1, 0, 0], [0, 1, 0]]))
     >>> packing.lengths, packing.index.tolist(), packing.length_groups

@@ -22,7 +22,7 @@ def relative_position_bucket(
     bias gives each direction half of the buckets, the upper half to keys that come later.
     Otherwise a later key counts as distance 0.
 
-    With 8 buckets, max_distance 16, backwards: 0 1 2 3 | 4 5 | 6 7 | 8 ... 11 | 12 and more
+    With 8 buckets, max_distance 16, unidirectional: 0 1 2 3 | 4 5 | 6 7 | 8 ... 11 | 12 and more
 
     >>> relative_position_bucket(-torch.arange(14), False, 8, 16).tolist()
     [0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 6, 7, 7]

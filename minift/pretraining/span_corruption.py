@@ -3,15 +3,17 @@
 Span corruption (Raffel et al. 2020, "T5"):
 
     text     Thank you for inviting me to your party last week
-    noise                 ------------            ----
-    source   Thank you <0> me to your party <1> week </s>
-    target   <0> for inviting <1> last </s>
+    noise              ------------                  ---------
+    source   Thank you <0> me to your party <1> </s>
+    target   <0> for inviting <1> last week </s>
 
-The noise density is 15 %, the mean noise span length three tokens; "<0>" is the sentinel
-<extra_id_0>.
+"<0>" is the sentinel <extra_id_0>.  Kept spans and noise spans alternate, from a kept span at the
+start to a noise span at the end.  The noise density is 15 %, lower than in this illustration; the
+mean length of a noise span is three tokens.
 
-Gap sentences (Zhang et al. 2020, "PEGASUS"): in a share of the blocks the sentence that shares most
-tokens with the others is the target, as a pseudo-summary:
+Gap sentences (Zhang et al. 2020, "PEGASUS"): in a share of the blocks the target is one sentence,
+as a pseudo-summary: the sentence whose set of tokens has the highest F1 with the rest of the block.
+Sentences end at ".", "!" or "?", unless a lowercase letter follows.
 
     text     It rained. The river rose in the rain. Tea was served.
     source   summarize: It rained. <0> Tea was served. </s>
@@ -30,7 +32,7 @@ Full text (Lewis et al. 2020, "BART"): in a share of the blocks with span corrup
 the whole text.  Most of it can be copied, and copying is the first skill of a summarizer: with only
 a few thousand steps, begin with full-text targets on short blocks.
 
-    source   Thank you <0> me to your party <1> week </s>
+    source   Thank you <0> me to your party <1> </s>
     target   Thank you for inviting me to your party last week </s>
 
 The tokens that are hidden in a step are a function of (seed, step), so a resumed or repeated run
@@ -151,7 +153,7 @@ class SpanCorruption(Objective):
     def sentence_bounds(self, block: np.ndarray) -> np.ndarray:
         """The positions where sentences begin.
 
-        They begin after </s>, and after a full stop unless a small letter follows.
+        They begin after </s>, and after ".", "!" or "?" unless a lowercase letter follows.
         """
         after_stop = self.is_end[block[:-1]] & self.is_start[block[1:]]
         return 1 + np.flatnonzero(after_stop | (block[:-1] == self.end_token_id))
@@ -207,7 +209,7 @@ def random_partition(total: int, count: int, random: np.random.Generator) -> lis
 
 
 def central_sentence(tokens: np.ndarray, bounds: np.ndarray) -> tuple[int, int] | None:
-    """(start, end) of the whole sentence whose set of tokens has the highest F1 with the others'.
+    """(start, end) of the whole sentence whose set of tokens has the highest F1 with the rest.
 
     bounds: where sentences begin, in order.  The text before the first and after the last bound may
     be a partial sentence and is never chosen.  None: no sentence has a suitable length.

@@ -4,8 +4,9 @@
     null score   6.0                                               the score of "no answer"
     margin       6.0 - 9.1 = -3.1
 
-The answer is the best span, or "no answer" if the margin is above a threshold.  A threshold can be
-applied to finished predictions, so the same ones are scored at 0 and at the threshold tuned on dev.
+The answer is the best span, or "no answer" if the margin is above the null threshold.  A null
+threshold can be applied to finished predictions, so the same ones are scored at 0 and at the null
+threshold tuned on dev.
 
 Printed, a prediction is:
 
@@ -29,7 +30,7 @@ from minift.data.squad import QuestionRecord, as_squad
 from minift.errors import escape_controls
 
 SENTENCE_END = re.compile(r"[.!?]['\"”’)\]]*\s+(?=[^\sa-z])|\n+")
-MAX_CONTEXT = 160  # most characters printed before and after an answer
+MAX_CONTEXT = 160  # maximum number of characters printed before and after an answer
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,14 @@ class AnswerPrediction:
         return -math.inf if self.null_score is None else self.null_score - self.candidates[0].score
 
     def with_threshold(self, threshold: float | None) -> AnswerPrediction:
-        """The same prediction, decided at a threshold of the margin.  None: not yet tuned, 0."""
+        """The same prediction, decided at a null threshold.  None: not yet tuned, 0."""
         return replace(self, answered=bool(self.candidates) and self.margin <= (threshold or 0.0))
 
 
 def decide(
     candidates: Sequence[Candidate], null: float, no_answer: bool, n_best_size: int
 ) -> AnswerPrediction:
-    """The best spans with different texts, and their probabilities; decided at threshold 0.
+    """The best spans with different texts, and their probabilities; decided at null threshold 0.
 
     candidates: of all windows.  null: the null score.  no_answer: "no answer" may be predicted.
 
@@ -115,11 +116,11 @@ def score_answers(
 ) -> dict[str, Any]:
     """The scores of the official SQuAD script, from 0 to 100.
 
-    threshold: of the margin; None: tuned on these records for the best F1.
+    threshold: the null threshold; None: tuned on these records for the best F1.
 
-    exact, f1, HasAns_*, NoAns_*: at the threshold, which is "null_threshold".
-    *_at_zero: at threshold 0.
-    best_*: at the best threshold for these records, tuned for exact match and for F1.
+    exact, f1, HasAns_*, NoAns_*: at the null threshold, which is "null_threshold".
+    *_at_zero: at null threshold 0.
+    best_*: at the best null threshold for these records, tuned for exact match and for F1.
     answerable_*: of the questions with an answer, all answered by the best span, as in SQuAD v1.1.
 
     If "no answer" may not be predicted, only the scores without a threshold are returned.

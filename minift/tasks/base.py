@@ -49,7 +49,7 @@ class TaskOptions:
         None, "Data that the best model is scored on at the end.", common=True
     )
     max_length: int | None = option(
-        None, "Most tokens of an input; default: the model's limit.", common=True
+        None, "Maximum number of tokens of an input; default: the model's limit.", common=True
     )
     dropout: float | None = option(
         None, "Probability of every dropout in the model; 0: off; default: the checkpoint's."
@@ -160,7 +160,7 @@ class Task(Protocol):
         """Sum of the losses and their number (or total weight), scalars.
 
         The training loop divides the sum of all micro-batches of a step by their total number, so
-        gradient accumulation equals one large batch.
+        gradient accumulation equals one large batch, up to rounding and dropout.
         """
 
     def predict(self, model: Any, features: Sequence[Feature], batch_size: int) -> list[Any]:
@@ -266,7 +266,7 @@ def score_table(heading: str, scores: Mapping[str, Mapping[str, float]], support
 
 
 def token_batch(features: Sequence[TokenFeature], pad_id: int, **fields: Any) -> TokenBatch:
-    """Features padded at the right to one length; `fields`: further fields of the batch."""
+    """Features padded on the right to one length; `fields`: further fields of the batch."""
     input_ids = pad([feature.input_ids for feature in features], pad_id)  # (B, T)
     if features[0].encoder_outputs is not None:
         outputs = [feature.encoder_outputs for feature in features]
@@ -285,12 +285,12 @@ def token_batch(features: Sequence[TokenFeature], pad_id: int, **fields: Any) ->
 def load_initial_model(
     options: TaskOptions, task: str, labels: tuple[str, ...] | int | None, **changes: Any
 ) -> tuple[PretrainedModel, Tokenizer, int]:
-    """The model that a run starts from, its tokenizer, and the most tokens of an input.
+    """The model that a run starts from, its tokenizer, and the maximum number of input tokens.
 
-    labels: the names of the classes.  A checkpoint fine-tuned on the same labels keeps its head and
-        the order of its labels; any other gets a new head.  A number instead of names: the rows of
-        a head that means the same for all data, so a checkpoint fine-tuned for the task keeps it.
-        None: the task needs no head.
+    labels: the names of the classes: a checkpoint fine-tuned on the same labels keeps its head and
+        the order of its labels; any other gets a new head.  Or the number of the head's rows, if
+        the rows mean the same for all data (an answer's start and end): a checkpoint fine-tuned for
+        the task keeps its head.  Or None, if the task needs no head.
     changes: fields of the model's config.
 
     Raises `UserError` if model, tokenizer and `--max-length` do not fit together.
@@ -380,7 +380,7 @@ def with_encoder_outputs(
     return extended
 
 
-# Settings of runs that an earlier version saved: they must not be ignored in silence.
+# Settings of runs that an earlier version saved: they must not be ignored silently.
 RENAMED_SETTINGS = {
     "long_text": "truncation",
     "way_back": "aggregation_strategy (mean is average)",

@@ -104,7 +104,7 @@ Predictions: TypeAlias = Sequence[LabelPrediction]
 
 @dataclass(frozen=True)
 class ClassificationTask(Task):
-    """The methods follow the order of the module's docstring."""
+    """Text classification; see `Task`."""
 
     options: ClassificationOptions
     tokenizer: Tokenizer
@@ -342,7 +342,7 @@ class ClassificationTask(Task):
 
 
 def sort_labels(labels: set[str]) -> tuple[str, ...]:
-    """Integers by value, other labels by the alphabet, so that the order is reproducible.
+    """Integers by value, other labels alphabetically, so that the order is reproducible.
 
     >>> sort_labels({"10", "9"}), sort_labels({"pos", "neg"})
     (('9', '10'), ('neg', 'pos'))

@@ -139,7 +139,7 @@ Predictions: TypeAlias = Sequence[TagPrediction]
 
 @dataclass(frozen=True)
 class NerTask(Task):
-    """The methods follow the order of the module's docstring."""
+    """Named-entity recognition; see `Task`."""
 
     options: NerOptions
     tokenizer: Tokenizer
@@ -202,7 +202,7 @@ class NerTask(Task):
 
     @property
     def max_tokens(self) -> int:
-        """The most tokens of one window, special tokens not included."""
+        """Maximum number of tokens of one window, special tokens not included."""
         return self.max_length - self.tokenizer.num_special(pair=False)
 
     @property

@@ -19,10 +19,10 @@ labelled like a question without an answer: start and end are at [CLS].
 
 A window scores "no answer" by the sum of the two logits of [CLS].  The null score of a question is
 the lowest of its windows, because "no answer" must hold in all of them.  The margin is the null
-score less the score of the best span.  "No answer" is predicted if the margin is above a threshold,
-which is tuned for the best F1 on dev and saved with the model.
+score less the score of the best span.  "No answer" is predicted if the margin is above the null
+threshold, which is tuned for the best F1 on dev and saved with the model.
 
-Reference: Devlin et al. 2019, "BERT", sections 4.2 and 4.3 (the threshold).
+Reference: Devlin et al. 2019, "BERT", sections 4.2 and 4.3 (the null threshold).
 
 Dimensions: B batch, T tokens of the longest text in the batch, C tokens of the context in a window.
 """
@@ -89,7 +89,7 @@ class QaOptions(TaskOptions):
         "Training windows without the answer.  null: label them as without an answer; drop: omit "
         "them.",
     )
-    max_answer_length: int = option(30, "Most tokens of a predicted answer.")
+    max_answer_length: int = option(30, "Maximum number of tokens of a predicted answer.")
     n_best_size: int = option(20, "Spans to keep for each question, best first.")
 
     def __post_init__(self) -> None:
@@ -124,10 +124,10 @@ Predictions: TypeAlias = Sequence[AnswerPrediction]
 
 @dataclass(frozen=True)
 class QaTask(Task):
-    """The methods follow the order of the module's docstring.
+    """Extractive question answering; see `Task`.
 
     no_answer: some training questions have no answer, so "no answer" may be predicted.
-    threshold: of the margin; None until it is tuned on dev, which counts as 0.
+    threshold: the null threshold; None, which counts as 0, until it is tuned on dev.
     """
 
     options: QaOptions

@@ -83,7 +83,7 @@ class SummarizationOptions(TaskOptions):
         "first", "Summaries to train on where a document has several."
     )
     max_target_length: int | None = option(
-        None, "Most tokens of a summary; default: the longest of the training data."
+        None, "Maximum number of tokens of a summary; default: the longest of the training data."
     )
     num_beams: int = option(1, "Beams of beam search; 1: greedy search.", common=True)
     length_penalty: float = option(
@@ -147,7 +147,7 @@ Predictions: TypeAlias = Sequence[SummaryPrediction]
 
 @dataclass(frozen=True)
 class SummarizationTask(Task):
-    """The methods follow the order of the module's docstring."""
+    """Abstractive summarization; see `Task`."""
 
     options: SummarizationOptions
     tokenizer: Tokenizer

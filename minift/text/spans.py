@@ -76,7 +76,7 @@ def best_spans(
     starts, ends: (C,) scores of each token to be the first or the last of the span.
     begin: (from, to) the tokens that may be the first, `to` excluded; of overlapping windows, the
         tokens with the most context in this window (`windows.window_cores`).
-    max_length: most tokens in a span.
+    max_length: maximum number of tokens of a span.
 
     Of spans with equal scores, the earlier and then the shorter one comes first.
 

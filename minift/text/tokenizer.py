@@ -78,7 +78,7 @@ class Encoding:
 class Tokenizer:
     """Splits texts into subword tokens; made by `from_pretrained`, not changed by its methods.
 
-    max_length: most tokens of an encoding, special tokens included; None: no limit.
+    max_length: maximum number of tokens of an encoding, special tokens included; None: no limit.
     """
 
     def __init__(

@@ -3,8 +3,8 @@
 tokens      0 1 2 3 4 5 6 7 8 9      size 6, doc stride 2
 head        0 1 2 3 4 5
 head+tail   0 1 6 7 8 9              a quarter of the tokens from the head
-windows     [. . . . . .]
-                    [. . . . . .]
+windows    [. . . . . .]
+                   [. . . . . .]
 
 Reference: Sun et al. 2019, "How to fine-tune BERT for text classification".
 """
@@ -22,10 +22,10 @@ Truncation = Literal["head", "head+tail", "windows"]
 def windows(length: int, size: int, doc_stride: int) -> list[tuple[int, int]]:
     """(start, end) of each window over `length` tokens; every token is in at least one.
 
-    doc_stride: tokens that neighbouring windows share at least, as `stride` in `transformers`' fast
-        tokenizers (google-research/bert calls the step between windows so).  `ValueError` unless
-        it is below `size`, because the windows would not advance.
-    The last window is moved back so that it is full.
+    doc_stride: overlap of neighbouring windows, in tokens, as `stride` in `transformers`' fast
+        tokenizers.  In google-research/bert, doc_stride is the step from one window to the next.
+    The last window is moved back so that it is full, which can make its overlap larger.
+    Raises `ValueError` unless doc_stride is below `size`, because the windows would not advance.
 
     >>> windows(10, size=6, doc_stride=2)
     [(0, 6), (4, 10)]
@@ -75,6 +75,7 @@ def truncate_or_window(
     """Fit a text or a pair into `max_tokens`: one truncated pair, or one for each window.
 
     The windows of a pair move over its longer text; each includes the truncated shorter one.
+    Neighbouring windows share a quarter of their size, rounded down.
 
     >>> truncate_or_window([0, 1, 2, 3, 4, 5], [6], max_tokens=5, truncation="windows")
     [([0, 1, 2, 3], [6]), ([2, 3, 4, 5], [6])]
@@ -91,7 +92,7 @@ def truncate_or_window(
 
 
 def best_window(spans: Sequence[tuple[int, int]], bounds: Sequence[tuple[int, int]]) -> list[int]:
-    """For each span of tokens, the number of the window with the most context around it.
+    """For each span of tokens, the index of the window with the most context around it.
 
     bounds: (start, end) of the windows.  The context of a span in a window is the smaller of the
     tokens before and after it.  Among equals the earlier window wins.  A span longer than a window

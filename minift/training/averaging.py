@@ -53,7 +53,7 @@ class WeightAverages:
     @contextmanager
     @torch.no_grad()
     def applied(self, step: int) -> Iterator[None]:
-        """Within, the model has the averages after `step` steps instead of its own weights."""
+        """In this context, the model has the averages after `step` steps, not its own weights."""
         own = [p.detach().clone() for p in self.parameters]
         if self.mean and step > self.first:
             for parameter, mean in zip(self.parameters, self.mean.values(), strict=True):

@@ -48,9 +48,9 @@ class TrainerState:
     best_step: int = 0
     evaluations_since_best: int = 0
     stopped: bool = False  # by early stopping
-    skipped: int = 0  # steps that were not finite
+    skipped: int = 0  # steps with a loss or gradient that was not finite
     loss_sum: float = 0.0  # of the losses since the last logged step
-    loss_count: float = 0.0  # what `loss_sum` counts
+    loss_count: float = 0.0  # number of the losses in `loss_sum`, or their total weight
     log_lines: int = 0  # lines of log.jsonl so far
 
 

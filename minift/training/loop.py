@@ -4,9 +4,11 @@ A run is epochs of optimiser steps.  One step is
 
     learning rate of the schedule  ->  gradients of its batches (step.py)  ->  optimiser
 
-After some steps follow a line of the log, an evaluation, which saves the best model so far, and a
-saved state, from which `--resume` continues with bit-identical results.  The job around the loop,
-from reading the data to the scores of the best model, is in run.py.
+Every --logging-steps steps the loop writes a line of the log.  Every --eval-steps steps (default:
+after each epoch) it evaluates the model and saves it if it is the best so far.  Every --save-steps
+steps (default: never), and when the run is stopped, it saves the state, from which `--resume`
+continues with bit-identical results.  The job around the loop, from reading the data to the scores
+of the best model, is in run.py.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ def train(
         print(describe_groups(groups, options.learning_rate), flush=True)
     optimizer = make_optimizer(options.optimizer, groups)
     sparse_embedding_gradients(model, optimizer)
-    pretrained = [  # for L2-SP, group by group; empty without it
+    pretrained = [  # initial values for L2-SP, group by group; empty without it
         [parameter.detach().clone() for parameter in group["params"]]
         for group in (groups if options.l2_sp else [])
     ]
@@ -132,7 +134,7 @@ def train(
                 values = {"loss": mean, "learning_rate": learning_rate, "grad_norm": norm.item()}
                 log.write({**row, **values})
                 totals.zero_()
-            every = options.eval_steps  # 0: when the epoch is over, so that batch is 0
+            every = options.eval_steps  # 0: after each epoch, when state.batch is 0 again
             is_due = state.step % every == 0 if every else state.batch == 0
             if scored and (is_due or is_last):
                 with averages.applied(state.step):

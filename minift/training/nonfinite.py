@@ -25,7 +25,7 @@ def stop_if_not_finite(
     step: int,
     learning_rate: float,
 ) -> None:
-    """`NonFiniteError` that names the first layer, if the value of a step is not finite.
+    """`NonFiniteError` that names the first layer, if a step's loss or gradient is not finite.
 
     value: the sum of the step's loss and gradient norm.
     losses: one function for each batch of the step, which computes its loss again.

@@ -17,17 +17,20 @@ from torch import Tensor, nn
 
 from minift.models.base import PretrainedModel
 
-# Numbers in an embedding table from which a sparse gradient is faster than a dense one.
+# Parameters of an embedding table from which a sparse gradient is faster than a dense one.
 MIN_SPARSE_SIZE = 2**20
 
 
 @torch.no_grad()
 def l2_sp_step(parameters: Sequence[Tensor], pretrained: Sequence[Tensor], share: float) -> None:
-    """Move parameters, in place, by this share of the way towards their pretrained values.
+    """Move parameters, in place, by this share of the way towards their initial values.
 
-    Decay towards the pretrained weights instead of towards 0 (L2-SP: Li et al. 2018, "Explicit
-    inductive bias for transfer learning with convolutional networks"), decoupled from the gradient
-    as weight decay is in AdamW.
+    L2-SP: Li et al. 2018, "Explicit inductive bias for transfer learning with convolutional
+    networks".  This decay acts in addition to weight decay towards 0, and is decoupled from the
+    gradient in the same way as in AdamW.
+
+    pretrained: the values before the first step: pretrained weights, and for a new head the values
+        that it was initialised with.
     """
     torch._foreach_lerp_(list(parameters), list(pretrained), share)
 
@@ -43,8 +46,10 @@ def parameter_groups(
     Weight decay applies to matrices, not to norms and biases (one dimension).  A group's learning
     rate is the run's times the group's `factor`.  With layer-wise learning rate decay (Howard and
     Ruder 2018, "Universal language model fine-tuning for text classification") the factor of a
-    layer is `layerwise_lr_decay` times that of the layer above it; the factor of pooler and head is
-    `head_lr_multiplier`.  With six layers and a decay of 0.8:
+    layer is `layerwise_lr_decay` times that of the layer above it.  Everything above the last layer
+    (pooler, head, T5's final norms) counts as head, with the factor `head_lr_multiplier`.  T5's
+    encoder layer i and decoder layer i have the same depth (`PretrainedModel.layer_depth`) and so
+    the same factor.  With six layers and a decay of 0.8:
 
         head            head_lr_multiplier
         layer 5         1
@@ -68,13 +73,13 @@ def parameter_groups(
 
 
 def describe_groups(groups: Sequence[Mapping[str, Any]], learning_rate: float) -> str:
-    """A line for each learning rate: its tensors, how many numbers they hold, the first name."""
+    """A line for each learning rate: its tensors, how many parameters they hold, the first name."""
     lines = []
     for factor in sorted({group["factor"] for group in groups}, reverse=True):
         same = [group for group in groups if group["factor"] == factor]
         names = [name for group in same for name in group["names"]]
         count = sum(p.numel() for group in same for p in group["params"])
-        shown = f"{len(names)} tensors, {count:,} numbers: {names[0]}"
+        shown = f"{len(names)} tensors, {count:,} parameters: {names[0]}"
         shown += ", ..." if names[1:] else ""
         lines.append(f"learning rate {factor * learning_rate:.2e}  {shown}")
     return "\n".join(lines)

@@ -58,7 +58,9 @@ class TrainOptions:
     max_grad_norm: float = option(
         1.0, "Clip the gradient to this L2 norm over all parameters; a large number: off."
     )
-    l2_sp: float = option(0.0, "Decay towards the pretrained weights instead of 0 (L2-SP); 0: off.")
+    l2_sp: float = option(
+        0.0, "Decay towards the initial weights (L2-SP), in addition to --weight-decay; 0: off."
+    )
     freeze_encoder: bool = option(
         False, "Train only the head, on encoder outputs computed once.", common=True
     )

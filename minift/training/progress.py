@@ -1,4 +1,4 @@
-"""What a run prints: scores on one line, parameter counts, what loading found."""
+"""Printed lines: scores, parameter counts, and the tensors that loading initialised or ignored."""
 
 from __future__ import annotations
 

@@ -4,9 +4,10 @@
     gradient = sum of gradients / sum of counts, clipped
 
 Losses are summed over all batches and divided once, by the number of records or tokens that they
-count.  So the accumulated gradient of small batches equals that of one large batch, even where the
-batches count different numbers of tokens.  For the same reason a batch that does not fit into
-memory may be split into micro-batches without changing the step.
+count.  So the accumulated gradient of small batches equals that of one large batch, up to rounding
+and dropout's random numbers, even where the batches count different numbers of tokens.  For the
+same reason a batch that does not fit into memory may be split into micro-batches: the step is the
+same, again up to rounding and dropout's random numbers.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class GradientComputer:
     """Computes the gradient of each step.
 
     skipped: steps skipped so far because their loss or gradient was not finite.
-    max_micro_batch: the most records in a forward pass since memory ran out; None: no limit.
+    max_micro_batch: maximum number of records in a forward pass since memory ran out; None: no
+        limit.
     """
 
     def __init__(
@@ -113,7 +115,7 @@ class GradientComputer:
         largest = max(map(len, batches))
         tokens = max(self.features[i].length for batch in batches for i in batch)
         size = f"{largest} records of up to {tokens} tokens"
-        failure = f"step {step}: no memory for a batch of {size}"
+        failure = f"step {step}: out of memory for a batch of {size}"
         if largest == 1:
             raise UserError(f"{failure}; lower --max-length, or train a smaller model")
         if not self.options.auto_micro_batch:
@@ -129,9 +131,10 @@ class GradientComputer:
         )
 
     def _skip_or_fail(self, batches: Sequence[Sequence[int]], step: int) -> None:
-        """Skip a step that is not finite; `NonFiniteError` beyond --max-skipped-steps.
+        """Skip a step with a loss or gradient that is not finite.
 
-        Both name the step's records and the first layer that is not finite.
+        Raises `NonFiniteError` beyond --max-skipped-steps.  The printed line and the error name the
+        step's records and the first layer whose output or gradient is not finite.
         """
         losses = (lambda batch=batch: self._forward(batch)[1] for batch in batches)
         numbers = sorted({self.features[i].record + 1 for batch in batches for i in batch})

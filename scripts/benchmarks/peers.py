@@ -22,7 +22,7 @@ SPEED_RATIO = "times faster minift is: above 1 is better"
 def alternate(sides, rounds):
     """Run the sides in turn: (name -> seconds of each round, name -> its last return value).
 
-    sides: name -> a function of the round's number.  Round -1 is a warm-up and not counted.
+    sides: name -> a function of the round's number.  Round -1 is a warmup and not counted.
     """
     seconds = {name: [] for name in sides}
     results = {}

@@ -61,7 +61,7 @@ def training(task_name, task_options, options, measurement):
     if len(batches[OURS]) < wanted:
         raise UserError(
             f"--train-file makes {len(batches[OURS])} batches, but --rounds and --steps need "
-            f"{wanted}, warm-up included; lower --rounds, --steps or --batch-size"
+            f"{wanted}, warmup included; lower --rounds, --steps or --batch-size"
         )
     ours = side_of(OURS, task_name, task_options, options)
     best, default = (side_of(name, task_name, task_options, options) for name in (BEST, DEFAULT))

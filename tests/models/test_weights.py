@@ -87,7 +87,7 @@ def test_a_checkpoint_without_a_pooler(tiny_bert):
             ["encoder.layer.7.output.dense.bias"],
         ),
     ],
-    ids=["missing", "unexpected", "misshapen", "integers", "twice", "layer too many"],
+    ids=["missing", "unexpected", "another shape", "integers", "twice", "layer too many"],
 )
 def test_wrong_tensors_are_errors_that_name_the_tensor(tiny_bert, change, words):
     change_weights(tiny_bert, change)

@@ -35,7 +35,7 @@ anew gaps masks job range_test piece_spans
 NAMES = set(BANNED_EVERYWHERE.split())
 # Banned as a function, method or class.
 DEFINITIONS = {"rows", "lines", "freeze", "start", "at", "place", "table", "parts", "extra"}
-DEFINITIONS |= {"columns", "starts", "overlap"}
+DEFINITIONS |= {"columns", "starts", "overlap", "Linear"}
 # Banned as a field, method or attribute of a class.
 MEMBERS = {
     "TokenFeature": {"ids", "types", "vectors"},
@@ -43,6 +43,7 @@ MEMBERS = {
     "Packing": {"take", "columns", "rows", "starts", "runs", "width", "firsts", "means"},
     "PretrainedConfig": {"fixed", "hard_limit", "extra"},
     "PretrainedModel": {"table", "report", "bottom"},
+    "GradientComputer": {"of", "most"},
     "LoraLinear": {"plain", "parts"},
     "DecoderState": {"at", "place", "play", "width", "keep"},
     "GenerationConfig": {"width", "constrain", "warp"},
@@ -57,7 +58,7 @@ MEMBERS = {
     "ProbeOptions": {"text"},
 }
 MODULES = {"train", "generate", "pretrain", "align", "batch", "compare", "names", "predict", "stop"}
-MODULES |= {"folder", "report", "jobs", "t5_decoder"}
+MODULES |= {"folder", "report", "jobs", "t5_decoder", "rules", "find_rate"}
 
 FILES = sorted([*(ROOT / "minift").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")])
 

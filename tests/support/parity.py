@@ -67,7 +67,7 @@ def assert_same_gradients(ours, theirs, tolerance=TOLERANCE) -> None:
 
 
 def assert_loads_in_reference(reference_class, folder: Path):
-    """`transformers` reads minift's folder; no tensor is missing, unexpected or misshapen."""
+    """`transformers` reads minift's folder; every tensor is there, expected and of its shape."""
     model, report = reference_class.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
     return model.eval()

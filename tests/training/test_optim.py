@@ -77,7 +77,7 @@ def test_every_parameter_is_in_exactly_one_group_with_its_learning_rate(tiny_ber
             depth = found[0] if found[0] in (1, 2, 3) else depth
             assert group["factor"] == (7.0 if depth == "head" else 0.5 ** (top - depth)), own
     shown = describe_groups(groups, 0.1)
-    count = sum(int(n.replace(",", "")) for n in re.findall(r"([\d,]+) numbers", shown))
+    count = sum(int(n.replace(",", "")) for n in re.findall(r"([\d,]+) parameters", shown))
     assert count == sum(p.numel() for p in model.parameters())
     assert "5.00e-02" in shown
     same = parameter_groups(model, weight_decay=0.1)

@@ -44,7 +44,7 @@ def test_one_cycle_equals_torchs():
     def make(optimizer):
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=41, pct_start=0.325)
 
-    # torch's warm-up of pct_start * total - 1 steps: the top is reached in step 12.325.
+    # torch's warmup of pct_start * total - 1 steps: the top is reached in step 12.325.
     ours = [SCHEDULES["one-cycle"](step, 41, 12.325) for step in range(40)]
     assert ours == pytest.approx(rates(make, 40), abs=1e-6)
 

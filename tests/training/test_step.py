@@ -57,7 +57,9 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_step_is_the_same(
         return total, count
 
     monkeypatch.setattr(ClassificationTask, "loss", small_memory)
-    with pytest.raises(UserError, match=r"no memory for a batch of 8 records of up to \d+ tokens"):
+    with pytest.raises(
+        UserError, match=r"out of memory for a batch of 8 records of up to \d+ tokens"
+    ):
         run(ClassificationTask, task, replace(options, output_dir=tmp_path / "refused"))
     shapes.clear()
     halved = replace(options, output_dir=tmp_path / "halved", auto_micro_batch=True)
