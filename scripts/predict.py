@@ -7,7 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from minift.device import pick_device
+from minift.device import check_device, pick_device
+from minift.options import check_range
 from minift.predictor import predict_lines
 from minift.training.cli import ArgumentParser, run_script
 
@@ -40,6 +41,11 @@ def main() -> None:
         help="8-bit integer linear layers: faster on a CPU, slightly less exact",
     )
     options = parser.parse_intermixed_args()
+    try:
+        check_device(options.device)
+        check_range(options, "batch_size", 1)
+    except ValueError as error:
+        parser.error(str(error))
     inputs = options.file or options.texts or sys.stdin
     device = pick_device(options.device)
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ

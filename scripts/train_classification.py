@@ -1,6 +1,6 @@
 """Fine-tune a pretrained encoder to label texts, or pairs of texts, from labelled examples.
 
-Reads TSV, CSV or JSONL files (default: the built-in film reviews).  Writes the best model, its
+Reads TSV, CSV or JSONL files (default: the built-in reviews).  Writes the best model, its
 metrics and its predictions into --output-dir.
 """
 

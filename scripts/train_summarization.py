@@ -1,6 +1,6 @@
 """Fine-tune a pretrained T5 to summarize documents, from documents with summaries.
 
-Reads JSONL or CSV files (default: the built-in reports).  Writes the best model, its metrics and
+Reads JSONL files (default: the built-in reports).  Writes the best model, its metrics and
 its predictions into --output-dir.
 """
 

@@ -57,9 +57,13 @@ class SweepOptions:
     epochs_list: tuple[int, ...] = option((1, 2, 4), "Numbers of epochs.", common=True)
     batch_sizes: tuple[int, ...] = option((16, 32), "Batch sizes.", common=True)
     seeds: int = option(1, "Runs of each cell, with the seeds --seed, --seed + 1, ...", common=True)
-    trials: int = option(0, "Cells drawn at random from the grid with --seed; 0: all cells.")
+    trials: int = option(
+        0, "Cells drawn at random from the grid with --seed; 0: all cells.", common=True
+    )
     jobs: int = option(
-        1, "Runs at the same time, in processes that share the threads; 1: one by one."
+        1,
+        "Runs at the same time, in processes that share the threads; 1: one by one.",
+        common=True,
     )
 
     def __post_init__(self) -> None:

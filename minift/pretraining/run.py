@@ -222,7 +222,8 @@ def make_tokenizer(
     count = sum(1 for _ in read_documents(options.train_file))
     every = max(1, count // model_options.tokenizer_documents)
     chosen = islice(read_documents(options.train_file), 0, None, every)
-    print(f"documents {count}; the tokenizer is trained on every {every}th", flush=True)
+    share = "all of them" if every == 1 else f"one in {every}"
+    print(f"documents {count}; the tokenizer is trained on {share}", flush=True)
     shown = progress_bar(chosen, "tokenizer", -(-count // every))
     objective.make_tokenizer(shown, model_options.vocab_size, folder)
     return Tokenizer.from_pretrained(folder)

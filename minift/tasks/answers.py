@@ -163,17 +163,17 @@ def format_answer_report(
     """How many answers are correct, wrong or missing, and the most confident of each kind.
 
     correct, partial, wrong: F1 of the words 1, between, 0.  missed: "no answer" is wrong.
-    spurious: the question has no answer.  correct none: "no answer" is correct.
+    spurious: the question has no answer.  correctly unanswered: "no answer" is correct.
     """
     threshold = score.get("null_threshold", 0.0)
-    names = ("correct", "partial", "wrong", "missed", "spurious", "correct none")
+    names = ("correct", "partial", "wrong", "missed", "spurious", "correctly unanswered")
     kinds: dict[str, list[tuple[float, str]]] = {kind: [] for kind in names}
     for prediction, record in zip(predictions, records, strict=True):
         text = prediction.with_threshold(threshold).text
         gold = [answer.text for answer in record.answers or ()]
         overlap = max((metrics.word_f1(text, answer) for answer in gold), default=0.0)
         if not gold:
-            kind = "spurious" if text else "correct none"
+            kind = "spurious" if text else "correctly unanswered"
         elif not text:
             kind = "missed"
         else:

@@ -97,7 +97,7 @@ class NerOptions(TaskOptions):
     )
     aggregation_strategy: Literal["first", "average", "max", "majority", "last"] | None = option(
         None,
-        "How a word's score is made of those of its subword tokens; default: as --label-strategy, "
+        "How the scores of a word's subword tokens are aggregated; default: as --label-strategy, "
         "average for all.",
     )
     decoding: Literal["viterbi", "argmax"] = option(
@@ -231,7 +231,7 @@ class NerTask(Task):
             f"words     {lengths.total()}, of which {lengths.total() - lengths[0] - lengths[1]} "
             f"have several subword tokens and {lengths[0]} have none",
             f"length    {len(long)} of {len(records)} texts have more than {self.max_length} "
-            f"tokens; they are split into {sum(long)} windows, nothing is truncated",
+            f"tokens and are split into windows, {sum(long)} in all; nothing is truncated",
         ]
         return "\n".join(lines)
 

@@ -31,7 +31,6 @@ def task_and_flags(
         if help_flag in argv:
             task, flags = task if task in TASKS else "classification", [help_flag]
     if task not in TASKS:
-        raise UserError(
-            f"{script}: the task is {task!r}; write {script} {{{','.join(TASKS)}}} FLAGS"
-        )
+        wrong = f"the task is {task!r}" if argv else "the task is missing"
+        raise UserError(f"{script}: {wrong}; write {script} {{{','.join(TASKS)}}} FLAGS")
     return *TASKS[task], flags

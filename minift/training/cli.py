@@ -55,7 +55,7 @@ RENAMED_FLAGS: dict[str, tuple[str, ...]] = {
     "--whole": ("--full-text-ratio",),
     "--chunk": ("--block-size",),
     "--held-out": ("--eval-blocks",),
-    "--text": ("--probe-file", "--train-file"),
+    "--text": ("--probe-file", "--train-file of pretrain.py"),
     "--steps": ("--max-steps",),
     "--warmup": ("--warmup-ratio (a share of the steps)",),
     "--replay": ("--replay-ratio",),
@@ -82,7 +82,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = self._normalize(sys.argv[1:] if args is None else args)
-        if "--help-all" in args and self.common:
+        if "--help-all" in args:  # before a missing argument is an error
             self.common = set()
             self.print_help()
             self.exit()
@@ -176,14 +176,16 @@ def make_parser(
     for cls in classes:
         group = parser.add_argument_group(cls.__doc__.strip().splitlines()[0].rstrip("."))
         hints = get_type_hints(cls)
+        has_common = any(field.metadata["common"] for field in dataclasses.fields(cls))
         for field in dataclasses.fields(cls):
             if field.metadata["flag"] and field.name not in without:
                 sentence = field.metadata["help"]
                 if field.name in defaults:  # the sentence may name the dataclass's default
-                    sentence = re.split(r"\W+[Dd]efault:", sentence)[0].rstrip(".") + "."
+                    sentence, *named = re.split(r"\W+[Dd]efault:", sentence)
+                    sentence += "." if named else ""
                 default = defaults.get(field.name, field.default)
                 _add_flag(group, field.name, hints[field.name], default, sentence)
-                if field.metadata["common"]:
+                if field.metadata["common"] or not has_common:
                     parser.common.add(field.name)
     return parser
 
@@ -214,6 +216,8 @@ def _add_flag(group: Any, field: str, hint: Any, default: Any, sentence: str) ->
 
 
 def _format_default(default: Any) -> str:
+    if isinstance(default, str) and default != default.strip():
+        return repr(default)
     if isinstance(default, float):
         return f"{default:g}"
     return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)

@@ -20,7 +20,9 @@ class TrainOptions:
     output_dir: Path | None = option(
         None, "Folder for the model and its results; default: a folder under runs/.", common=True
     )
-    resume: bool = option(False, "Continue the run in --output-dir from its last saved state.")
+    resume: bool = option(
+        False, "Continue the run in --output-dir from its last saved state.", common=True
+    )
     overwrite: bool = option(False, "Replace the run in --output-dir.", common=True)
     accept_changes: bool = option(
         False, "With --resume: continue although options, data or initial weights have changed."
@@ -44,7 +46,7 @@ class TrainOptions:
         0.1, "Share of the steps in which the learning rate rises from 0 (warmup); 0: no warmup."
     )
     layerwise_lr_decay: float = option(
-        1.0, "A layer's learning rate is this times that of the layer above it; 1: off."
+        1.0, "Factor of the learning rate from each layer to the layer below it; 1: off."
     )
     head_lr_multiplier: float = option(
         1.0, "The learning rate of pooler and head is --learning-rate times this; 1: off."
@@ -78,7 +80,7 @@ class TrainOptions:
     lora_alpha: float | None = option(None, "LoRA: scale updates by this / rank; default: rank.")
     lora_dropout: float = option(0.0, "LoRA: dropout of the updates' inputs; 0: off.")
     lora_target_modules: tuple[str, ...] = option(
-        (), "LoRA: projections with updates, by the ends of their names; default: query and value."
+        (), "LoRA: modules with updates, by the ends of their names; default: query and value."
     )
     bitfit: bool = option(False, "Train only the biases and the head (BitFit).")
     swa_fraction: float = option(

@@ -114,7 +114,8 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
         }
         write_json(folder / METRICS, metrics)
         remove_state(folder)
-    print(f"\nthe best model is in {folder} ({metrics['seconds']:.0f} s in all)")
+    which = "best" if "dev" in splits else "last"
+    print(f"\nthe {which} model is in {folder} ({metrics['seconds']:.0f} s in all)")
     return metrics
 
 

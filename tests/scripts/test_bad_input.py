@@ -221,3 +221,17 @@ def test_an_internal_error_is_a_traceback_and_status_1(tmp_path):
     )
     assert done.returncode == 1
     assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--batch-size", "0"], "--batch-size is 0; it must be at least 1"),
+        (["--device", "tpu"], "--device is 'tpu'; it must be auto, cpu, cuda or cuda:N"),
+        (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
+    ],
+)
+def test_predict_refuses_flags_as_training_does(flags, words, tmp_path):
+    done = run_script("predict", tmp_path, "a text", *flags, check=False)
+    assert done.returncode == 2
+    assert words in done.stderr.splitlines()[-1]

@@ -71,7 +71,7 @@ def test_a_command_line_names_its_task():
     for flag in ("--help", "--help-all"):
         assert task_and_flags("sweep.py", [flag]) == (*TASKS["classification"], [flag])
         assert task_and_flags("sweep.py", ["ner", flag]) == (*TASKS["ner"], [flag])
-    with pytest.raises(UserError, match=r"sweep.py: the task is ''; write sweep.py \{class"):
+    with pytest.raises(UserError, match=r"sweep.py: the task is missing; write sweep.py \{class"):
         task_and_flags("sweep.py", [])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.running import run_script
 
+from minift.experiments.comparison import CompareOptions
 from minift.tasks.classification import ClassificationOptions
 from minift.training.cli import RENAMED_FLAGS, ArgumentParser, command_line, make_parser
 from minift.training.options import TrainOptions
@@ -192,3 +193,16 @@ def test_errors_are_one_line_after_the_usage():
     first, last = done.stderr.splitlines()
     assert first == "usage: train_classification.py [FLAGS]"
     assert last.startswith("error: argument --epochs: invalid int value: 'many'")
+
+
+def test_a_sentence_that_ends_in_dots_keeps_them_and_blanks_of_a_default_are_seen():
+    text = make_parser(CompareOptions, defaults={"seeds": 1}).format_help()
+    assert "--seed + 1, ..." in " ".join(text.split())
+    shown = make_parser(SummarizationOptions)
+    shown.common = set()
+    assert "(default: 'summarize: ')" in " ".join(shown.format_help().split())
+
+
+def test_help_all_works_where_an_argument_is_missing():
+    done = run_script("predict", "--help-all")
+    assert "model_dir" in done.stdout
