@@ -10,6 +10,7 @@ from support.running import run_script
 
 from minift.experiments.comparison import CompareOptions
 from minift.tasks.classification import ClassificationOptions
+from minift.tasks.summarization import SummarizationOptions
 from minift.training.cli import RENAMED_FLAGS, ArgumentParser, command_line, make_parser
 from minift.training.options import TrainOptions
 
