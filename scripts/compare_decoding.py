@@ -20,7 +20,7 @@ from minift.experiments.decoding import (
 from minift.files import write_json, write_text
 from minift.reports.plots import scatter_plot
 from minift.reports.tables import markdown_table, mean_and_spread
-from minift.tasks.summarization import DEFAULTS, SummarizationOptions, SummarizationTask
+from minift.tasks.summarization import DEFAULTS, WITHOUT, SummarizationOptions, SummarizationTask
 from minift.training.cli import command_line, run_script
 from minift.training.options import TrainOptions
 from minift.training.run_dir import METRICS
@@ -28,7 +28,12 @@ from minift.training.run_dir import METRICS
 
 def main() -> None:
     task_options, options, comparison = command_line(
-        SummarizationOptions, TrainOptions, DecodingOptions, description=__doc__, defaults=DEFAULTS
+        SummarizationOptions,
+        TrainOptions,
+        DecodingOptions,
+        description=__doc__,
+        defaults=DEFAULTS,
+        without=WITHOUT,
     )
     folder = options.output_dir or Path("runs/compare-decoding")
     splits = SummarizationTask.read_splits(task_options)

@@ -20,7 +20,10 @@ def main() -> None:
         TrainOptions,
         CompareOptions,
         description=__doc__,
-        without=("freeze_encoder", "pooling"),
+        without={
+            "freeze_encoder": "the comparison runs with and without it; leave it out",
+            "pooling": "the comparison runs every pooling; leave it out",
+        },
     )
     compare(
         ClassificationTask,

@@ -20,7 +20,10 @@ def main() -> None:
         TrainOptions,
         CompareOptions,
         description=__doc__,
-        without=("label_strategy", "aggregation_strategy"),
+        without=dict.fromkeys(
+            ("label_strategy", "aggregation_strategy"),
+            "the comparison runs every strategy; leave it out",
+        ),
     )
     compare(
         NerTask,

@@ -16,7 +16,16 @@ from minift.training.options import TrainOptions
 def main() -> None:
     task_class, options_class, flags = task_and_flags("sweep.py", sys.argv[1:])
     task_options, options, search = command_line(
-        options_class, TrainOptions, SweepOptions, description=__doc__, argv=flags
+        options_class,
+        TrainOptions,
+        SweepOptions,
+        description=__doc__,
+        without={
+            "learning_rate": "a sweep tries several; use --learning-rates",
+            "epochs": "a sweep tries several; use --epochs-list",
+            "batch_size": "a sweep tries several; use --batch-sizes",
+        },
+        argv=flags,
     )
     sweep(task_class, task_options, options, search)
 

@@ -164,10 +164,15 @@ def compare(
 
 
 def train_script(
-    task_class: type[Task], options_class: type, description: str | None, **defaults: Any
+    task_class: type[Task],
+    options_class: type,
+    description: str | None,
+    without: Mapping[str, str] | None = None,
+    **defaults: Any,
 ) -> None:
     """The body of a training script: one run, or --seeds runs and a table of them.
 
+    without: option that has no flag here -> why, as in `command_line`.
     defaults: option -> the default of this script, where it differs from the dataclass's.
     """
     task_options, options, repeat = command_line(
@@ -176,6 +181,7 @@ def train_script(
         CompareOptions,
         description=description,
         defaults={"seeds": 1, **defaults},
+        without=without,
     )
     if repeat.seeds == 1:
         run(task_class, task_options, options)

@@ -45,7 +45,7 @@ RANGE_TEST_OPTIONS = {
     "gradual_unfreezing": 0,
     "train_eval_samples": 0,
 }
-# Options that have no meaning in a range test, so its script has no flags for them.
+# Options without a meaning in a range test; its script has no flags for them.
 UNUSED_OPTIONS = (
     *RANGE_TEST_OPTIONS,
     *("dev_file", "test_file", "resume", "overwrite", "accept_changes", "warmup_ratio"),

@@ -19,8 +19,7 @@ summaries reach it.
 References: Raffel et al. 2020, "Exploring the limits of transfer learning with a unified
 text-to-text transformer"; Shazeer and Stern 2018, "Adafactor".
 
-Dimensions: B batch, T tokens of the longest document in the batch, U of the longest summary,
-V vocabulary.
+Dimensions: B batch, T tokens of the longest document, U of the longest summary, V vocabulary.
 """
 
 from __future__ import annotations
@@ -66,6 +65,7 @@ DEFAULTS = {
     "num_beams": 4,
     "no_repeat_ngram_size": 3,
 }
+WITHOUT = {"freeze_encoder": "an encoder-decoder has no head to train; use --freeze-layers"}
 MANY_AT_LIMIT = 0.05  # share of summaries cut at the length limit, above which a warning is shown
 
 

@@ -79,6 +79,7 @@ class ArgumentParser(argparse.ArgumentParser):
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **settings)
         self.common: set[str] = set()  # destinations that --help shows; empty: all
+        self.refused: dict[str, str] = {}  # flag that this script does not have -> why
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = self._normalize(sys.argv[1:] if args is None else args)
@@ -103,6 +104,8 @@ class ArgumentParser(argparse.ArgumentParser):
             return word
         flag, equals, value = word.partition("=")
         flag = flag.replace("_", "-")
+        if flag in self.refused:
+            self.error(f"{flag}: {self.refused[flag]}")
         if flag in RENAMED_FLAGS and flag not in self._option_string_actions:
             for new in RENAMED_FLAGS[flag]:
                 if new.split()[0] in self._option_string_actions:
@@ -134,7 +137,7 @@ def command_line(
     *classes: type,
     description: str | None = None,
     defaults: Mapping[str, Any] | None = None,
-    without: Sequence[str] = (),
+    without: Mapping[str, str] | None = None,
     argv: Sequence[str] | None = None,
 ) -> tuple[Any, ...]:
     """One instance of each options dataclass, filled from the command line.
@@ -144,7 +147,7 @@ def command_line(
 
     description: printed above the flags, such as the script's docstring.
     defaults: field -> the default of this script, where it differs from the dataclass's.
-    without: fields that have no flag, because the script sets them itself.
+    without: field that has no flag here -> why, and what to do; said when it is given.
     argv: the arguments; None: those of the process.
     """
     parser = make_parser(*classes, description=description, defaults=defaults, without=without)
@@ -164,7 +167,7 @@ def make_parser(
     *classes: type,
     description: str | None = None,
     defaults: Mapping[str, Any] | None = None,
-    without: Sequence[str] = (),
+    without: Mapping[str, str] | None = None,
 ) -> ArgumentParser:
     """The parser of `command_line`: a group of flags for each dataclass."""
     parser = ArgumentParser(description=description, usage="%(prog)s [FLAGS]")
@@ -172,7 +175,8 @@ def make_parser(
         "--help-all", action="store_true", default=argparse.SUPPRESS, help="show all flags and exit"
     )
     parser.common = {"help", "help_all"}
-    defaults = defaults or {}
+    defaults, without = defaults or {}, without or {}
+    parser.refused = {flag_of(name): reason for name, reason in without.items()}
     for cls in classes:
         group = parser.add_argument_group(cls.__doc__.strip().splitlines()[0].rstrip("."))
         hints = get_type_hints(cls)

@@ -218,8 +218,11 @@ def test_an_error_in_one_process_ends_all(tmp_path):
     [
         ({"train_file": ["nowhere.tsv"]}, ["nowhere.tsv", "no such file"]),
         ({"dev_file": None}, ["--dev-file is missing"]),
-        ({"epochs": [3]}, ["--epochs is 3", "use --epochs-list"]),
-        ({"learning_rate": [3e-5]}, ["--learning-rate is 3e-05", "use --learning-rates"]),
+        ({"epochs": [3]}, ["--epochs: a sweep tries several; use --epochs-list"]),
+        (
+            {"learning_rate": [3e-5]},
+            ["--learning-rate: a sweep tries several; use --learning-rates"],
+        ),
         ({"trials": [5]}, ["--trials is 5", "4 cells"]),
         ({"batch_sizes": [8, 0]}, ["--batch-sizes has 0", "must be at least 1"]),
         ({"learning_rates": ["nan"]}, ["--learning-rates has nan"]),
