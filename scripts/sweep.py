@@ -7,7 +7,7 @@ into --output-dir.  The same command continues an interrupted sweep.
 
 import sys
 
-from minift.experiments.sweep import SweepOptions, sweep
+from minift.experiments.sweep import WITHOUT, SweepOptions, sweep
 from minift.tasks.registry import task_and_flags
 from minift.training.cli import command_line, run_script
 from minift.training.options import TrainOptions
@@ -20,11 +20,7 @@ def main() -> None:
         TrainOptions,
         SweepOptions,
         description=__doc__,
-        without={
-            "learning_rate": "a sweep tries several; use --learning-rates",
-            "epochs": "a sweep tries several; use --epochs-list",
-            "batch_size": "a sweep tries several; use --batch-sizes",
-        },
+        without=WITHOUT,
         argv=flags,
     )
     sweep(task_class, task_options, options, search)

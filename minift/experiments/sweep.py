@@ -39,6 +39,12 @@ from minift.training.log import LOG
 from minift.training.options import TrainOptions
 from minift.training.run_dir import METRICS, check_same_options, resolve_options
 
+# Options that a sweep varies; its script has no flags for them.
+WITHOUT = {
+    "learning_rate": "a sweep tries several; use --learning-rates",
+    "epochs": "a sweep tries several; use --epochs-list",
+    "batch_size": "a sweep tries several; use --batch-sizes",
+}
 DEFAULT_TRAIN_EVAL_SAMPLES = 500  # training records to score, which shows over-fitting
 SCORED = "{metric} {score:.4f}  gap {gap:+.4f}  {seconds:.0f} s"
 
@@ -173,17 +179,10 @@ def sweep(
 
 def check_sweep_options(task_options: TaskOptions, options: TrainOptions) -> None:
     """`UserError` for a single value of an option that the sweep varies, or a missing dev file."""
-    several = {
-        "learning_rate": "learning-rates",
-        "epochs": "epochs-list",
-        "batch_size": "batch-sizes",
-    }
-    for name, flag in several.items():
+    for name, reason in WITHOUT.items():
         value = getattr(options, name)
         if value != getattr(TrainOptions(), name):
-            raise UserError(
-                f"--{name.replace('_', '-')} is {value}, but a sweep tries several; use --{flag}"
-            )
+            raise UserError(f"{flag_of(name)} is {value}, but {reason}")
     if task_options.train_file and not task_options.dev_file:
         raise UserError("--dev-file is missing; give one, since the runs are compared on it")
 

@@ -135,8 +135,7 @@ class DecoderState:
 
     def select(self, sources: Tensor) -> None:
         """Continue with these sources only, in this order.  sources: (B',) their indices."""
-        beside = torch.arange(self.rows_per_source, device=sources.device)
-        rows = (sources[:, None] * self.rows_per_source + beside).flatten()
+        rows = rows_of(sources, self.rows_per_source)
         if self.static:
             self.active_rows = self.active_rows[rows]
             return
@@ -147,3 +146,13 @@ class DecoderState:
             tuple(values[sources] for values in old.values),
             old.bias[sources],
         )
+
+
+def rows_of(sources: Tensor, rows_per_source: int) -> Tensor:
+    """The rows of some sources: (B,) -> (B * rows_per_source,).
+
+    >>> rows_of(torch.tensor([2, 0]), rows_per_source=3).tolist()
+    [6, 7, 8, 0, 1, 2]
+    """
+    beside = torch.arange(rows_per_source, device=sources.device)
+    return (sources[:, None] * rows_per_source + beside).flatten()

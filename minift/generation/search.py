@@ -39,6 +39,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from minift.generation.cache import rows_of
 from minift.generation.config import GenerationConfig
 from minift.generation.logits import process_logits, warp_logits
 
@@ -99,7 +100,7 @@ def greedy_or_sample(
     ended = torch.zeros(num_sources, width, dtype=torch.bool, device=device)
     length = 1
     while length <= max_new_tokens and len(active):
-        rows = _rows(active, width)
+        rows = rows_of(active, width)
         so_far = tokens[rows, :length]  # (R, L)
         scores = decoder.step(so_far[:, -1]).float()  # (R, V)
         scores = process_logits(scores, so_far, config, special.eos)
@@ -205,11 +206,6 @@ def _extensions(
     index = torch.multinomial(total.softmax(-1), count, generator=generator)
     best, order = total.gather(1, index).sort(descending=True)
     return best, index.gather(1, order)
-
-
-def _rows(sources: Tensor, width: int) -> Tensor:
-    """The rows of some sources: (B,) -> (B * width,)."""
-    return (sources[:, None] * width + torch.arange(width, device=sources.device)).flatten()
 
 
 def _max_used_length(tokens: Tensor, eos: int) -> int:

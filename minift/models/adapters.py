@@ -126,7 +126,7 @@ def load_adapter(model: ModelType, folder: str | Path) -> ModelType:
         (in_checkpoint,) = model.weight_map.checkpoint_names(name)
         # An adapter may come without a head, unless the model's own head is newly initialised.
         without_head = not any(f".{module}." in f".{in_checkpoint}" for module in saved_modules)
-        if without_head and name not in new_parameters(model):
+        if without_head and name not in model.new_parameters:
             del tensors[PEFT_PREFIX + in_checkpoint]
 
     path = Path(folder) / ADAPTER_WEIGHTS
@@ -240,17 +240,12 @@ def freeze_except(model: ModelType, parameters: Iterable[Tensor]) -> ModelType:
     return model
 
 
-def new_parameters(model: PretrainedModel) -> tuple[str, ...]:
-    """Our names of the parameters that the checkpoint lacked."""
-    return model.load_report.new if model.load_report else ()
-
-
 def head_parameters(model: PretrainedModel) -> dict[str, Tensor]:
     """The parameters without a pretrained value: a task's head, and those the checkpoint lacked."""
     return {
         name: parameter
         for name, parameter in model.named_parameters()
-        if name in new_parameters(model)
+        if name in model.new_parameters
         or (model.has_label_rows and name.startswith(f"{model.head}."))
     }
 

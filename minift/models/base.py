@@ -140,6 +140,11 @@ class PretrainedModel(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @property
+    def new_parameters(self) -> tuple[str, ...]:
+        """Our names of the parameters that the checkpoint lacked."""
+        return self.load_report.new if self.load_report else ()
+
     def layer_depth(self, parameter: str) -> int:
         """The depth of a parameter: 0 for embeddings, i + 1 for layer i, and one more for the head.
 

@@ -31,6 +31,7 @@ from minift import metrics
 from minift.data.read import TextRecord, numbered, read_classification, records_of
 from minift.errors import UserError, escape_controls
 from minift.models.base import PretrainedModel
+from minift.models.heads import POOLINGS
 from minift.options import check_range, option
 from minift.tasks.base import (
     Task,
@@ -61,7 +62,7 @@ class ClassificationOptions(TaskOptions):
     truncation: Truncation = option(
         "head", "Part of a long text to keep: head, head+tail, or all of it in windows."
     )
-    pooling: Literal["pooler", "cls", "mean"] | None = option(
+    pooling: Literal[POOLINGS] | None = option(
         None, "How a text becomes one vector; default: as the model's config says, else the pooler."
     )
     r_drop: float = option(
@@ -208,8 +209,7 @@ class ClassificationTask(Task):
     def precompute_encoder_outputs(
         self, model: Any, features: Features, batch_size: int
     ) -> list[TextFeature]:
-        new = model.load_report.new if model.load_report else ()
-        if any("pooler" in name for name in new):
+        if any("pooler" in name for name in model.new_parameters):
             raise UserError(
                 f"{self.options.model}: the checkpoint has no pooler, and a new one cannot be "
                 "trained while the encoder is frozen; use --pooling mean or cls"

@@ -70,6 +70,7 @@ from minift.tasks.entities import (
 )
 from minift.text.alignment import (
     AGGREGATION_STRATEGIES,
+    LABEL_STRATEGIES,
     aggregate_subwords,
     align_labels,
     split_words,
@@ -92,10 +93,10 @@ class NerOptions(TaskOptions):
     scheme: Literal["auto", "iob1", "iob2", "bioes", "brackets"] = option(
         "auto", "Tagging scheme of the files; auto: detected for each file."
     )
-    label_strategy: Literal["first", "all", "last"] = option(
+    label_strategy: Literal[LABEL_STRATEGIES] = option(
         "first", "The subword tokens of a word that are labelled in training."
     )
-    aggregation_strategy: Literal["first", "average", "max", "majority", "last"] | None = option(
+    aggregation_strategy: Literal[AGGREGATION_STRATEGIES] | None = option(
         None,
         "How the scores of a word's subword tokens are aggregated; default: as --label-strategy, "
         "average for all.",

@@ -33,9 +33,8 @@ class WeightAverages:
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         averages = self.pretrained_share or self.first < total_steps
         self.parameters = list(trained.values()) if averages else []
-        new = model.load_report.new if model.load_report else ()
         self.pretrained = [
-            None if name in new else p.detach().clone()
+            None if name in model.new_parameters else p.detach().clone()
             for name, p in trained.items()
             if self.pretrained_share
         ]

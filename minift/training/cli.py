@@ -82,21 +82,21 @@ class ArgumentParser(argparse.ArgumentParser):
         self.refused: dict[str, str] = {}  # flag that this script does not have -> why
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        args = self._normalize(sys.argv[1:] if args is None else args)
-        if "--help-all" in args:  # before a missing argument is an error
+        return super().parse_known_args(self._prepare(args), namespace)
+
+    def parse_known_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return super().parse_known_intermixed_args(self._prepare(args), namespace)
+
+    def _prepare(self, args: Sequence[str] | None) -> list[str]:
+        """The arguments with dashes in every flag before "--"; shows the help for --help-all."""
+        args = sys.argv[1:] if args is None else args
+        end = args.index("--") if "--" in args else len(args)
+        prepared = [*map(self._normalize_flag, args[:end]), *args[end:]]
+        if "--help-all" in prepared[:end]:  # before a missing argument is an error
             self.common = set()
             self.print_help()
             self.exit()
-        return super().parse_known_args(args, namespace)
-
-    def parse_known_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
-        args = self._normalize(sys.argv[1:] if args is None else args)
-        return super().parse_known_intermixed_args(args, namespace)
-
-    def _normalize(self, args: Sequence[str]) -> list[str]:
-        """The arguments with dashes in every flag before "--"; an error for a renamed flag."""
-        end = args.index("--") if "--" in args else len(args)
-        return [*map(self._normalize_flag, args[:end]), *args[end:]]
+        return prepared
 
     def _normalize_flag(self, word: str) -> str:
         """Turn the underscores of a flag into dashes; an old name ends with an error."""

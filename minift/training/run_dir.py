@@ -20,6 +20,7 @@ from torch import nn
 
 from minift.errors import UserError
 from minift.files import read_json, remove_left_overs, write_json
+from minift.options import flag_of
 from minift.training.cli import as_dict
 from minift.training.log import LOG
 from minift.training.options import TrainOptions
@@ -100,7 +101,7 @@ def check_same_options(folder: Path, resolved: Mapping[str, Any], remedy: str) -
     for name, value in resolved.items():
         if name not in MAY_DIFFER and before.get(name) != value:
             raise UserError(
-                f"{folder / OPTIONS}: the run has --{name.replace('_', '-')} {before.get(name)!r}, "
+                f"{folder / OPTIONS}: the run has {flag_of(name)} {before.get(name)!r}, "
                 f"not {value!r}; {remedy}"
             )
 
