@@ -5,12 +5,12 @@ from minift.generation.config import GenerationConfig
 from minift.models.adapters import add_lora, bitfit, load_adapter, save_adapter
 from minift.models.bert import (
     BertConfig,
+    BertForMaskedLM,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
 )
-from minift.models.bert_masked import BertForMaskedLM
 from minift.models.t5 import T5ForConditionalGeneration
 from minift.models.t5_layers import T5Config
 from minift.nn.lora import LoraConfig, merge_lora

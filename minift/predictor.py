@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 
 from minift.data.batching import batched
-from minift.models.registry import task_of
 from minift.nn.int8 import quantize_int8
-from minift.tasks.registry import TASKS
+from minift.tasks.registry import TASKS, task_of
 
 CHUNK_SIZE = 1024  # inputs that are sorted by length and predicted together
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -35,7 +35,7 @@ INDEX = "model.safetensors.index.json"
 
 @dataclass(frozen=True)
 class WeightMap:
-    """The names of a family's tensors in a checkpoint.
+    """The names of a model's tensors here and in a checkpoint.
 
     prefix: of the encoder's names in a checkpoint with a head, for example "bert.".
     names: minift's name -> the checkpoint's name, or several that are stacked by rows.  `{i}` is
@@ -49,14 +49,40 @@ class WeightMap:
     ignored: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
 
+    def with_head(self, attribute: str, head: Mapping[str, str]) -> WeightMap:
+        """The map of a model that holds this map's encoder, under `attribute`, and a head.
+
+        head: minift's name -> the checkpoint's name of each tensor of the head.
+
+        >>> encoder = WeightMap("bert.", {"pooler.weight": "pooler.dense.weight"})
+        >>> encoder.with_head("encoder", {"head.weight": "classifier.weight"}).names
+        {'encoder.pooler.weight': 'bert.pooler.dense.weight', 'head.weight': 'classifier.weight'}
+        """
+
+        def prefixed(names: str | tuple[str, ...]) -> str | tuple[str, ...]:
+            if isinstance(names, str):
+                return self.prefix + names
+            return tuple(self.prefix + name for name in names)
+
+        encoder = {f"{attribute}.{ours}": prefixed(names) for ours, names in self.names.items()}
+        return replace(self, names={**encoder, **head})
+
     def checkpoint_names(self, ours: str) -> tuple[str, ...]:
         """The names in a checkpoint for one of minift's names, in the order of their rows."""
-        prefix = self.prefix if ours.startswith(self.prefix) else ""
         number = re.search(r"\.(\d+)\.", ours)
-        template = re.sub(r"\.\d+\.", ".{i}.", ours.removeprefix(prefix), count=1)
-        names = self.names[template]
+        names = self.names[re.sub(r"\.\d+\.", ".{i}.", ours, count=1)]
         names = (names,) if isinstance(names, str) else names
-        return tuple(prefix + name.format(i=number and number[1]) for name in names)
+        return tuple(name.format(i=number and number[1]) for name in names)
+
+    def modules_in_checkpoint(self, ours: str) -> list[str]:
+        """The checkpoint's modules for one of minift's, without numbered layers in it."""
+        theirs = (
+            name
+            for own in self.names
+            if own.startswith(f"{ours}.")
+            for name in self.checkpoint_names(own)
+        )
+        return list(dict.fromkeys(name.rpartition(".")[0] for name in theirs))
 
     def canonical(self, name: str) -> str:
         """A checkpoint's name without the prefix and with its present ending, for comparison."""

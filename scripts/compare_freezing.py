@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from minift.experiments.comparison import CompareOptions, compare
-from minift.models.heads import POOLINGS
+from minift.models.encoder import POOLINGS
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.training.cli import command_line, run_script
 from minift.training.options import TrainOptions

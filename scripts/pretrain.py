@@ -1,4 +1,4 @@
-"""Pre-train a T5 or a BERT, and its tokenizer, on plain text; or continue from a checkpoint.
+"""Pre-train a model and its tokenizer on plain text; or continue from a checkpoint.
 
 Reads text files with a blank line between documents.  Writes the model, its tokenizer and the
 held-out loss into --output-dir.

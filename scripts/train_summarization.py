@@ -1,4 +1,4 @@
-"""Fine-tune a pretrained T5 to summarize documents, from documents with summaries.
+"""Fine-tune a pretrained encoder-decoder to summarize documents, from examples with summaries.
 
 Reads JSONL files (default: the built-in reports).  Writes the best model, its metrics and
 its predictions into --output-dir.

@@ -1,4 +1,4 @@
-"""Keys and values of a decoder in generation, kept from one token to the next.
+"""Keys and values of a decoder in generation, kept from one token to the next, for any family.
 
     source keys, values    (B, N, T, D) for each layer, computed once, shared by a source's rows
     own keys, values       (R, N, max_length, D) for each layer, allocated once, filled token by
@@ -9,14 +9,18 @@ cross-attention these rows are so many queries, so a source's keys are not copie
 
     q (R, N, D) -> (B, N, rows_per_source, D)    k (B, N, T, D)    scores (B, N, rows_per_source, T)
 
-Dimensions: B sources, R rows, T source tokens, H hidden, N heads, D head width, V vocabulary.
+A family's model computes a step from its layers' caches (`StepModel`); this file holds the caches,
+moves rows where beams are reordered, and records the step for a GPU.
+
+Dimensions: B sources, R rows, T source tokens, n new tokens of a row in one step, K tokens of a row
+so far, these included, H hidden, N heads, D head width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -37,6 +41,41 @@ class EncoderMemory:
     bias: Tensor
 
 
+class LayerCache(NamedTuple):
+    """One layer's keys and values so far, and the place of a step's new tokens in them.
+
+    keys, values: (R, N, max_length, D).
+    position: of the new tokens, a slice or a tensor of n numbers.
+    bias: (N or 1, n, K), added to the scores of the new tokens; `MASK_VALUE` hides the future.
+    """
+
+    keys: Tensor
+    values: Tensor
+    position: slice | Tensor
+    bias: Tensor
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new tokens' keys and values, (R, N, n, D) each; returns all, (R, N, K, D)."""
+        self.keys[:, :, self.position], self.values[:, :, self.position] = k, v
+        past = slice(0, self.bias.shape[-1])
+        return self.keys[:, :, past], self.values[:, :, past]
+
+
+class StepModel(Protocol):
+    """The methods of a model that `DecoderState` calls."""
+
+    def decoder_bias(self, length: int) -> Tensor:
+        """(N or 1, length, length), added to the decoder's scores; the future is not masked."""
+
+    def decoder_step(
+        self, tokens: Tensor, caches: Sequence[LayerCache], memory: EncoderMemory
+    ) -> Tensor:
+        """The decoder's output for n new tokens of each row: (R, n) -> (R, n, H)."""
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The output layer: (..., H) -> (..., V)."""
+
+
 class DecoderState:
     """A decoder in the middle of generation, with its cache; a `StepDecoder` for search.py.
 
@@ -48,16 +87,13 @@ class DecoderState:
 
     def __init__(
         self,
-        model: Any,
+        model: StepModel,
         memory: EncoderMemory,
         rows_per_source: int,
         max_length: int,
         static: bool | None = None,
     ):
-        """model: a `Seq2SeqModel`.  static: None: on a GPU.
-
-        max_length: maximum number of tokens of a row.
-        """
+        """max_length: maximum number of tokens that a row is given.  static: None: on a GPU."""
         self.model, self.rows_per_source = model, rows_per_source
         # Every step reads them, so contiguous copies pay off.
         keys, values = ([part.contiguous() for part in x] for x in (memory.keys, memory.values))
@@ -66,44 +102,37 @@ class DecoderState:
         num_rows, device = batch * rows_per_source, keys[0].device
         # (layers, 2, R, N, max_length, D): keys and values of each layer
         self.cache = keys[0].new_zeros(len(keys), 2, num_rows, heads, max_length, head_width)
-        self.bias = model.decoder.position(max_length)  # (N, max_length, max_length)
+        future = torch.ones(max_length, max_length, dtype=torch.bool, device=device).triu(1)
+        self.bias = model.decoder_bias(max_length).masked_fill(future, MASK_VALUE)
         self.length = 0
         self.static = keys[0].is_cuda if static is None else static
         if self.static:
-            future = torch.ones(max_length, max_length, dtype=torch.bool, device=device).triu(1)
-            self.bias = self.bias.masked_fill(future, MASK_VALUE)
             self.active_rows = torch.arange(num_rows, device=device)
             self.cache_position = torch.zeros(1, dtype=torch.int64, device=device)
-            self.tokens = torch.zeros(num_rows, dtype=torch.int64, device=device)
+            self.tokens = torch.zeros(num_rows, 1, dtype=torch.int64, device=device)
             self.scores: Tensor | None = None
             self.replay = self._record() if device.type == "cuda" else self._static_step
 
     def step(self, tokens: Tensor) -> Tensor:
-        """The last token of each row (R,) -> logits of the next one (R, V)."""
-        self.length += 1
-        if self.static:
+        """The new tokens of each row (R, n) -> logits of the next one (R, V).
+
+        The first step takes the prompts, each later one the token that was chosen.
+        """
+        start, self.length = self.length, self.length + tokens.shape[1]
+        if self.static and tokens.shape[1] == 1:
             self.tokens[self.active_rows] = tokens
             self.replay()
             return self.scores[self.active_rows]
-        position = slice(self.length - 1, self.length)
+        if self.static:
+            self.cache_position.fill_(self.length)  # no row is done before the first step
+        position = slice(start, self.length)
         return self._logits(tokens, position, self.bias[:, position, : self.length])
 
     def _logits(self, tokens: Tensor, position: slice | Tensor, bias: Tensor) -> Tensor:
-        """One step: tokens (R,) at `position`, bias (N, 1, K) of the K visible positions."""
-        x = self.model.shared(tokens)  # (R, H)
-        layers = zip(
-            self.model.decoder.layers,
-            self.cache,
-            self.memory.keys,
-            self.memory.values,
-            strict=True,
-        )
-        for layer, (keys, values), source_keys, source_values in layers:
-            x = layer.attention.step(x, keys, values, position, bias)  # (R, H)
-            grouped = x.unflatten(0, (-1, self.rows_per_source))  # (B, rows_per_source, H)
-            x = layer.cross_attention(grouped, source_keys, source_values, self.memory.bias)
-            x = layer.feed_forward(x.flatten(0, 1))  # (R, H)
-        return self.model.logits(self.model.decoder.final_norm(x))
+        """One step: tokens (R, n) at `position`, bias (N or 1, n, K) of the K visible positions."""
+        caches = [LayerCache(keys, values, position, bias) for keys, values in self.cache]
+        x = self.model.decoder_step(tokens, caches, self.memory)  # (R, n, H)
+        return self.model.logits(x[:, -1])  # (R, V)
 
     def _static_step(self) -> None:
         bias = self.bias.index_select(1, self.cache_position)

@@ -14,7 +14,7 @@ Warpers, in this order, where tokens are sampled (`warp_logits`):
     top_p p                  all but the best that together have probability p: -inf (Holtzman et
                              al. 2020, nucleus sampling)
 
-Dimensions: R rows (sequences), L tokens so far (the start token first), V vocabulary.
+Dimensions: R rows (sequences), L tokens so far (the prompt first), V vocabulary.
 """
 
 from __future__ import annotations
@@ -27,8 +27,12 @@ from torch import Tensor
 from minift.generation.config import GenerationConfig
 
 
-def process_logits(scores: Tensor, tokens: Tensor, config: GenerationConfig, eos: int) -> Tensor:
+def process_logits(
+    scores: Tensor, tokens: Tensor, config: GenerationConfig, eos: int, prompt_length: int = 1
+) -> Tensor:
     """Apply the processors: scores (R, V), tokens (R, L) -> scores (R, V).
+
+    prompt_length: how many of the tokens are not generated.
 
     >>> config = GenerationConfig(max_new_tokens=9, min_new_tokens=9, no_repeat_ngram_size=2)
     >>> process_logits(torch.zeros(1, 5), torch.tensor([[0, 3, 4, 3]]), config, eos=1).tolist()
@@ -39,7 +43,7 @@ def process_logits(scores: Tensor, tokens: Tensor, config: GenerationConfig, eos
     if config.no_repeat_ngram_size:
         repeated = repeats_ngram(tokens, config.no_repeat_ngram_size, scores.shape[1])  # (R, V)
         scores = scores.masked_fill(repeated, -math.inf)
-    if tokens.shape[1] - 1 < config.min_new_tokens:
+    if tokens.shape[1] - prompt_length < config.min_new_tokens:
         scores = scores.clone()
         scores[:, eos] = -math.inf
     return scores

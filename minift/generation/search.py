@@ -28,7 +28,11 @@ These are the semantics of `transformers`' `generate`.  A source that is done le
 Without sampling, sources do not influence each other; with sampling they share one random
 generator.
 
-Dimensions: B sources, K sequences of each, R = B * K rows, L tokens so far, V vocabulary.
+A sequence begins with its prompt: for an encoder-decoder the decoder start token.  Processors see
+the prompt; lengths and scores count only what follows it.
+
+Dimensions: B sources, P tokens of a prompt, K sequences of each source, R = B * K rows, L tokens so
+far, the prompt included, n new tokens of a row in one step, V vocabulary.
 """
 
 from __future__ import annotations
@@ -50,7 +54,7 @@ class StepDecoder(Protocol):
     """A decoder in the middle of generation, K rows for each source side by side."""
 
     def step(self, tokens: Tensor) -> Tensor:
-        """The last token of each row (R,) -> logits of the next one (R, V)."""
+        """The new tokens of each row (R, n) -> logits of the next one (R, V)."""
 
     def reorder(self, rows: Tensor) -> None:
         """Row i takes over the state of row rows[i] of the same source; rows: (R,)."""
@@ -61,49 +65,47 @@ class StepDecoder(Protocol):
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """The tokens around a sequence: `start` before it, `eos` as its last token, `pad` after it."""
+    """The tokens at the end of a sequence: `eos` is its last token, `pad` comes after it."""
 
-    start: int
     eos: int
     pad: int
 
 
 def search(
     decoder: StepDecoder,
-    num_sources: int,
+    prompts: Tensor,
     special: SpecialTokens,
     config: GenerationConfig,
     generator: torch.Generator | None = None,
-    device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Generate for each source: (B * num_return_sequences, at most 1 + max_new_tokens).
+    """Continue each prompt: (B, P) -> (B * num_return_sequences, at most P + max_new_tokens).
 
     With beams the best sequence of a source comes first.  generator: makes sampling reproducible.
     """
     run = greedy_or_sample if config.num_beams == 1 else beam_search
-    return run(decoder, num_sources, special, config, generator, device)
+    return run(decoder, prompts, special, config, generator)
 
 
 def greedy_or_sample(
     decoder: StepDecoder,
-    num_sources: int,
+    prompts: Tensor,
     special: SpecialTokens,
     config: GenerationConfig,
     generator: torch.Generator | None,
-    device: torch.device | str,
 ) -> Tensor:
     """The most probable token at each step, or with `do_sample` a random one: (B * K, L) ids."""
-    width, max_new_tokens = config.rows_per_source, config.max_new_tokens
-    tokens = torch.full((num_sources * width, 1 + max_new_tokens), special.pad, device=device)
-    tokens[:, 0] = special.start
+    (num_sources, prompt_length), device = prompts.shape, prompts.device
+    width, max_length = config.rows_per_source, prompt_length + config.max_new_tokens
+    tokens = torch.full((num_sources * width, max_length), special.pad, device=device)
+    tokens[:, :prompt_length] = prompts.repeat_interleave(width, 0)
     active = torch.arange(num_sources, device=device)  # sources that are not done
     ended = torch.zeros(num_sources, width, dtype=torch.bool, device=device)
-    length = 1
-    while length <= max_new_tokens and len(active):
+    seen, length = 0, prompt_length
+    while length < max_length and len(active):
         rows = rows_of(active, width)
         so_far = tokens[rows, :length]  # (R, L)
-        scores = decoder.step(so_far[:, -1]).float()  # (R, V)
-        scores = process_logits(scores, so_far, config, special.eos)
+        scores = decoder.step(so_far[:, seen:]).float()  # (R, V)
+        scores = process_logits(scores, so_far, config, special.eos, prompt_length)
         if config.do_sample:
             probabilities = warp_logits(scores, config).softmax(-1)
             chosen = torch.multinomial(probabilities, 1, generator=generator)[:, 0]  # (R,)
@@ -111,7 +113,7 @@ def greedy_or_sample(
             chosen = scores.argmax(-1)  # (R,)
         tokens[rows, length] = torch.where(ended.flatten(), special.pad, chosen)
         ended |= (chosen == special.eos).view(-1, width)
-        length += 1
+        seen, length = length, length + 1
         done = ended.all(1)
         if done.any():
             left = (~done).nonzero()[:, 0]
@@ -122,30 +124,30 @@ def greedy_or_sample(
 
 def beam_search(
     decoder: StepDecoder,
-    num_sources: int,
+    prompts: Tensor,
     special: SpecialTokens,
     config: GenerationConfig,
     generator: torch.Generator | None,
-    device: torch.device | str,
 ) -> Tensor:
     """The best finished sequences; with `do_sample` extensions are sampled without replacement."""
-    beams, max_length = config.num_beams, 1 + config.max_new_tokens
+    (num_sources, prompt_length), device = prompts.shape, prompts.device
+    beams, max_length = config.num_beams, prompt_length + config.max_new_tokens
     result = torch.full((num_sources, beams, max_length), special.pad, device=device)
-    result[..., 0] = special.start
+    result[..., :prompt_length] = prompts[:, None]
     active = torch.arange(num_sources, device=device)  # sources that are not done
     running = result.clone()  # (B, K, max_length); from here on B counts the active sources
-    # All beams begin with the same token, so only the first one counts in the first step.
+    # All beams begin with the same prompt, so only the first one counts in the first step.
     scores = torch.full((num_sources, beams), MIN_LOG_PROB, device=device)
     scores[:, 0] = 0.0
     finished = result.clone()
     finished_scores = torch.full((num_sources, beams), MIN_LOG_PROB, device=device)
     is_finished = torch.zeros(num_sources, beams, dtype=torch.bool, device=device)
-    length = 1
+    seen, length = 0, prompt_length
     while len(active):
         # Extensions of all beams, and the best 2 K of each source.
         so_far = running[..., :length].flatten(0, 1)  # (R, L)
-        log_probs = decoder.step(so_far[:, -1]).float().log_softmax(-1)  # (R, V)
-        log_probs = process_logits(log_probs, so_far, config, special.eos)
+        log_probs = decoder.step(so_far[:, seen:]).float().log_softmax(-1)  # (R, V)
+        log_probs = process_logits(log_probs, so_far, config, special.eos, prompt_length)
         if config.do_sample:
             log_probs = warp_logits(log_probs, config, min_tokens_to_keep=2)
         vocabulary = log_probs.shape[-1]
@@ -156,13 +158,13 @@ def beam_search(
         extended = running.gather(1, parent[..., None].expand(-1, -1, max_length))
         extended[..., length] = token
         ending = token == special.eos
-        length += 1
+        seen, length = length, length + 1
         if length == max_length:
             ending = torch.ones_like(ending)
 
         # An extension among the first K that ends may join the finished sequences.
         joins = ending & (torch.arange(2 * beams, device=device) < beams)
-        offered = best / (length - 1) ** config.length_penalty + MIN_LOG_PROB * ~joins
+        offered = best / (length - prompt_length) ** config.length_penalty + MIN_LOG_PROB * ~joins
         merged_scores = torch.cat([finished_scores, offered], 1)  # (B, 3 K)
         finished_scores, chosen = merged_scores.topk(beams)
         is_finished = torch.cat([is_finished, joins], 1).gather(1, chosen)
@@ -174,7 +176,7 @@ def beam_search(
         running = extended.gather(1, chosen[..., None].expand(-1, -1, max_length))
         parent = parent.gather(1, chosen)
 
-        best_length = length - 1
+        best_length = length - prompt_length
         if config.early_stopping == "never" and config.length_penalty > 0:
             best_length = config.max_new_tokens
         best_possible = scores[:, :1] / best_length**config.length_penalty  # (B, 1)
@@ -194,7 +196,7 @@ def beam_search(
             offset = beams * torch.arange(len(active), device=device)[:, None]
             decoder.reorder((parent + offset).flatten())
     returned = result[:, : config.num_return_sequences].flatten(0, 1)
-    return returned[:, : _max_used_length(returned, special.eos)]
+    return returned[:, : _max_used_length(returned, special.eos, prompt_length)]
 
 
 def _extensions(
@@ -208,8 +210,8 @@ def _extensions(
     return best, index.gather(1, order)
 
 
-def _max_used_length(tokens: Tensor, eos: int) -> int:
+def _max_used_length(tokens: Tensor, eos: int, prompt_length: int) -> int:
     """Length of the longest sequence, its end token included; every later column is padding."""
-    ends = (tokens[:, 1:] == eos).int()
+    ends = (tokens[:, prompt_length:] == eos).int()
     before = ends.cumsum(1) - ends == 0  # up to the end token, or everywhere without one
-    return 1 + int(before.sum(1).max()) if tokens.numel() else tokens.shape[1]
+    return prompt_length + int(before.sum(1).max()) if tokens.numel() else tokens.shape[1]

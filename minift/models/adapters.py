@@ -27,17 +27,7 @@ from minift.weights import open_safetensors
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
-# model_type -> the projections that mattered most in the paper: queries and values.
-DEFAULT_TARGET_MODULES = {"bert": ("query", "value"), "t5": ("q", "v")}
-
 PEFT_PREFIX = "base_model.model."  # the beginning of each tensor's name in peft
-# The end of a model class's name -> peft's name of the task.
-TASK_TYPES = {
-    "SequenceClassification": "SEQ_CLS",
-    "TokenClassification": "TOKEN_CLS",
-    "QuestionAnswering": "QUESTION_ANS",
-    "ConditionalGeneration": "SEQ_2_SEQ_LM",
-}
 # The values of adapter_config.json that minift computes.  Other initialisations than these change
 # the frozen weights as well.
 SUPPORTED_VALUES = {
@@ -66,8 +56,8 @@ def add_lora(model: ModelType, config: LoraConfig | None = None) -> ModelType:
 def bitfit(model: ModelType) -> ModelType:
     """Freeze all parameters but the biases and the head, in place; returns the model.
 
-    `UserError` for T5, whose linear layers and norms have no biases.  Its relative_attention_bias
-    is a table of embeddings, a row for each bucket of distances.
+    `UserError` for a model without biases in its linear layers and norms, such as T5, whose
+    relative_attention_bias is a table of embeddings, a row for each bucket of distances.
     """
     biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
     if not biases:
@@ -75,7 +65,7 @@ def bitfit(model: ModelType) -> ModelType:
             f"BitFit trains biases, and {type(model).__name__} has none in its layers and norms; "
             "use LoRA instead"
         )
-    return freeze_except(model, [*biases, *head_parameters(model).values()])
+    return freeze_except(model, [*biases, *trained_parameters(model).values()])
 
 
 def save_adapter(model: PretrainedModel, folder: str | Path, base: str | None = None) -> None:
@@ -88,12 +78,12 @@ def save_adapter(model: PretrainedModel, folder: str | Path, base: str | None = 
         raise ValueError("the model has no LoRA updates to save; add_lora makes them")
     lora = next(iter(layers.values())).config
     heads = (
-        model.weight_map.checkpoint_names(name)[0].rpartition(".")[0]
-        for name in head_parameters(model)
+        model.weight_map().checkpoint_names(name)[0].rpartition(".")[0]
+        for name in trained_parameters(model)
     )
     config = {
         "peft_type": "LORA",
-        "task_type": TASK_TYPES.get(type(model).__name__.partition("For")[2]),
+        "task_type": model.peft_task_type,
         "base_model_name_or_path": base,
         "r": lora.rank,
         "lora_alpha": lora.alpha,
@@ -122,8 +112,8 @@ def load_adapter(model: ModelType, folder: str | Path) -> ModelType:
     config, saved_modules = read_adapter_config(Path(folder) / ADAPTER_CONFIG, model)
     layers = make_lora_layers(model, config)
     tensors = adapter_tensors(model, layers)
-    for name in head_parameters(model):
-        (in_checkpoint,) = model.weight_map.checkpoint_names(name)
+    for name in trained_parameters(model):
+        (in_checkpoint,) = model.weight_map().checkpoint_names(name)
         # An adapter may come without a head, unless the model's own head is newly initialised.
         without_head = not any(f".{module}." in f".{in_checkpoint}" for module in saved_modules)
         if without_head and name not in model.new_parameters:
@@ -194,12 +184,13 @@ def target_projections(model: PretrainedModel) -> dict[str, dict[str, str]]:
     """Our name of each layer that may have updates -> the projections in it, see `LoraLinear`."""
     if lora_layers(model):
         raise ValueError("the model has LoRA already; merge_lora gives one without")
-    head = {id(parameter) for parameter in head_parameters(model).values()}
+    excluded = {id(parameter) for parameter in trained_parameters(model).values()}
     found = {}
     for name, module in model.named_modules():
-        # The head is trained whole; T5's output layer has a row for each token and stays frozen.
-        if isinstance(module, nn.Linear) and id(module.weight) not in head and name != "lm_head":
-            weights = model.weight_map.checkpoint_names(f"{name}.weight")
+        # A head is trained whole; an output layer with a row for each token stays frozen.
+        targeted = isinstance(module, nn.Linear) and name not in model.lora_excluded
+        if targeted and id(module.weight) not in excluded:
+            weights = model.weight_map().checkpoint_names(f"{name}.weight")
             in_checkpoint = [weight.removesuffix(".weight") for weight in weights]
             found[name] = {n.rpartition(".")[2]: n for n in in_checkpoint}
     return found
@@ -209,7 +200,7 @@ def make_lora_layers(model: PretrainedModel, config: LoraConfig) -> dict[str, Lo
     """The layers that will replace the model's own, by our names of them."""
     stacks = target_projections(model)
     names = [name for stack in stacks.values() for name in stack.values()]
-    targets = config.target_modules or DEFAULT_TARGET_MODULES.get(model.config.model_type, ())
+    targets = config.target_modules or model.default_target_modules
     for target in targets:
         if not any(matches_target(name, [target]) for name in names):
             available = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in names))
@@ -240,13 +231,13 @@ def freeze_except(model: ModelType, parameters: Iterable[Tensor]) -> ModelType:
     return model
 
 
-def head_parameters(model: PretrainedModel) -> dict[str, Tensor]:
+def trained_parameters(model: PretrainedModel) -> dict[str, Tensor]:
     """The parameters without a pretrained value: a task's head, and those the checkpoint lacked."""
+    head = dict(model.head_parameters()) if model.label_rows is not None else {}
     return {
         name: parameter
         for name, parameter in model.named_parameters()
-        if name in model.new_parameters
-        or (model.has_label_rows and name.startswith(f"{model.head}."))
+        if name in head or name in model.new_parameters
     }
 
 
@@ -258,7 +249,7 @@ def adapter_tensors(model: PretrainedModel, layers: Mapping[str, LoraLinear]) ->
         for part, update in layer.updates.items()
         for matrix in "ab"
     }
-    for name, parameter in head_parameters(model).items():
-        (in_checkpoint,) = model.weight_map.checkpoint_names(name)
+    for name, parameter in trained_parameters(model).items():
+        (in_checkpoint,) = model.weight_map().checkpoint_names(name)
         tensors[PEFT_PREFIX + in_checkpoint] = parameter
     return tensors

@@ -1,15 +1,24 @@
 """Reading a pretrained model from a folder in Hugging Face layout, and saving it back.
 
-A family provides a config class, a model class and a `WeightMap`; this file turns them into
+A family provides a config class, model classes and a `WeightMap`; this file turns them into
 `from_pretrained` and `save_pretrained`.  No layer is ever silently random: a tensor is read from
 the checkpoint, or it belongs to a head that the caller asked for, or loading is refused.
+
+A name on disk and the name of an attribute are two things.  `PretrainedConfig.disk_names` maps the
+fields of a config, `WeightMap.names` the tensors:
+
+    here                                  on disk, BERT                          DistilBERT
+    config.hidden_size                    "hidden_size"                          "dim"
+    encoder.layers.0.feed_forward.up      bert.encoder.layer.0.intermediate...   distilbert.trans...
+    head                                  classifier, qa_outputs                 ...
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -27,6 +36,7 @@ ConfigType = TypeVar("ConfigType", bound="PretrainedConfig")
 ModelType = TypeVar("ModelType", bound="PretrainedModel")
 
 CONFIG = "config.json"
+HEAD = "head"  # the attribute of a model that holds its head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +47,9 @@ class PretrainedConfig:
     # Fields of config.json that change the computation: name -> the values that the family
     # implements.  A checkpoint with another value is refused.
     supported_values: ClassVar[Mapping[str, Sequence[Any]]] = {}
-    dropouts: ClassVar[Mapping[str, str]] = {}  # place of the dropout -> its field
-    has_max_positions: ClassVar[bool] = True  # no text may exceed max_position_embeddings
+    disk_names: ClassVar[Mapping[str, str]] = {}  # field -> its key in config.json, if another
+    dropouts: ClassVar[Sequence[str]] = ()  # the fields that are probabilities of a dropout
+    has_max_tokens: ClassVar[bool] = True  # no text may exceed `max_tokens`
 
     labels: tuple[str, ...] | None = None  # class names, in the order of the logits
     attn_implementation: str = "sdpa"  # "sdpa": torch's kernels; "eager": the formula written out
@@ -51,6 +62,36 @@ class PretrainedConfig:
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
             raise ValueError(f"label names must differ, not {list(self.labels)}")
 
+    @property
+    def max_tokens(self) -> int:
+        """Maximum number of tokens of a text, special tokens included."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_size(
+        cls: type[ConfigType],
+        *,
+        vocab_size: int,
+        hidden_size: int,
+        intermediate_size: int,
+        num_layers: int,
+        num_heads: int,
+        max_tokens: int,
+        dropout: float,
+        pad_token_id: int,
+        eos_token_id: int | None,
+    ) -> ConfigType:
+        """The config of a new model of this size, for pre-training.
+
+        max_tokens: the longest input.  dropout: the probability of every dropout.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def with_dropout(cls, probability: float) -> dict[str, float]:
+        """The fields that set every dropout to this probability."""
+        return dict.fromkeys(cls.dropouts, probability)
+
     @classmethod
     def from_dict(cls: type[ConfigType], values: Mapping[str, Any], **overrides: Any) -> ConfigType:
         """A config from the contents of a config.json.
@@ -58,7 +99,8 @@ class PretrainedConfig:
         overrides: fields with other values than in the file.
         Raises `ValueError`, which names the field, for an unsupported value.
         """
-        values = dict(values)
+        ours = {theirs: name for name, theirs in cls.disk_names.items()}
+        values = {ours.get(key, key): value for key, value in values.items()}
         found = values.pop("model_type", None)
         if found != cls.model_type:
             raise ValueError(f"model_type is {found!r}, not {cls.model_type!r}")
@@ -89,12 +131,15 @@ class PretrainedConfig:
                 raise ValueError("it is not a JSON object")
             return cls.from_dict(values, **overrides)
         except ValueError as error:
-            raise UserError(f"{path}: {error}; use the config.json of the checkpoint") from None
+            message = str(error)
+            for name, key in cls.disk_names.items():
+                message = re.sub(rf"\b{name}\b", key, message)
+            raise UserError(f"{path}: {message}; use the config.json of the checkpoint") from None
 
     def to_dict(self) -> dict[str, Any]:
         """The contents of config.json, under the names that `transformers` uses."""
         own = {
-            f.name: getattr(self, f.name)
+            self.disk_names.get(f.name, f.name): getattr(self, f.name)
             for f in dataclasses.fields(self)
             if f.name not in ("labels", "other_keys", "attn_implementation")
         }
@@ -120,21 +165,52 @@ def default_labels(count: int) -> tuple[str, ...]:
     return tuple(f"LABEL_{i}" for i in range(count))
 
 
-class PretrainedModel(nn.Module):
-    """A model with a config and a weight map, which can be read from disk and saved."""
+class PretrainedModel(nn.Module, ABC):
+    """A model with a config and a weight map, which can be read from disk and saved.
+
+    A family defines the abstract methods, and the class attributes where the defaults do not fit.
+
+    head: the module that computes a task's logits; None for a bare encoder and for a model whose
+        output layer has a row for each token.
+    load_report: of `from_pretrained`, else None.
+    """
 
     config_class: ClassVar[type[PretrainedConfig]]
-    weight_map: ClassVar[weights.WeightMap]
-    head: ClassVar[str | None] = None  # the module that computes the logits
-    has_label_rows: ClassVar[bool] = True  # the head has one row for each label
-    embedding_modules: ClassVar[Sequence[str]] = ()  # the modules below the first layer
+    # Our name of the weight that has a row for each label; None: the model has no labels.
+    label_rows: ClassVar[str | None] = None
+    # The projections that LoRA adapts by default: those that mattered most in the paper.
+    default_target_modules: ClassVar[tuple[str, ...]] = ()
+    lora_excluded: ClassVar[tuple[str, ...]] = ()  # linear layers that LoRA never adapts
+    peft_task_type: ClassVar[str | None] = None  # the name of the task in the `peft` library
 
     config: Any
-    load_report: weights.LoadReport | None = None  # set by from_pretrained
+    head: nn.Module | None
 
     def __init__(self, config: PretrainedConfig):
         super().__init__()
         self.config = config
+        self.head = None
+        self.load_report: weights.LoadReport | None = None
+
+    @classmethod
+    @abstractmethod
+    def weight_map(cls) -> weights.WeightMap:
+        """The names of the tensors here and in a checkpoint."""
+
+    @abstractmethod
+    def init_weights(self, module: nn.Module) -> None:
+        """Initialise the parameters of one module for training."""
+
+    @abstractmethod
+    def embedding_modules(self) -> list[nn.Module]:
+        """The modules below the first layer."""
+
+    @abstractmethod
+    def layer_stacks(self) -> list[nn.ModuleList]:
+        """The layers from the lowest to the top: one list for an encoder, two with a decoder.
+
+        Each layer has its feed-forward block as `feed_forward`.
+        """
 
     @property
     def device(self) -> torch.device:
@@ -145,25 +221,29 @@ class PretrainedModel(nn.Module):
         """Our names of the parameters that the checkpoint lacked."""
         return self.load_report.new if self.load_report else ()
 
-    def layer_depth(self, parameter: str) -> int:
-        """The depth of a parameter: 0 for embeddings, i + 1 for layer i, and one more for the head.
+    def head_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The names and parameters of the head; none without a head."""
+        prefix = f"{HEAD}."
+        return ((name, p) for name, p in self.named_parameters() if name.startswith(prefix))
 
-        Everything above the last layer counts as head: pooler, head, T5's final norms.  T5's
-        encoder layer i and decoder layer i have the same depth.
-        BERT with two layers: embeddings.word 0, layers.0 1, layers.1 2, pooler and classifier 3.
+    def layer_depths(self) -> dict[str, int]:
+        """The depth of each parameter: 0 in embeddings, i + 1 in layer i, one more in the head.
+
+        Everything above the last layer counts as head: pooler, head, the norms after a stack.
+        Layer i of an encoder and layer i of its decoder have the same depth.
+        BERT with two layers: embeddings.word 0, layers.0 1, layers.1 2, pooler and head 3.
         """
-        number = re.search(r"\blayers\.(\d+)\.", parameter)
-        if number:
-            return int(number[1]) + 1
-        if set(parameter.split(".")) & set(self.embedding_modules):
-            return 0
-        return self.last_layer_depth + 1
+        modules = [(0, module) for module in self.embedding_modules()]
+        for stack in self.layer_stacks():
+            modules += enumerate(stack, start=1)
+        depth_of = {id(p): depth for depth, module in modules for p in module.parameters()}
+        top = self.num_layers + 1
+        return {name: depth_of.get(id(p), top) for name, p in self.named_parameters()}
 
     @property
-    def last_layer_depth(self) -> int:
-        """The depth of the last layer; 0 for a model without layers."""
-        numbers = (re.search(r"\blayers\.(\d+)\.", name) for name, _ in self.named_parameters())
-        return max((int(number[1]) + 1 for number in numbers if number), default=0)
+    def num_layers(self) -> int:
+        """Layers of the longest stack: the depth of the last layer."""
+        return max(map(len, self.layer_stacks()))
 
     @classmethod
     def from_pretrained(
@@ -188,16 +268,16 @@ class PretrainedModel(nn.Module):
         """
         folder = hub.find_checkpoint(source, revision)
         config = cls.config_class.from_pretrained(folder, **overrides)
-        checkpoint = weights.Checkpoint(folder, cls.weight_map)
+        checkpoint = weights.Checkpoint(folder, cls.weight_map())
         new: set[str] = set()
-        if cls.head is not None and cls.has_label_rows:
+        if cls.label_rows is not None:
             config, reset_head = _head_config(
                 cls, config, checkpoint, num_labels, labels, reset_head
             )
         elif num_labels is not None or labels is not None:
             raise TypeError(f"{cls.__name__} has no labels: leave num_labels and labels out")
         if reset_head:
-            new.add(cls.head)
+            new.add(HEAD)
         config = dataclasses.replace(config, architectures=(cls.__name__,))
 
         # The meta device allocates nothing until config and weights are known to agree.
@@ -207,7 +287,7 @@ class PretrainedModel(nn.Module):
         missing = [
             f"{m}.{name}" for m in sorted(new) for name in model.get_submodule(m).state_dict()
         ]
-        model.load_report = weights.load(model, checkpoint, cls.weight_map, missing)
+        model.load_report = weights.load(model, checkpoint, cls.weight_map(), missing)
         for name in sorted(new):  # the order of random draws must not depend on a set's order
             model.get_submodule(name).to_empty(device="cpu").apply(model.init_weights)
         return model.eval()
@@ -225,10 +305,6 @@ class PretrainedModel(nn.Module):
         Families without a tied output layer need not override this.
         """
 
-    def init_weights(self, module: nn.Module) -> None:
-        """Initialise the parameters of one module for training."""
-        raise NotImplementedError
-
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write config.json and model.safetensors in the layout that `transformers` loads.
 
@@ -240,7 +316,7 @@ class PretrainedModel(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         config = dataclasses.replace(self.config, architectures=(type(self).__name__,))
         write_json(folder / CONFIG, config.to_dict())
-        weights.save(merge_lora(self), self.weight_map, folder, dtype)
+        weights.save(merge_lora(self), self.weight_map(), folder, dtype)
 
 
 def _head_config(
@@ -258,24 +334,25 @@ def _head_config(
     if requested is not None and num_labels not in (None, len(requested)):
         raise ValueError(f"num_labels is {num_labels}, but {len(requested)} labels are given")
 
-    names = cls.weight_map.checkpoint_names(f"{cls.head}.weight")
+    (label_rows,) = cls.weight_map().checkpoint_names(cls.label_rows)
     # Heads of several tasks are named "classifier"; config.json tells which task this one is for.
     other_task_head = config.architectures and cls.__name__ not in config.architectures
-    if reset_head or other_task_head or not any(name in checkpoint for name in names):
+    if reset_head or other_task_head or label_rows not in checkpoint:
         if requested is None:
             raise UserError(
                 f"{checkpoint.folder}: the checkpoint has no head for {cls.__name__}; "
                 "ask for a new one with num_labels= or labels="
             )
-        checkpoint.ignore(f"{cls.head}\\..*", "the head of another task")
+        for module in cls.weight_map().modules_in_checkpoint(HEAD):
+            checkpoint.ignore(rf"{re.escape(module)}\..*", "the head of another task")
         return dataclasses.replace(config, labels=requested), True
 
-    rows = checkpoint.shape(names[0])[0]
+    rows = checkpoint.shape(label_rows)[0]
     own = config.labels or default_labels(rows)
     named = labels is not None and own != default_labels(len(own))
     if requested is not None and (len(requested) != rows or (named and requested != own)):
         raise UserError(
-            f"{checkpoint.folder}: the tensor {names[0]!r} has {rows} labels "
+            f"{checkpoint.folder}: the tensor {label_rows!r} has {rows} labels "
             f"({', '.join(own)}), not {len(requested)} ({', '.join(requested)}); "
             "ask for these labels, or for a new head with reset_head=True"
         )

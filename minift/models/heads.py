@@ -1,22 +1,33 @@
-"""The head on an encoder: one linear layer over a vector for each text, or for each token.
+"""Heads over any encoder: on whole texts, on each token, and on the span of an answer.
 
 How a text becomes one vector is an explicit choice, because it decides what a head on a frozen
 encoder can reach:
 
-    pooler   tanh(W h[CLS] + b), W pretrained with the encoder: as `transformers` does
+    pooler   the family's pooler, BERT: tanh(W h[CLS] + b), pretrained with the encoder
     cls      h[CLS]
     mean     the mean of h over the text's real tokens (Reimers and Gurevych 2019, Sentence-BERT)
 
-Dimensions: B batch, S packed tokens, H hidden, C classes.
+A family derives one class from each and names its encoder; see the end of bert.py.
+
+Dimensions: B batch, T width of the padded batch, S packed tokens, F texts that are not empty,
+H hidden, C classes.
 """
 
 from __future__ import annotations
 
+import re
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from torch import Tensor, nn
 
+from minift.models.base import PretrainedModel
+from minift.models.encoder import Encoder, EncoderConfig
 from minift.nn.layers import Dropout
+from minift.weights import Checkpoint, WeightMap, weights_and_biases
 
-POOLINGS = ("pooler", "cls", "mean")
+ENCODER = "encoder"  # the attribute that holds the encoder
 
 
 class Head(nn.Linear):
@@ -30,3 +41,149 @@ class Head(nn.Linear):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return super().forward(self.dropout(hidden))
+
+
+class EncoderWithHead(PretrainedModel):
+    """An encoder and a head.
+
+    encoder_class: the family's encoder, which also says the config class, names on disk and LoRA's
+        default targets.
+    head_names: our names of the head's tensors -> those in a checkpoint.
+    """
+
+    encoder_class: ClassVar[type[Encoder]]
+    head_names: ClassVar[Mapping[str, Any]]
+    config: EncoderConfig
+
+    def __init_subclass__(cls, **settings: Any):
+        super().__init_subclass__(**settings)
+        if hasattr(cls, "encoder_class"):
+            cls.config_class = cls.encoder_class.config_class
+            cls.default_target_modules = cls.encoder_class.default_target_modules
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__(config)
+        self.encoder = self.encoder_class(config)
+        self.head = self.make_head()
+        self.apply(self.init_weights)
+
+    @classmethod
+    def weight_map(cls) -> WeightMap:
+        return cls.encoder_class.weight_map().with_head(ENCODER, cls.head_names)
+
+    @abstractmethod
+    def make_head(self) -> nn.Module:
+        """The head, before its weights are initialised."""
+
+    @property
+    def num_labels(self) -> int:
+        """Rows of the head: one for each label, two without labels."""
+        return len(self.config.labels or ("LABEL_0", "LABEL_1"))
+
+    def init_weights(self, module: nn.Module) -> None:
+        self.encoder.init_weights(module)
+
+    def embedding_modules(self) -> list[nn.Module]:
+        return self.encoder.embedding_modules()
+
+    def layer_stacks(self) -> list[nn.ModuleList]:
+        return self.encoder.layer_stacks()
+
+
+class EncoderForSequenceClassification(EncoderWithHead):
+    """One label for each text: (B, T) ids -> logits (B, C)."""
+
+    label_rows = "head.weight"
+    head_names = weights_and_biases({"head": "classifier"})
+    peft_task_type = "SEQ_CLS"
+
+    def make_head(self) -> nn.Module:
+        config = self.config
+        return Head(config.hidden_size, self.num_labels, config.sequence_dropout)
+
+    def prepare_for(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
+        encoder = self.encoder
+        if encoder.pooler is None or encoder.pooler_is_in(checkpoint):
+            return set()
+        if self.config.pooling == "pooler":
+            # With this pooling the pooler is part of the head, so a new head has a new pooler.
+            return {f"{ENCODER}.pooler"} if head_is_new else set()
+        encoder.pooler = None
+        return set()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> Tensor:
+        return self.head(self.features(input_ids, attention_mask, token_type_ids))
+
+    def features(self, *inputs: Tensor | None) -> Tensor:
+        """The input of the head, one vector for each text: (B, H)."""
+        pooling = self.config.pooling
+        if pooling == "mean":
+            x, packing = self.encoder.encode(*inputs)  # (S, H)
+            return packing.unsort(packing.mean_pool(x))  # (B, H)
+        x, packing = self.encoder.encode_cls(*inputs)  # (F, H)
+        cls_hidden = packing.unsort(x)  # (B, H)
+        return self.encoder.pool(cls_hidden) if pooling == "pooler" else cls_hidden
+
+
+class EncoderWithTokenHead(EncoderWithHead):
+    """The encoder without its pooler, and a head on every token."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__(config)
+        self.encoder.pooler = None
+
+    def prepare_for(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
+        for module in self.encoder.weight_map().modules_in_checkpoint("pooler"):
+            checkpoint.ignore(
+                rf"{re.escape(module)}\..*", "the pooler: a head on every token does not need it"
+            )
+        return set()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> Tensor:
+        x, packing = self.encoder.encode(input_ids, attention_mask, token_type_ids)  # (S, H)
+        return packing.pad(self.head(x))  # (B, T, C)
+
+    def features(self, *inputs: Tensor | None) -> Tensor:
+        """The input of the head, one vector for each token: (B, T, H)."""
+        x, packing = self.encoder.encode(*inputs)  # (S, H)
+        return packing.pad(x)
+
+
+class EncoderForTokenClassification(EncoderWithTokenHead):
+    """One label for each token: (B, T) ids -> logits (B, T, C), unspecified at padding."""
+
+    label_rows = "head.weight"
+    head_names = weights_and_biases({"head": "classifier"})
+    peft_task_type = "TOKEN_CLS"
+
+    def make_head(self) -> nn.Module:
+        return Head(self.config.hidden_size, self.num_labels, self.config.token_dropout)
+
+
+class EncoderForQuestionAnswering(EncoderWithTokenHead):
+    """An answer's span: (B, T) ids -> start and end logits, (B, T) each, unspecified at padding."""
+
+    label_rows = "head.weight"
+    head_names = weights_and_biases({"head": "qa_outputs"})
+    peft_task_type = "QUESTION_ANS"
+
+    def make_head(self) -> nn.Module:
+        return Head(self.config.hidden_size, self.num_labels, self.config.span_dropout)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        return super().forward(input_ids, attention_mask, token_type_ids).unbind(-1)

@@ -1,8 +1,4 @@
-"""The model classes by task and by model_type of config.json.
-
-A new family adds an entry for each task that it can do.  Its default LoRA targets are in
-adapters.py (`DEFAULT_TARGET_MODULES`).
-"""
+"""The families by model_type of config.json.  A new family adds one entry."""
 
 from __future__ import annotations
 
@@ -10,47 +6,55 @@ from pathlib import Path
 
 from minift.errors import UserError
 from minift.files import read_json
-from minift.models.base import CONFIG, PretrainedModel
+from minift.models.base import CONFIG, ModelType, PretrainedModel
 from minift.models.bert import (
+    BertForMaskedLM,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
 )
 from minift.models.t5 import T5ForConditionalGeneration
 
-# task -> model_type -> model class
-FAMILIES: dict[str, dict[str, type[PretrainedModel]]] = {
-    "classification": {"bert": BertForSequenceClassification},
-    "ner": {"bert": BertForTokenClassification},
-    "qa": {"bert": BertForQuestionAnswering},
-    "summarization": {"t5": T5ForConditionalGeneration},
+# model_type -> the models with a head or an output layer.  A task finds its own by the base class,
+# such as `EncoderForTokenClassification` or `Seq2SeqModel`.
+FAMILIES: dict[str, tuple[type[PretrainedModel], ...]] = {
+    "bert": (
+        BertForSequenceClassification,
+        BertForTokenClassification,
+        BertForQuestionAnswering,
+        BertForMaskedLM,
+    ),
+    "t5": (T5ForConditionalGeneration,),
 }
 
 
-def model_class(folder: Path, task: str) -> type[PretrainedModel]:
-    """The model class for a checkpoint's folder and a task; `UserError` if there is none."""
-    config = read_json(folder / CONFIG)
-    found = config.get("model_type") if isinstance(config, dict) else None
-    families = FAMILIES[task]
-    if found not in families:
-        raise UserError(
-            f"{folder / CONFIG}: model_type is {found!r}; minift's {task} reads "
-            f"{', '.join(sorted(families))}"
-        )
-    return families[found]
+def family_model(model_type: object, kind: type[ModelType]) -> type[ModelType] | None:
+    """The family's model that derives from `kind`; None if it has none, or is not known."""
+    models = FAMILIES.get(model_type, ()) if isinstance(model_type, str) else ()
+    return next((model for model in models if issubclass(model, kind)), None)
 
 
-def task_of(folder: Path) -> str:
-    """The task of a fine-tuned checkpoint, from `architectures` in its config.json.
+def families_with(kind: type[PretrainedModel]) -> list[str]:
+    """The model_type of each family that has a model of this kind."""
+    return [name for name in FAMILIES if family_model(name, kind)]
 
-    Raises `UserError` if none of those classes has a head for a task.
+
+def model_class(folder: Path, kind: type[ModelType], use: str) -> type[ModelType]:
+    """The model class of this kind for a checkpoint's folder; `UserError` if there is none.
+
+    use: what the model is for, in the message, such as "classification".
     """
+    found = read_model_type(folder)
+    model = family_model(found, kind)
+    if model is None:
+        raise UserError(
+            f"{folder / CONFIG}: model_type is {found!r}; minift's {use} reads "
+            f"{', '.join(sorted(families_with(kind)))}"
+        )
+    return model
+
+
+def read_model_type(folder: Path) -> object:
+    """model_type of a checkpoint's config.json; None if it has none."""
     config = read_json(folder / CONFIG)
-    architectures = (config.get("architectures") if isinstance(config, dict) else None) or []
-    for task, families in FAMILIES.items():
-        if any(model.__name__ in architectures for model in families.values()):
-            return task
-    raise UserError(
-        f"{folder / CONFIG}: architectures is {architectures!r}, which has no head for a task "
-        "minift knows; give the output directory of a training script"
-    )
+    return config.get("model_type") if isinstance(config, dict) else None

@@ -18,16 +18,14 @@ generation are those of every encoder-decoder, in seq2seq.py.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from minift.errors import UserError
-from minift.generation.cache import EncoderMemory
 from minift.models.seq2seq import Seq2SeqModel
 from minift.models.t5_layers import (
     T5Config,
@@ -37,8 +35,7 @@ from minift.models.t5_layers import (
     T5SelfAttention,
     T5Stack,
 )
-from minift.nn.attention import MASK_VALUE, masked_bias
-from minift.nn.kernels import linear
+from minift.nn.attention import masked_bias
 from minift.nn.layers import FeedForward, NoBiasLinear, RMSNorm
 from minift.nn.packing import Packing, pack
 from minift.nn.positions import RelativePositionBias
@@ -50,7 +47,7 @@ class T5ForConditionalGeneration(Seq2SeqModel):
 
     config_class = T5Config
     config: T5Config
-    embedding_modules = ("shared", "position")
+    default_target_modules = ("q", "v")
 
     def __init__(self, config: T5Config):
         super().__init__(config)
@@ -64,10 +61,27 @@ class T5ForConditionalGeneration(Seq2SeqModel):
             [T5DecoderLayer(config) for _ in range(config.num_decoder_layers)],
             bidirectional=False,
         )
-        self.lm_head: nn.Linear | None = None  # None: tied to the embeddings
+        self.lm_head = None  # tied to the embeddings
         if not config.tie_word_embeddings:
             self.lm_head = NoBiasLinear(config.d_model, config.vocab_size)
         self.apply(self.init_weights)
+
+    @classmethod
+    def weight_map(cls) -> WeightMap:
+        return WEIGHT_MAP
+
+    def embedding_modules(self) -> list[nn.Module]:
+        return [self.shared, self.encoder.position, self.decoder.position]
+
+    def layer_stacks(self) -> list[nn.ModuleList]:
+        return [self.encoder.layers, self.decoder.layers]
+
+    def decoder_layers(self) -> Sequence[T5DecoderLayer]:
+        return self.decoder.layers
+
+    @property
+    def output_embedding(self) -> nn.Embedding:
+        return self.shared
 
     def init_weights(self, module: nn.Module) -> None:
         """T5's initialisation: scores are not scaled, so queries are smaller by sqrt(D)."""
@@ -138,43 +152,19 @@ class T5ForConditionalGeneration(Seq2SeqModel):
             x = layer(x, packing, bias)  # (S, H)
         return self.encoder.final_norm(x), packing
 
-    def encoder_memory(self, encoded: Tensor, packing: Packing) -> EncoderMemory:
-        """The sources' keys and values for each decoder layer, computed once."""
-        pairs = [
-            layer.cross_attention.keys_and_values(encoded, packing) for layer in self.decoder.layers
-        ]
-        keys, values = zip(*pairs, strict=True)
-        real = packing.pad(encoded.new_ones(len(encoded)))  # (B, T)
-        return EncoderMemory(keys, values, ((1 - real) * MASK_VALUE)[:, None, None])
+    def embed_targets(self, ids: Tensor, position: slice | Tensor) -> Tensor:
+        return self.decoder.dropout(self.shared(ids))  # the bias holds the positions
 
-    def decode(self, decoder_input_ids: Tensor, memory: EncoderMemory) -> Tensor:
-        """The decoder's output for whole targets (teacher forcing): (B, U) -> (B, U, H)."""
-        length = decoder_input_ids.shape[1]
-        x = self.decoder.dropout(self.shared(decoder_input_ids))  # (B, U, H)
-        future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-        bias = self.decoder.position(length).masked_fill(future, -math.inf)  # (N, U, U)
-        for layer, keys, values in zip(
-            self.decoder.layers, memory.keys, memory.values, strict=True
-        ):
-            x = layer(x, bias, keys, values, memory.bias)  # (B, U, H)
+    def decoder_bias(self, length: int) -> Tensor:
+        return self.decoder.position(length)  # (N, length, length)
+
+    def finish_decoder(self, x: Tensor) -> Tensor:
         return self.decoder.final_norm(x)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Output layer: (..., H) -> (..., V)."""
         if self.config.scale_decoder_outputs:
             x = x * self.config.d_model**-0.5
-        if self.lm_head is None:
-            return linear(x, self.shared.weight, self.shared.prepacked)
-        return self.lm_head(x)
-
-    def replace_tied_output(self, make_layer: Callable[[Tensor], nn.Module]) -> None:
-        if self.lm_head is None:
-            self.lm_head = make_layer(self.shared.weight)
-
-    def generation_layers(self) -> list[nn.Module]:
-        # The encoder's layers too: on its many rows, blocks are at least as fast as plain weights.
-        layers = [module for module in self.modules() if isinstance(module, NoBiasLinear)]
-        return [*layers, self.shared] if self.lm_head is None else layers
+        return super().logits(x)
 
 
 def _layer(in_checkpoint: str, ours: str, last: int) -> dict[str, str | tuple[str, ...]]:
@@ -198,7 +188,7 @@ CROSS = "decoder.block.{i}.layer.1"
 BIAS = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 
 # Our name -> the name in a checkpoint, or several names whose tensors are stacked by rows.
-T5ForConditionalGeneration.weight_map = WeightMap(
+WEIGHT_MAP = WeightMap(
     prefix="",
     names={
         "shared.weight": "shared.weight",

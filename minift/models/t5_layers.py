@@ -1,6 +1,6 @@
 """T5's config and the layers of its encoder and decoder.
 
-Dimensions: as in t5.py; R rows of the decoder in generation.
+Dimensions: as in t5.py; R rows of the decoder in generation, n new tokens of a row in one step.
 
 One layer, pre-norm (each norm precedes its block, off the main path).  The decoder has
 cross-attention between the two blocks.  Dropout applies to the attention weights, after the
@@ -26,7 +26,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from minift.generation.cache import LayerCache
 from minift.models.base import PretrainedConfig
+from minift.models.seq2seq import DecoderLayer
 from minift.nn.attention import attention, packed_attention
 from minift.nn.layers import ACTIVATIONS, Dropout, FeedForward, NoBiasLinear, RMSNorm
 from minift.nn.packing import Packing
@@ -39,8 +41,8 @@ class T5Config(PretrainedConfig):
     """config.json of a T5 checkpoint; the defaults are those of t5-small."""
 
     model_type = "t5"
-    dropouts: ClassVar[Mapping[str, str]] = {"all": "dropout_rate"}
-    has_max_positions = False  # relative positions have no maximum
+    dropouts: ClassVar[Sequence[str]] = ("dropout_rate",)
+    has_max_tokens = False  # relative positions have no maximum
     supported_values: ClassVar[Mapping[str, Sequence[Any]]] = {"is_decoder": (False, None)}
 
     vocab_size: int = 32128  # V
@@ -100,8 +102,35 @@ class T5Config(PretrainedConfig):
                 f"must be above half of relative_attention_num_buckets ({buckets})"
             )
 
+    @classmethod
+    def from_size(
+        cls,
+        *,
+        vocab_size: int,
+        hidden_size: int,
+        intermediate_size: int,
+        num_layers: int,
+        num_heads: int,
+        max_tokens: int,
+        dropout: float,
+        pad_token_id: int,
+        eos_token_id: int | None,
+    ) -> T5Config:
+        return cls(
+            vocab_size=vocab_size,
+            d_model=hidden_size,
+            d_kv=hidden_size // num_heads,
+            d_ff=intermediate_size,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            dropout_rate=dropout,
+            pad_token_id=pad_token_id,
+            eos_token_id=eos_token_id,
+            decoder_start_token_id=pad_token_id,
+        )
+
     @property
-    def max_position_embeddings(self) -> int:
+    def max_tokens(self) -> int:
         """Default length limit of sources: n_positions of the config, or 512 as in training."""
         return int(self.other_keys.get("n_positions", 512))
 
@@ -164,27 +193,11 @@ class T5SelfAttention(T5Attention):
         mixed = self.padded_attention(q, k, v, bias)  # (B, N, U, D)
         return x + self.dropout(self.output(mixed.transpose(1, 2).flatten(2)))  # (B, U, H)
 
-    def step(
-        self,
-        x: Tensor,
-        key_cache: Tensor,
-        value_cache: Tensor,
-        position: slice | Tensor,
-        bias: Tensor,
-    ) -> Tensor:
-        """The decoder in generation: one token of each row, x (R, H) -> (R, H).
-
-        key_cache, value_cache: (R, N, max_length, D); those of x are written at `position`, a
-            slice or a tensor of one number.
-        bias: (N, 1, K) for the first K positions, which x attends to.
-        """
-        q, k, v = (part.unsqueeze(2) for part in self.project(x))  # (R, N, 1, D) each
-        key_cache[:, :, position], value_cache[:, :, position] = k, v
-        past = slice(0, bias.shape[-1])
-        mixed = self.padded_attention(
-            q, key_cache[:, :, past], value_cache[:, :, past], bias
-        )  # (R, N, 1, D)
-        return x + self.output(mixed.flatten(1))  # (R, H)
+    def step(self, x: Tensor, cache: LayerCache) -> Tensor:
+        """The decoder in generation: the new tokens of each row, x (R, n, H) -> (R, n, H)."""
+        q, k, v = (part.transpose(1, 2) for part in self.project(x))  # (R, N, n, D) each
+        mixed = self.padded_attention(q, *cache.extend(k, v), cache.bias)  # (R, N, n, D)
+        return x + self.output(mixed.transpose(1, 2).flatten(2))  # (R, n, H)
 
 
 class T5CrossAttention(T5Attention):
@@ -225,8 +238,8 @@ class T5EncoderLayer(nn.Module):
         return self.feed_forward(self.attention(x, packing, bias))
 
 
-class T5DecoderLayer(nn.Module):
-    """Causal self-attention, cross-attention and feed-forward layer: (B, U, H) -> (B, U, H)."""
+class T5DecoderLayer(DecoderLayer):
+    """Causal self-attention, cross-attention and feed-forward layer; see `DecoderLayer`."""
 
     def __init__(self, config: T5Config):
         super().__init__()
@@ -234,11 +247,34 @@ class T5DecoderLayer(nn.Module):
         self.cross_attention = T5CrossAttention(config)
         self.feed_forward = feed_forward(config)
 
+    def source_keys_and_values(self, encoded: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
+        return self.cross_attention.keys_and_values(encoded, packing)
+
     def forward(
-        self, x: Tensor, bias: Tensor, keys: Tensor, values: Tensor, source_bias: Tensor
+        self,
+        x: Tensor,
+        bias: Tensor,
+        source_keys: Tensor,
+        source_values: Tensor,
+        source_bias: Tensor,
     ) -> Tensor:
         x = self.attention.causal(x, bias)
-        return self.feed_forward(self.cross_attention(x, keys, values, source_bias))
+        x = self.cross_attention(x, source_keys, source_values, source_bias)
+        return self.feed_forward(x)  # (B, U, H)
+
+    def step(
+        self,
+        x: Tensor,
+        cache: LayerCache,
+        source_keys: Tensor,
+        source_values: Tensor,
+        source_bias: Tensor,
+    ) -> Tensor:
+        x = self.attention.step(x, cache)  # (R, n, H)
+        # The rows of a source are so many queries for its keys: (B, rows_per_source * n, H)
+        grouped = x.reshape(len(source_keys), -1, x.shape[-1])
+        mixed = self.cross_attention(grouped, source_keys, source_values, source_bias)
+        return self.feed_forward(mixed.view_as(x))  # (R, n, H)
 
 
 class T5Stack(nn.Module):

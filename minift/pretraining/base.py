@@ -1,22 +1,24 @@
-"""The interface between the pre-training run and a model family: `ModelOptions` and `Objective`.
+"""The interface between the pre-training run and an objective: `ModelOptions` and `Objective`.
 
-An objective trains the family's tokenizer, creates or loads the model, and turns blocks of text
-into training batches.
+An objective trains a tokenizer, loads the model whose pre-training continues, and turns blocks of
+text into training batches.  The family's config makes a new model of a given size.
 
 Dimensions: B batch, R tokens of a block.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
 
 from minift.models.base import PretrainedModel
+from minift.models.registry import FAMILIES
 from minift.options import check_range, option
 from minift.pretraining.vocabulary import SENTINELS
 from minift.text.tokenizer import Tokenizer
@@ -26,26 +28,31 @@ from minift.text.tokenizer import Tokenizer
 class ModelOptions:
     """Size and objective of the model; the defaults make a T5 of 9 million parameters."""
 
-    family: Literal["t5", "bert"] = option(
-        "t5", "t5: span corruption; bert: masked language modelling.", common=True
+    family: Literal[tuple(FAMILIES)] = option(
+        "t5",
+        "Family of the model: encoder-decoders learn span corruption, encoders masked words.",
+        common=True,
     )
     vocab_size: int = option(
-        8000, "Tokens of the vocabulary; 100 of T5's are sentinels.", common=True
+        8000, "Tokens of the vocabulary; span corruption takes 100 as sentinels.", common=True
     )
     d_model: int = option(256, "Hidden size.", common=True)
     d_ff: int = option(1024, "Size of the feed-forward layers.")
-    num_layers: int = option(4, "Layers of the encoder, and of T5's decoder.", common=True)
+    num_layers: int = option(4, "Layers of the encoder, and of a decoder.", common=True)
     num_heads: int = option(4, "Attention heads.")
     dropout: float = option(0.0, "Dropout in pre-training; text seen once needs none; 0: off.")
     gap_sentence_ratio: float = option(
         0.5,
-        "T5: share of the blocks that hide a whole sentence (PEGASUS) instead of spans; 0: off.",
+        "Span corruption: share of the blocks that hide a whole sentence (PEGASUS); 0: off.",
     )
     lead_ratio: float = option(
-        0.0, "T5: share of the hidden sentences that are the first of their block; 0: off."
+        0.0,
+        "Span corruption: share of the hidden sentences that are the first of their block; 0: off.",
     )
     full_text_ratio: float = option(
-        0.0, "T5: share of the corrupted blocks whose target is the full text (BART); 0: off."
+        0.0,
+        "Span corruption: share of the corrupted blocks whose target is the full text (BART); 0: "
+        "off.",
     )
     tokenizer_documents: int = option(20_000, "Documents to train the tokenizer on.")
 
@@ -63,34 +70,71 @@ class ModelOptions:
             )
 
 
-class Objective(Protocol):
-    """The pre-training objective of a model family.
+class Objective(ABC):
+    """A pre-training objective, for every family that has a model of its kind.
 
+    model_kind: the base class of the models that it trains.
+    optimizer, default_learning_rate: the defaults; see `training.optim.make_optimizer`.
+    num_special: special tokens that `batch` adds to a block.
+    has_head: the model has a head, which may be trained while the encoder is frozen.
     end_token_id: the token written after each document.
-    optimizer, default_learning_rate: the family's defaults; see `training.optim.make_optimizer`.
     """
 
-    end_token_id: int
+    model_kind: ClassVar[type[PretrainedModel]]
     optimizer: ClassVar[str]
     default_learning_rate: ClassVar[float]
+    num_special: ClassVar[int]
+    has_head: ClassVar[bool]
+    end_token_id: int
 
-    def __init__(self, tokenizer: Tokenizer, options: ModelOptions): ...
+    def __init_subclass__(cls, **settings: Any):
+        super().__init_subclass__(**settings)
+        for name in ("model_kind", "optimizer", "default_learning_rate", "num_special", "has_head"):
+            if not hasattr(cls, name):
+                raise TypeError(f"the objective {cls.__name__} must define {name}")
+
+    @abstractmethod
+    def __init__(self, tokenizer: Tokenizer, options: ModelOptions):
+        """Find the special tokens; `UserError` for a tokenizer that lacks them."""
 
     @staticmethod
+    @abstractmethod
     def make_tokenizer(documents: Iterable[str], vocab_size: int, folder: Path) -> None:
-        """Train a tokenizer of the family's kind and write its files."""
+        """Train a tokenizer and write its files."""
 
     @staticmethod
-    def new_model(tokenizer: Tokenizer, options: ModelOptions, max_length: int) -> PretrainedModel:
-        """A randomly initialised model; max_length: tokens of the longest input."""
-
-    @staticmethod
-    def load_model(folder: Path, dropout: float) -> PretrainedModel:
+    @abstractmethod
+    def load_model(
+        model_class: type[PretrainedModel], folder: Path, dropout: float
+    ) -> PretrainedModel:
         """The model of a checkpoint whose pre-training continues."""
 
+    @abstractmethod
     def batch(self, blocks: np.ndarray, random: np.random.Generator) -> tuple[Tensor, ...]:
         """Corrupt blocks (B, R) of tokens; returns the tensors that `loss` takes."""
 
     @staticmethod
+    @abstractmethod
     def loss(model: Any, *batch: Tensor) -> tuple[Tensor, Tensor]:
         """Sum of the losses of the predicted tokens, and their number; batch: on the device."""
+
+
+def new_model(
+    model_class: type[PretrainedModel],
+    tokenizer: Tokenizer,
+    options: ModelOptions,
+    max_tokens: int,
+) -> PretrainedModel:
+    """A randomly initialised model; max_tokens: of the longest input."""
+    config = model_class.config_class.from_size(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=options.d_model,
+        intermediate_size=options.d_ff,
+        num_layers=options.num_layers,
+        num_heads=options.num_heads,
+        max_tokens=max_tokens,
+        dropout=options.dropout,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return model_class(config)

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 
 from minift.errors import UserError
-from minift.models.bert import BertConfig
-from minift.models.bert_masked import BertForMaskedLM
+from minift.models.masked_lm import EncoderForMaskedLM
 from minift.pretraining.base import ModelOptions, Objective
 from minift.pretraining.vocabulary import save_wordpiece, train_wordpiece
 from minift.text.tokenizer import Tokenizer
@@ -35,19 +34,22 @@ MASK_SHARE, RANDOM_SHARE = 0.8, 0.1  # of the chosen tokens: become [MASK], beco
 
 
 class MaskedLM(Objective):
-    """BERT's pre-training objective.
+    """BERT's pre-training objective, for every encoder with word pieces.
 
     The optimiser is AdamW.  Adafactor's steps are proportional to the size of a parameter, so it
     would hardly move the biases, which are initialised to zero.
     """
 
+    model_kind = EncoderForMaskedLM
     optimizer, default_learning_rate = "adamw", 1e-3
+    num_special, has_head = 2, True  # [CLS] and [SEP]
 
     def __init__(self, tokenizer: Tokenizer, options: ModelOptions):
         special = (tokenizer.cls_token_id, tokenizer.mask_token_id, tokenizer.sep_token_id)
         if None in special:
             raise UserError(
-                "the tokenizer has no [CLS], [MASK] and [SEP]; use a BERT with its own tokenizer"
+                "the tokenizer has no [CLS], [MASK] and [SEP]; use a checkpoint whose tokenizer "
+                "has them"
             )
         self.cls_token_id, self.mask_token_id, self.end_token_id = special
         self.vocab_size = tokenizer.vocab_size
@@ -57,29 +59,13 @@ class MaskedLM(Objective):
         save_wordpiece(train_wordpiece(documents, vocab_size), folder)
 
     @staticmethod
-    def new_model(tokenizer: Tokenizer, options: ModelOptions, max_length: int) -> BertForMaskedLM:
-        config = BertConfig(
-            vocab_size=tokenizer.vocab_size,
-            hidden_size=options.d_model,
-            intermediate_size=options.d_ff,
-            num_hidden_layers=options.num_layers,
-            num_attention_heads=options.num_heads,
-            max_position_embeddings=max(512, max_length),
-            hidden_dropout_prob=options.dropout,
-            attention_probs_dropout_prob=options.dropout,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        return BertForMaskedLM(config)
-
-    @staticmethod
-    def load_model(folder: Path, dropout: float) -> BertForMaskedLM:
+    def load_model(
+        model_class: type[EncoderForMaskedLM], folder: Path, dropout: float
+    ) -> EncoderForMaskedLM:
         """A checkpoint without a masked-LM head gets a new one."""
-        return BertForMaskedLM.from_pretrained(
-            folder,
-            reset_head=not BertForMaskedLM.has_head(folder),
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-        )
+        reset_head = not model_class.has_head(folder)
+        changes = model_class.config_class.with_dropout(dropout)
+        return model_class.from_pretrained(folder, reset_head=reset_head, **changes)
 
     def batch(self, blocks: np.ndarray, random: np.random.Generator) -> tuple[Tensor, ...]:
         """Mask blocks (B, R) and frame them with [CLS] and [SEP].
@@ -94,7 +80,7 @@ class MaskedLM(Objective):
         return tuple(torch.from_numpy(x) for x in (input_ids, is_masked, blocks[chosen]))
 
     @staticmethod
-    def loss(model: BertForMaskedLM, *batch: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(model: EncoderForMaskedLM, *batch: Tensor) -> tuple[Tensor, Tensor]:
         """Sum of the cross-entropies of the chosen tokens, and their number."""
         return model.masked_loss(*batch)
 

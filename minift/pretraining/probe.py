@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from minift.models.bert import BertPretrained
-from minift.models.bert_masked import BertForMaskedLM
+from minift import hub
+from minift.models.heads import EncoderWithHead
+from minift.models.masked_lm import EncoderForMaskedLM
+from minift.models.registry import model_class, read_model_type
 from minift.options import check_range, option
 from minift.pretraining.base import ModelOptions
 from minift.pretraining.masked_lm import MaskedLM
@@ -18,8 +20,6 @@ from minift.pretraining.run import PretrainOptions, eval_loss, make_blocks, pret
 from minift.text.tokenizer import Tokenizer
 from minift.training.cli import as_dict
 from minift.training.run_dir import METRICS, check_same_options
-
-MODEL = ModelOptions(family="bert")
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class ProbeOptions:
 def train_probe(encoder: str, probe: ProbeOptions, folder: Path) -> PretrainOptions:
     """Train a masked-LM head on a frozen encoder and save it in `folder`, unless it is there.
 
+    encoder: folder, name or hub id of its checkpoint.
+
     Returns the options of this run, which `probe_loss` needs.  The last 200 blocks of the text, of
     48 tokens each, are held out.
     """
@@ -54,24 +56,23 @@ def train_probe(encoder: str, probe: ProbeOptions, folder: Path) -> PretrainOpti
         warmup_ratio=0.1,
         save_steps=0,
     )
+    model = ModelOptions(family=read_model_type(hub.find_checkpoint(encoder)))
     if (folder / METRICS).exists():
-        resolved = as_dict(MODEL, options)
+        resolved = as_dict(model, options)
         check_same_options(folder, resolved, "choose another --output-dir")
     else:
-        pretrain(MODEL, options)
+        pretrain(model, options)
     return options
 
 
-def probe_loss(encoder: BertPretrained, folder: Path, options: PretrainOptions) -> float:
-    """Mean loss of a masked token in the held-out text, in nats, with this encoder.
+def probe_loss(fine_tuned: EncoderWithHead, folder: Path, options: PretrainOptions) -> float:
+    """Mean loss of a masked token in the held-out text, in nats, with a fine-tuned encoder.
 
     folder, options: of `train_probe`.
     """
     tokenizer = Tokenizer.from_pretrained(folder)
-    objective = MaskedLM(tokenizer, MODEL)
-    model = BertForMaskedLM.from_pretrained(folder)
-    # The masked-LM model has no pooler.
-    weights = {name: x for name, x in encoder.bert.state_dict().items() if "pooler" not in name}
-    model.bert.load_state_dict(weights)
+    objective = MaskedLM(tokenizer, ModelOptions())
+    model = model_class(folder, EncoderForMaskedLM, "masked-word probe").from_pretrained(folder)
+    model.load_encoder(fine_tuned.encoder)
     blocks = make_blocks(folder, tokenizer, objective.end_token_id, options)
     return eval_loss(model, blocks, objective, options)

@@ -1,10 +1,10 @@
-"""Pre-training: plain text in, a T5 or a BERT with its own tokenizer out.
+"""Pre-training: plain text in, a model with its own tokenizer out.
 
     text files -> tokenizer (trained on part of them) -> tokens.bin -> blocks -> steps -> model
 
-The objective is span corruption for T5 (span_corruption.py) and masked language modelling for BERT
-(masked_lm.py).  `--model` continues the pre-training of a checkpoint, with its tokenizer
-(Gururangan et al. 2020, "Don't stop pretraining").
+The objective is span corruption for an encoder-decoder (span_corruption.py) and masked language
+modelling for an encoder (masked_lm.py).  `--model` continues the pre-training of a checkpoint, with
+its tokenizer (Gururangan et al. 2020, "Don't stop pretraining").
 
 Everything is written into `--output-dir`; `--resume` continues an interrupted run from its last
 saved state to the same bits.
@@ -28,10 +28,11 @@ from minift import hub
 from minift.data.batching import batched, progress_bar
 from minift.device import autocast, check_device, check_precision, pick_device
 from minift.errors import UserError
-from minift.files import read_json, write_json
+from minift.files import write_json
 from minift.models.base import CONFIG, PretrainedModel
+from minift.models.registry import families_with, family_model, read_model_type
 from minift.options import check_range, option
-from minift.pretraining.base import ModelOptions, Objective
+from minift.pretraining.base import ModelOptions, Objective, new_model
 from minift.pretraining.corpus import TokenBlocks, read_documents, write_tokens
 from minift.pretraining.masked_lm import MaskedLM
 from minift.pretraining.span_corruption import SpanCorruption
@@ -53,7 +54,7 @@ from minift.training.schedules import cosine
 from minift.training.signals import Stopped, StopRequest, stopped_at
 
 TOKENS = "tokens.bin"
-OBJECTIVES: dict[str, type[Objective]] = {"t5": SpanCorruption, "bert": MaskedLM}
+OBJECTIVES: tuple[type[Objective], ...] = (SpanCorruption, MaskedLM)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ class PretrainOptions:
         common=True,
     )
     freeze_encoder: bool = option(
-        False, "BERT: train only the masked-LM head, which measures what the frozen encoder knows."
+        False,
+        "Masked language modelling: train only the head, which measures what the frozen encoder "
+        "knows.",
     )
     output_dir: Path | None = option(
         None, "Folder for the model and its results; default: a folder under runs/.", common=True
@@ -86,7 +89,8 @@ class PretrainOptions:
     )
     learning_rate: float | None = option(
         None,
-        "Highest learning rate. Default: 1e-2 for t5 (Adafactor), 1e-3 for bert (AdamW).",
+        "Highest learning rate. Default: 1e-2 for span corruption (Adafactor), 1e-3 for masked "
+        "language modelling (AdamW).",
         common=True,
     )
     warmup_ratio: float = option(
@@ -121,9 +125,11 @@ def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str,
     """
     started = time.perf_counter()
     pick_device(options.device)  # refuses a missing device before the folder is touched
-    objective_class = objective_of(model_options, options)
-    if options.freeze_encoder and objective_class is not MaskedLM:
-        raise UserError("--freeze-encoder leaves a T5 no parameter to train; leave it out")
+    objective_class, model_class = objective_of(model_options, options)
+    if options.freeze_encoder and not objective_class.has_head:
+        raise UserError(
+            "--freeze-encoder leaves an encoder-decoder no parameter to train; leave it out"
+        )
     folder = choose_output_dir(options, "pretrain")
     for path in options.train_file:
         if next(read_documents([path]), None) is None:
@@ -136,7 +142,8 @@ def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str,
     if options.resume:
         check_same_options(folder, resolved, "resume it with the same options")
     with run_lock(folder, options, resolved), StopRequest() as stop:
-        metrics = pretrain_in(objective_class, model_options, options, resolved, folder, stop)
+        objective = (objective_class, model_class)
+        metrics = pretrain_in(*objective, model_options, options, resolved, folder, stop)
         metrics["seconds"] = round(time.perf_counter() - started, 2)
         write_json(folder / METRICS, metrics)
         remove_state(folder)
@@ -146,6 +153,7 @@ def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str,
 
 def pretrain_in(
     objective_class: type[Objective],
+    model_class: type[PretrainedModel],
     model_options: ModelOptions,
     options: PretrainOptions,
     resolved: dict[str, Any],
@@ -161,9 +169,11 @@ def pretrain_in(
     blocks = make_blocks(folder, tokenizer, objective.end_token_id, options)
     torch.manual_seed(options.seed)
     if options.model is not None:
-        model = objective.load_model(hub.find_checkpoint(options.model), model_options.dropout)
+        source = hub.find_checkpoint(options.model)
+        model = objective.load_model(model_class, source, model_options.dropout)
     else:
-        model = objective.new_model(tokenizer, model_options, max_length=options.block_size + 2)
+        max_tokens = options.block_size + objective.num_special
+        model = new_model(model_class, tokenizer, model_options, max_tokens)
     model.to(device)
     if options.freeze_encoder:
         freeze_all_but_head(model)
@@ -173,7 +183,7 @@ def pretrain_in(
     loss = train_steps(model, blocks, objective, options, folder, stop)
     # The saved config has the family's default dropout, for fine-tuning, as that of T5 v1.1 has.
     default = type(model.config)()
-    dropouts = {name: getattr(default, name) for name in default.dropouts.values()}
+    dropouts = {name: getattr(default, name) for name in default.dropouts}
     model.config = replace(model.config, **dropouts)
     model.save_pretrained(folder, dtype=torch.float16)
     return {
@@ -186,24 +196,30 @@ def pretrain_in(
     }
 
 
-def objective_of(model_options: ModelOptions, options: PretrainOptions) -> type[Objective]:
-    """The objective of the family: that of the checkpoint to continue, or of --family."""
-    if options.model is None:
-        return OBJECTIVES[model_options.family]
-    path = hub.find_checkpoint(options.model) / CONFIG
-    config = read_json(path)
-    found = config.get("model_type") if isinstance(config, dict) else None
-    if found not in OBJECTIVES:
+def objective_of(
+    model_options: ModelOptions, options: PretrainOptions
+) -> tuple[type[Objective], type[PretrainedModel]]:
+    """The objective and the model class of the family: the checkpoint's, or that of --family."""
+    folder = None if options.model is None else hub.find_checkpoint(options.model)
+    family = model_options.family if folder is None else read_model_type(folder)
+    pairs = ((objective, family_model(family, objective.model_kind)) for objective in OBJECTIVES)
+    found = next(((objective, model) for objective, model in pairs if model is not None), None)
+    if found is None:
+        known = {name for objective in OBJECTIVES for name in families_with(objective.model_kind)}
         raise UserError(
-            f"{path}: model_type is {found!r}; minift pre-trains {', '.join(sorted(OBJECTIVES))}"
+            f"{folder / CONFIG}: model_type is {family!r}; minift pre-trains "
+            f"{', '.join(sorted(known))}"
         )
-    limit = config.get("max_position_embeddings")
-    if found == "bert" and isinstance(limit, int) and options.block_size + 2 > limit:
-        raise UserError(
-            f"--block-size is {options.block_size}, but {options.model} reads at most {limit} "
-            f"tokens, of which 2 are special; give at most {limit - 2}"
-        )
-    return OBJECTIVES[found]
+    objective, model_class = found
+    if folder is not None:
+        config = model_class.config_class.from_pretrained(folder)
+        limit, special = config.max_tokens, objective.num_special
+        if config.has_max_tokens and options.block_size + special > limit:
+            raise UserError(
+                f"--block-size is {options.block_size}, but {options.model} reads at most {limit} "
+                f"tokens, of which {special} are special; give at most {limit - special}"
+            )
+    return found
 
 
 def make_tokenizer(

@@ -52,7 +52,7 @@ from torch import Tensor
 
 from minift.data.batching import IGNORE_INDEX, pad
 from minift.errors import UserError
-from minift.models.t5 import T5Config, T5ForConditionalGeneration
+from minift.models.seq2seq import Seq2SeqModel
 from minift.pretraining.base import ModelOptions, Objective
 from minift.pretraining.vocabulary import SENTINELS, save_unigram, sentinel, train_unigram
 from minift.text.tokenizer import Tokenizer
@@ -64,13 +64,15 @@ MIN_SENTENCE, MAX_SENTENCE = 6, 64  # tokens of a gap sentence
 
 
 class SpanCorruption(Objective):
-    """T5's pre-training objectives.
+    """T5's pre-training objectives, for every encoder-decoder.
 
     T5 was trained with Adafactor (Shazeer and Stern 2018).  Its steps are proportional to the size
     of a parameter, which suits embeddings of size 1 beside matrices of size 1 / sqrt(H).
     """
 
+    model_kind = Seq2SeqModel
     optimizer, default_learning_rate = "adafactor", 1e-2
+    num_special, has_head = 1, False  # </s>
 
     def __init__(self, tokenizer: Tokenizer, options: ModelOptions):
         self.options = options
@@ -78,8 +80,8 @@ class SpanCorruption(Objective):
         ids = [tokenizer.id_of(sentinel(i)) for i in range(SENTINELS)]
         if None in ids or self.end_token_id is None:
             raise UserError(
-                "the tokenizer has no sentinels <extra_id_0> ... <extra_id_99> and </s>; use a T5 "
-                "with its own tokenizer"
+                "the tokenizer has no sentinels <extra_id_0> ... <extra_id_99> and </s>; use a "
+                "checkpoint whose tokenizer has them"
             )
         self.sentinels: list[int] = ids
         self.prefix = tokenizer.ids(["summarize:"])[0]
@@ -94,26 +96,9 @@ class SpanCorruption(Objective):
         save_unigram(train_unigram(documents, vocab_size), folder)
 
     @staticmethod
-    def new_model(
-        tokenizer: Tokenizer, options: ModelOptions, max_length: int
-    ) -> T5ForConditionalGeneration:
-        config = T5Config(
-            vocab_size=tokenizer.vocab_size,
-            d_model=options.d_model,
-            d_kv=options.d_model // options.num_heads,
-            d_ff=options.d_ff,
-            num_layers=options.num_layers,
-            num_heads=options.num_heads,
-            dropout_rate=options.dropout,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            decoder_start_token_id=tokenizer.pad_token_id,
-        )
-        return T5ForConditionalGeneration(config)
-
-    @staticmethod
-    def load_model(folder: Path, dropout: float) -> T5ForConditionalGeneration:
-        return T5ForConditionalGeneration.from_pretrained(folder, dropout_rate=dropout)
+    def load_model(model_class: type[Seq2SeqModel], folder: Path, dropout: float) -> Seq2SeqModel:
+        changes = model_class.config_class.with_dropout(dropout)
+        return model_class.from_pretrained(folder, **changes)
 
     def batch(self, blocks: np.ndarray, random: np.random.Generator) -> tuple[Tensor, ...]:
         """Blocks (B, R) -> padded sources (B, T), attention mask (B, T), targets (B, U)."""
@@ -123,7 +108,7 @@ class SpanCorruption(Objective):
         return input_ids, attention_mask, pad([target for _, target in pairs], IGNORE_INDEX)
 
     @staticmethod
-    def loss(model: T5ForConditionalGeneration, *batch: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(model: Seq2SeqModel, *batch: Tensor) -> tuple[Tensor, Tensor]:
         """Sum of the cross-entropies of the targets' tokens, and their number."""
         return model.target_loss(*batch)
 

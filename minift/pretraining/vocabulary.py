@@ -1,7 +1,7 @@
-"""Train a tokenizer of T5's or BERT's kind on text, with the library `tokenizers`.
+"""Train a tokenizer on text, with the library `tokenizers`.
 
-T5's is Unigram (Kudo 2018, "Subword regularization"), BERT's WordPiece (Schuster and Nakajima 2012,
-"Japanese and Korean voice search").
+T5's kind is Unigram (Kudo 2018, "Subword regularization"), BERT's is WordPiece (Schuster and
+Nakajima 2012, "Japanese and Korean voice search").
 
     text       "Red kites returned."
     Unigram    ▁Red ▁ki tes ▁return ed . </s>           "▁": the space before a word
@@ -31,10 +31,10 @@ from tokenizers import (
 )
 
 from minift.files import write_json, write_text
-from minift.text.pipeline import BERT_SPECIAL_TOKENS
+from minift.text.pipeline import WORDPIECE_SPECIAL_TOKENS
 
 SENTINELS = 100
-T5_SPECIAL = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+UNIGRAM_SPECIAL_TOKENS = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
 def sentinel(number: int) -> str:
@@ -56,14 +56,15 @@ def train_unigram(documents: Iterable[str], vocab_size: int) -> Tokenizer:
     backend.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(
         vocab_size=vocab_size - SENTINELS,
-        special_tokens=list(T5_SPECIAL.values()),
-        unk_token=T5_SPECIAL["unk_token"],
+        special_tokens=list(UNIGRAM_SPECIAL_TOKENS.values()),
+        unk_token=UNIGRAM_SPECIAL_TOKENS["unk_token"],
         show_progress=False,
     )
     backend.train_from_iterator(documents, trainer)
     names = [sentinel(i) for i in reversed(range(SENTINELS))]
     backend.add_special_tokens([AddedToken(name, special=True) for name in names])
-    end = (T5_SPECIAL["eos_token"], backend.token_to_id(T5_SPECIAL["eos_token"]))
+    eos_token = UNIGRAM_SPECIAL_TOKENS["eos_token"]
+    end = (eos_token, backend.token_to_id(eos_token))
     backend.post_processor = processors.TemplateProcessing(
         single=["$A", end[0]], pair=["$A", end[0], "$B", end[0]], special_tokens=[end]
     )
@@ -75,7 +76,7 @@ def save_unigram(backend: Tokenizer, folder: Path) -> None:
     names = [sentinel(i) for i in range(SENTINELS)]
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **T5_SPECIAL,
+        **UNIGRAM_SPECIAL_TOKENS,
         "additional_special_tokens": names,
     }
     _save(backend, config, folder)
@@ -83,17 +84,17 @@ def save_unigram(backend: Tokenizer, folder: Path) -> None:
 
 def train_wordpiece(documents: Iterable[str], vocab_size: int) -> Tokenizer:
     """A lower-casing WordPiece tokenizer of `vocab_size` tokens, special tokens included."""
-    backend = Tokenizer(models.WordPiece(unk_token=BERT_SPECIAL_TOKENS["unk_token"]))
+    backend = Tokenizer(models.WordPiece(unk_token=WORDPIECE_SPECIAL_TOKENS["unk_token"]))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
-    names = list(BERT_SPECIAL_TOKENS.values())  # their ids are 0 to 4 in this order
+    names = list(WORDPIECE_SPECIAL_TOKENS.values())  # their ids are 0 to 4 in this order
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, special_tokens=names, show_progress=False
     )
     backend.train_from_iterator(documents, trainer)
     start, end = (
-        (BERT_SPECIAL_TOKENS[n], backend.token_to_id(BERT_SPECIAL_TOKENS[n]))
+        (WORDPIECE_SPECIAL_TOKENS[n], backend.token_to_id(WORDPIECE_SPECIAL_TOKENS[n]))
         for n in ("cls_token", "sep_token")
     )
     backend.post_processor = processors.TemplateProcessing(
@@ -106,7 +107,7 @@ def train_wordpiece(documents: Iterable[str], vocab_size: int) -> Tokenizer:
 
 def save_wordpiece(backend: Tokenizer, folder: Path) -> None:
     """Write the files that `Tokenizer.from_pretrained` and `transformers` read."""
-    config = {"tokenizer_class": "BertTokenizer", **BERT_SPECIAL_TOKENS, "do_lower_case": True}
+    config = {"tokenizer_class": "BertTokenizer", **WORDPIECE_SPECIAL_TOKENS, "do_lower_case": True}
     _save(backend, config, folder)
 
 

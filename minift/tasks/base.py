@@ -112,6 +112,7 @@ class Task(Protocol):
     """
 
     name: str
+    model_kind: type[PretrainedModel]  # the base class of the models that do the task
     metric: str  # chooses the best model; higher is better
     baseline_name: str  # describes the prediction that `baseline_score` scores
 
@@ -283,7 +284,7 @@ def token_batch(features: Sequence[TokenFeature], pad_id: int, **fields: Any) ->
 
 
 def load_initial_model(
-    options: TaskOptions, task: str, labels: tuple[str, ...] | int | None, **changes: Any
+    options: TaskOptions, task: type[Task], labels: tuple[str, ...] | int | None, **changes: Any
 ) -> tuple[PretrainedModel, Tokenizer, int]:
     """The model that a run starts from, its tokenizer, and the maximum number of input tokens.
 
@@ -296,10 +297,10 @@ def load_initial_model(
     Raises `UserError` if model, tokenizer and `--max-length` do not fit together.
     """
     folder = hub.find_checkpoint(options.model)
-    family = model_class(folder, task)
+    family = model_class(folder, task.model_kind, task.name)
     config = family.config_class.from_pretrained(folder)
     if options.dropout is not None:
-        changes.update(dict.fromkeys(config.dropouts.values(), options.dropout))
+        changes.update(config.with_dropout(options.dropout))
     if labels is None:
         model = family.from_pretrained(folder, **changes)
     elif isinstance(labels, int):
@@ -318,8 +319,8 @@ def load_initial_model(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, but the model only "
             f"{config.vocab_size} embeddings; use the tokenizer that belongs to the model"
         )
-    limit = config.max_position_embeddings
-    if options.max_length is not None and config.has_max_positions and options.max_length > limit:
+    limit = config.max_tokens
+    if options.max_length is not None and config.has_max_tokens and options.max_length > limit:
         raise UserError(
             f"--max-length is {options.max_length}, but {options.model} reads at most {limit} "
             "tokens; give a smaller value"
@@ -357,7 +358,7 @@ def run_batches(
         for indices in progress_bar(batches, label, len(batches)):
             batch = task.collate([features[i] for i in indices]).to(model.device)
             if batch.encoder_outputs is not None:
-                rows = model.get_submodule(model.head)(batch.encoder_outputs)
+                rows = model.head(batch.encoder_outputs)
             else:
                 rows = forward(batch.input_ids, batch.attention_mask, batch.token_type_ids)
             outputs.update(zip(indices, rows.float().cpu(), strict=True))
@@ -400,9 +401,9 @@ def save_task(model: PretrainedModel, tokenizer: Tokenizer, folder: Path, **sett
     write_manifest(folder, (CONFIG, WEIGHTS, *TOKENIZER_FILES))
 
 
-def load_task(folder: Path, task: str) -> tuple[PretrainedModel, Tokenizer, dict[str, Any]]:
+def load_task(folder: Path, task: type[Task]) -> tuple[PretrainedModel, Tokenizer, dict[str, Any]]:
     """The model, the tokenizer and the settings that `save_task` saved."""
-    model = model_class(folder, task).from_pretrained(folder)
+    model = model_class(folder, task.model_kind, task.name).from_pretrained(folder)
     settings = model.config.other_keys.get("minift", {})
     for name in settings:
         if name in RENAMED_SETTINGS:

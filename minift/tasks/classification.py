@@ -31,7 +31,8 @@ from minift import metrics
 from minift.data.read import TextRecord, numbered, read_classification, records_of
 from minift.errors import UserError, escape_controls
 from minift.models.base import PretrainedModel
-from minift.models.heads import POOLINGS
+from minift.models.encoder import POOLINGS
+from minift.models.heads import EncoderForSequenceClassification
 from minift.options import check_range, option
 from minift.tasks.base import (
     Task,
@@ -114,6 +115,7 @@ class ClassificationTask(Task):
     class_weight: tuple[float, ...]  # factor of each label's loss
 
     name = "classification"
+    model_kind = EncoderForSequenceClassification
     metric = "accuracy"
     baseline_name = "the most frequent label"
 
@@ -134,7 +136,7 @@ class ClassificationTask(Task):
             where = options.training_data
             raise UserError(f"{where}: every label is {labels[0]!r}; give examples of two or more")
         changes = {} if options.pooling is None else {"pooling": options.pooling}
-        model, tokenizer, max_length = load_initial_model(options, cls.name, labels, **changes)
+        model, tokenizer, max_length = load_initial_model(options, cls, labels, **changes)
         labels = model.config.labels  # a fine-tuned checkpoint may have another order
         for records in splits.values():
             _check_labels(records, labels)
@@ -143,9 +145,9 @@ class ClassificationTask(Task):
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> tuple[ClassificationTask, PretrainedModel]:
-        model, tokenizer, saved = load_task(folder, cls.name)
+        model, tokenizer, saved = load_task(folder, cls)
         options = ClassificationOptions(truncation=saved.get("truncation", "head"))
-        max_length = saved.get("max_length", model.config.max_position_embeddings)
+        max_length = saved.get("max_length", model.config.max_tokens)
         labels = model.config.labels
         return cls(options, tokenizer, labels, max_length, (1.0,) * len(labels)), model
 
@@ -209,7 +211,8 @@ class ClassificationTask(Task):
     def precompute_encoder_outputs(
         self, model: Any, features: Features, batch_size: int
     ) -> list[TextFeature]:
-        if any("pooler" in name for name in model.new_parameters):
+        head = dict(model.head_parameters())
+        if any(name not in head for name in model.new_parameters):
             raise UserError(
                 f"{self.options.model}: the checkpoint has no pooler, and a new one cannot be "
                 "trained while the encoder is frozen; use --pooling mean or cls"
@@ -251,7 +254,7 @@ class ClassificationTask(Task):
 
     def _logits(self, model: Any, batch: TokenBatch) -> Tensor:
         if batch.encoder_outputs is not None:  # (B, H), the encoder is frozen
-            return model.classifier(batch.encoder_outputs)  # (B, C)
+            return model.head(batch.encoder_outputs)  # (B, C)
         return model(batch.input_ids, batch.attention_mask, batch.token_type_ids)  # (B, C)
 
     def _cross_entropies(self, logits: Tensor, labels: Tensor) -> Tensor:

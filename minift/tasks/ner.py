@@ -45,6 +45,7 @@ from minift.data.read import numbered, read_lines
 from minift.data.tags import allowed_transitions, tag_names
 from minift.errors import UserError
 from minift.models.base import PretrainedModel
+from minift.models.heads import EncoderForTokenClassification
 from minift.options import check_range, option
 from minift.tasks.base import (
     Task,
@@ -149,6 +150,7 @@ class NerTask(Task):
     schemes: tuple[str, ...] = ()  # tagging schemes of the files
 
     name = "ner"
+    model_kind = EncoderForTokenClassification
     metric = "f1"
     baseline_name = "no entity"
 
@@ -163,7 +165,7 @@ class NerTask(Task):
             raise UserError(f"{where}: every tag is O; give sentences with entities")
         for records in splits.values():
             _check_types(records, types)
-        model, tokenizer, max_length = load_initial_model(options, cls.name, tag_names(types))
+        model, tokenizer, max_length = load_initial_model(options, cls, tag_names(types))
         task = cls(options, tokenizer, model.config.labels, max_length, tuple(schemes.values()))
         if task.max_tokens <= (options.doc_stride or 0):
             raise UserError(
@@ -174,7 +176,7 @@ class NerTask(Task):
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> tuple[NerTask, PretrainedModel]:
-        model, tokenizer, saved = load_task(folder, cls.name)
+        model, tokenizer, saved = load_task(folder, cls)
         names = ("label_strategy", "aggregation_strategy", "decoding", "doc_stride")
         options = NerOptions(**{name: saved[name] for name in names if name in saved})
         labels = model.config.labels
@@ -185,7 +187,7 @@ class NerTask(Task):
                 f"{folder}: the labels {', '.join(labels)[:80]} are not IOB2 tags; give a model "
                 "trained to tag entities"
             )
-        limit = model.config.max_position_embeddings
+        limit = model.config.max_tokens
         return cls(options, tokenizer, labels, saved.get("max_length", limit)), model
 
     def read_inputs(
@@ -290,7 +292,7 @@ class NerTask(Task):
     def loss(self, model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Sum of the cross-entropies of the labelled tokens, and their number."""
         if batch.encoder_outputs is not None:
-            logits = model.classifier(batch.encoder_outputs)  # (B, T, C)
+            logits = model.head(batch.encoder_outputs)  # (B, T, C)
         else:
             logits = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)  # (B, T, C)
         labels = batch.labels.flatten()  # (B * T,)

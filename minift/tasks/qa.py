@@ -44,6 +44,7 @@ from minift.data.read import read_lines
 from minift.data.squad import QuestionRecord, check_ids, read_squad, unanswered
 from minift.errors import UserError
 from minift.models.base import PretrainedModel
+from minift.models.heads import EncoderForQuestionAnswering
 from minift.options import check_range, option
 from minift.tasks.answers import (
     AnswerPrediction,
@@ -137,6 +138,7 @@ class QaTask(Task):
     threshold: float | None = None
 
     name = "qa"
+    model_kind = EncoderForQuestionAnswering
     metric = "f1"
     baseline_name = "no answer"
 
@@ -149,7 +151,7 @@ class QaTask(Task):
             raise UserError(
                 f"{options.training_data}: no question has an answer; give questions with answers"
             )
-        model, tokenizer, max_length = load_initial_model(options, cls.name, labels=2)
+        model, tokenizer, max_length = load_initial_model(options, cls, labels=2)
         no_answer = any(not record.answers for record in splits["train"])
         return cls(options, tokenizer, max_length, no_answer), model, splits
 
@@ -164,10 +166,10 @@ class QaTask(Task):
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> tuple[QaTask, PretrainedModel]:
-        model, tokenizer, saved = load_task(folder, cls.name)
+        model, tokenizer, saved = load_task(folder, cls)
         names = ("doc_stride", "max_answer_length", "n_best_size")
         options = QaOptions(**{name: saved[name] for name in names if name in saved})
-        limit = saved.get("max_length", model.config.max_position_embeddings)
+        limit = saved.get("max_length", model.config.max_tokens)
         no_answer, threshold = saved.get("no_answer", True), saved.get("null_threshold")
         return cls(options, tokenizer, limit, no_answer, threshold), model
 
@@ -309,7 +311,7 @@ class QaTask(Task):
         """
         mask = batch.attention_mask
         if batch.encoder_outputs is not None:
-            logits = model.qa_outputs(batch.encoder_outputs).unbind(-1)  # (B, T) each
+            logits = model.head(batch.encoder_outputs).unbind(-1)  # (B, T) each
         else:
             logits = model(batch.input_ids, mask, batch.token_type_ids)  # (B, T) each
         padding = mask == 0  # (B, T)

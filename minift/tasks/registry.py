@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from minift.errors import UserError
+from minift.files import read_json
+from minift.models.base import CONFIG
+from minift.models.registry import FAMILIES
 from minift.tasks.base import Task, TaskOptions
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.tasks.ner import NerOptions, NerTask
@@ -34,3 +38,20 @@ def task_and_flags(
         wrong = f"the task is {task!r}" if argv else "the task is missing"
         raise UserError(f"{script}: {wrong}; write {script} {{{','.join(TASKS)}}} FLAGS")
     return *TASKS[task], flags
+
+
+def task_of(folder: Path) -> str:
+    """The task of a fine-tuned checkpoint, from `architectures` in its config.json.
+
+    Raises `UserError` if none of those classes has a head for a task.
+    """
+    config = read_json(folder / CONFIG)
+    architectures = (config.get("architectures") if isinstance(config, dict) else None) or []
+    models = [m for models in FAMILIES.values() for m in models if m.__name__ in architectures]
+    for name, (task, _) in TASKS.items():
+        if any(issubclass(model, task.model_kind) for model in models):
+            return name
+    raise UserError(
+        f"{folder / CONFIG}: architectures is {architectures!r}, which has no head for a task "
+        "minift knows; give the output directory of a training script"
+    )

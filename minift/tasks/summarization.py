@@ -38,6 +38,7 @@ from minift.data.read import SummaryRecord, numbered, read_lines, read_summaries
 from minift.errors import UserError, escape_controls
 from minift.generation.config import GenerationConfig
 from minift.models.base import PretrainedModel
+from minift.models.seq2seq import Seq2SeqModel
 from minift.options import check_range, flag_of, option
 from minift.tasks.base import (
     Task,
@@ -154,8 +155,8 @@ class SummarizationTask(Task):
     max_length: int  # tokens of a document, special tokens included
     max_target_length: int  # tokens of a summary, its end token included
 
-    name = "summarization"
-    metric = "rougeL"
+    name, metric = "summarization", "rougeL"
+    model_kind = Seq2SeqModel
     baseline_name = "the first sentence"
 
     @classmethod
@@ -163,7 +164,7 @@ class SummarizationTask(Task):
         cls, options: SummarizationOptions
     ) -> tuple[SummarizationTask, PretrainedModel, dict[str, list[SummaryRecord]]]:
         splits = cls.read_splits(options)
-        model, tokenizer, max_length = load_initial_model(options, cls.name, labels=None)
+        model, tokenizer, max_length = load_initial_model(options, cls, labels=None)
         max_target_length = options.max_target_length
         if max_target_length is None:
             targets = [text for record in splits["train"] for text in targets_of(record, options)]
@@ -180,7 +181,7 @@ class SummarizationTask(Task):
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> tuple[SummarizationTask, PretrainedModel]:
-        model, tokenizer, saved = load_task(folder, cls.name)
+        model, tokenizer, saved = load_task(folder, cls)
         names = (
             "source_prefix",
             "num_beams",
@@ -195,7 +196,7 @@ class SummarizationTask(Task):
                 f"{folder}: config.json has no length limit for summaries "
                 '("minift": {"max_target_length": ...}); add it, or train the model with minift'
             )
-        limit = saved.get("max_length", model.config.max_position_embeddings)
+        limit = saved.get("max_length", model.config.max_tokens)
         return cls(options, tokenizer, limit, max_target_length), model
 
     def read_inputs(

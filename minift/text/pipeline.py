@@ -22,7 +22,7 @@ from minift.files import check_whole, read_json
 NO_LIMIT = 10**9  # a model_max_length above this (1e30 is common) means no limit
 
 # In the order of their ids in vocabularies that minift trains.
-BERT_SPECIAL_TOKENS = {
+WORDPIECE_SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
     "cls_token": "[CLS]",
@@ -54,7 +54,7 @@ def read_pipeline(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
             "there, or save it as tokenizer.json with the library that it comes from"
         )
     if isinstance(backend.model, models.WordPiece):
-        config = {**BERT_SPECIAL_TOKENS, **config}
+        config = {**WORDPIECE_SPECIAL_TOKENS, **config}
         if backend.post_processor is None:
             backend.post_processor = _bert_template(path, backend, config)
     token_id(path, backend, config, "pad_token")  # every batch needs it
@@ -143,7 +143,7 @@ def _build_bert(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
     Clean, lower-case, strip accents -> words and punctuation -> WordPiece: at each position the
     longest subword token that matches; a word of more than 100 characters becomes [UNK].
     """
-    config = {**BERT_SPECIAL_TOKENS, "strip_accents": None, **config}
+    config = {**WORDPIECE_SPECIAL_TOKENS, "strip_accents": None, **config}
     try:
         model = models.WordPiece.from_file(str(path), unk_token=content(config["unk_token"]))
     except Exception as error:  # the library raises bare Exception
@@ -187,7 +187,7 @@ def _add_tokens(folder: Path, backend: tokenizers.Tokenizer, config: dict[str, A
     Added tokens (in tokenizer_config.json, or in added_tokens.json of older checkpoints) have the
     ids after those of the vocabulary.
     """
-    special = [config[name] for name in BERT_SPECIAL_TOKENS]
+    special = [config[name] for name in WORDPIECE_SPECIAL_TOKENS]
     if backend.token_to_id(content(config["mask_token"])) is None:
         special.remove(config["mask_token"])  # the embedding has no row for it
     for key in ("additional_special_tokens", "extra_special_tokens"):

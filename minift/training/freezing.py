@@ -27,10 +27,10 @@ def prepare_parameters(model: PretrainedModel, options: TrainOptions) -> list[st
     `UserError` for more layers than the model has, or a method that does not fit the model.
     """
     for name in ("freeze_layers", "reinit_layers"):
-        if getattr(options, name) > model.last_layer_depth:
+        if getattr(options, name) > model.num_layers:
             raise UserError(
                 f"{flag_of(name)} is {getattr(options, name)}, but the model has "
-                f"{model.last_layer_depth} layers; give at most {model.last_layer_depth}"
+                f"{model.num_layers} layers; give at most {model.num_layers}"
             )
     reinitialised = reinit_layers(model, options.reinit_layers) if options.reinit_layers else []
     if options.lora_rank:
@@ -52,14 +52,16 @@ def prepare_parameters(model: PretrainedModel, options: TrainOptions) -> list[st
 
 def freeze_all_but_head(model: PretrainedModel) -> None:
     """Make only the head trainable, in place."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad = name.startswith(f"{model.head}.")
+    model.requires_grad_(False)
+    for _, parameter in model.head_parameters():
+        parameter.requires_grad = True
 
 
 def freeze_lower_layers(model: PretrainedModel, depth: int) -> None:
-    """Freeze everything below a depth, in place; see `PretrainedModel.layer_depth`."""
+    """Freeze everything below a depth, in place; see `PretrainedModel.layer_depths`."""
+    depths = model.layer_depths()
     for name, parameter in model.named_parameters():
-        parameter.requires_grad = model.layer_depth(name) >= depth
+        parameter.requires_grad = depths[name] >= depth
 
 
 def lowest_trainable_depth(model: PretrainedModel, epoch: int, options: TrainOptions) -> int:
@@ -69,7 +71,7 @@ def lowest_trainable_depth(model: PretrainedModel, epoch: int, options: TrainOpt
     lowest layer that is not frozen (Howard and Ruder 2018, ULMFiT).
     """
     unfrozen = epoch // options.gradual_unfreezing
-    return max(options.frozen_depth, model.last_layer_depth + 1 - unfrozen)
+    return max(options.frozen_depth, model.num_layers + 1 - unfrozen)
 
 
 def reinit_layers(model: PretrainedModel, count: int) -> list[str]:
@@ -78,12 +80,12 @@ def reinit_layers(model: PretrainedModel, count: int) -> list[str]:
     The top layers are specialised to the pre-training task; with few data, new ones train better
     (Zhang et al. 2021, "Revisiting few-sample BERT fine-tuning").
     """
-    lowest = model.last_layer_depth + 1 - count
+    lowest, depths = model.num_layers + 1 - count, model.layer_depths()
     reinitialised: list[str] = []
     for name, module in model.named_modules():
-        own = [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
+        own = [parameter for parameter, _ in module.named_parameters(prefix=name)]
         within = any(name.startswith(f"{outer}.") for outer in reinitialised)
-        if own and not within and all(model.layer_depth(one) >= lowest for one in own):
+        if own and not within and all(depths[one] >= lowest for one in own):
             module.apply(model.init_weights)
             reinitialised.append(name)
     return reinitialised

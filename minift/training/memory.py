@@ -13,24 +13,21 @@ numbers.
 
 from __future__ import annotations
 
-import re
 from functools import partial
+from itertools import chain
 
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-LAYER = re.compile(r".*\blayers\.\d+")
+from minift.models.base import PretrainedModel
 
 
-def enable_gradient_checkpointing(model: nn.Module) -> None:
+def enable_gradient_checkpointing(model: PretrainedModel) -> None:
     """Let each layer recompute its activations; in place, without a change to `state_dict`."""
-    for name, layer in model.named_modules():
-        if LAYER.fullmatch(name):
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    for layer in chain(*model.layer_stacks()):
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
-def compile_layers(model: nn.Module) -> None:
+def compile_layers(model: PretrainedModel) -> None:
     """Let torch compile the feed-forward layers when they are first used; in place."""
-    for name, layer in model.named_modules():
-        if name.endswith("feed_forward"):
-            layer.compile(dynamic=True)
+    for layer in chain(*model.layer_stacks()):
+        layer.feed_forward.compile(dynamic=True)

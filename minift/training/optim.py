@@ -48,7 +48,7 @@ def parameter_groups(
     Ruder 2018, "Universal language model fine-tuning for text classification") the factor of a
     layer is `layerwise_lr_decay` times that of the layer above it.  Everything above the last layer
     (pooler, head, T5's final norms) counts as head, with the factor `head_lr_multiplier`.  T5's
-    encoder layer i and decoder layer i have the same depth (`PretrainedModel.layer_depth`) and so
+    encoder layer i and decoder layer i have the same depth (`PretrainedModel.layer_depths`) and so
     the same factor.  With six layers and a decay of 0.8:
 
         head            head_lr_multiplier
@@ -59,10 +59,10 @@ def parameter_groups(
         embeddings      0.8 ** 6
     """
     groups: dict[tuple[bool, float], dict[str, Any]] = {}
-    top = model.last_layer_depth
+    top, depths = model.num_layers, model.layer_depths()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            depth = model.layer_depth(name)
+            depth = depths[name]
             factor = head_lr_multiplier if depth > top else layerwise_lr_decay ** (top - depth)
             decays = parameter.dim() > 1
             group = groups.setdefault((decays, factor), {"params": [], "names": []})

@@ -6,12 +6,14 @@ import statistics
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from benchmarks.peers import PeerModel, alternate, speed_columns
 from minift.device import pick_device
-from minift.models.t5 import T5Config, T5ForConditionalGeneration
+from minift.models.registry import families_with, family_model
+from minift.models.seq2seq import Seq2SeqModel
 from minift.nn.int8 import quantize_int8
 from minift.options import option
 from minift.reports.tables import markdown_table
@@ -22,8 +24,9 @@ SPECIAL = {"<pad>": 0, "</s>": 1, "<unk>": 2}  # CTranslate2 needs these by name
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """Size of the generation; the model has the size of t5-small."""
+    """Size of the generation; the model has the family's default size, that of t5-small."""
 
+    family: Literal[tuple(families_with(Seq2SeqModel))] = option("t5", "Family of the model.")
     sources: int = option(8, "Source texts in a batch.")
     source_length: int = option(256, "Tokens of a source.")
     new_tokens: int = option(48, "Tokens to generate for each source.")
@@ -36,9 +39,10 @@ class GenerationOptions:
 def generation(options):
     """Time greedy and beam search of all sides with the same weights; compare their outputs."""
     torch.manual_seed(options.seed)
-    config = T5Config()
+    model_class = family_model(options.family, Seq2SeqModel)
+    config = model_class.config_class()
     device, dtype = pick_device(options.device), DTYPES[options.precision]
-    ours = T5ForConditionalGeneration(config).eval()
+    ours = model_class(config).eval()
     ids = torch.randint(100, config.vocab_size - 100, (options.sources, options.source_length))
     ids = ids.to(device)
     mask = torch.ones_like(ids)

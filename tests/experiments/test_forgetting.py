@@ -43,7 +43,7 @@ def test_each_record_chooses_among_its_own_tasks_labels(two):
     assert (stages.count("second"), stages.count("first")) == (32, 16)
     assert {record.label.partition(":")[0] for record in splits["test"]} == {"first"}
 
-    torch.nn.init.normal_(model.classifier.weight, std=3.0)
+    torch.nn.init.normal_(model.head.weight, std=3.0)
     features = task.featurize(splits["train"])
     batch = task.collate(features)
     logits = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
@@ -66,8 +66,8 @@ def test_the_first_heads_rows_get_no_gradient_from_the_second(two):
     task, model, splits = TwoTasks.from_options(two())
     loss, _ = task.loss(model, task.collate(task.featurize(splits["train"])))
     loss.backward()
-    assert model.classifier.weight.grad[:2].abs().max() == 0
-    assert model.classifier.weight.grad[2:].abs().max() > 0
+    assert model.head.weight.grad[:2].abs().max() == 0
+    assert model.head.weight.grad[2:].abs().max() > 0
 
 
 def test_bad_options(two):
@@ -94,7 +94,7 @@ def test_the_probe_knows_a_disturbed_encoder(tiny_bert, tmp_path, capsys):
     encoder = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
     known = probe_loss(encoder, folder, options)
     assert known < 3.9  # of ln 70 = 4.2
-    encoder.bert.embeddings.word.weight.data *= -1
+    encoder.encoder.embeddings.word.weight.data *= -1
     assert probe_loss(encoder, folder, options) > known + 0.01
     assert "step 150" in capsys.readouterr().out
     train_probe(str(tiny_bert), probe, folder)

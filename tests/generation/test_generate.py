@@ -117,6 +117,9 @@ def test_the_cache_changes_nothing(model):
                 break
 
 
+START, SPECIAL = torch.tensor([[0]]), SpecialTokens(eos=1, pad=0)
+
+
 class Chain:
     """A decoder whose scores depend on the last token only: small enough to try everything."""
 
@@ -125,7 +128,7 @@ class Chain:
 
     def step(self, tokens):
         self.history = tokens
-        return self.table[tokens]
+        return self.table[tokens[:, -1]]
 
     def reorder(self, rows):
         assert torch.equal(
@@ -164,7 +167,7 @@ def test_a_beam_of_full_width_equals_exhaustive_search(penalty):
             early_stopping="never",
             num_return_sequences=3,
         )
-        found = search(Chain(table, beams), 1, SpecialTokens(0, 1, 0), settings)
+        found = search(Chain(table, beams), START, SPECIAL, settings)
         scores = {tuple(path): score for score, path in exhaustive(table, longest, penalty)}
         # By their scores: a sequence has the score of any other that takes the same steps.
         ours = [scores[tuple(row)] for row in without_padding(found)]
@@ -200,9 +203,9 @@ def test_sampled_tokens_have_the_filtered_distribution(rules):
         max_new_tokens=1, do_sample=True, num_return_sequences=count, **rules
     )
     table = scores.expand(8, 8)
-    drawn = search(
-        Chain(table, count), 1, SpecialTokens(0, 1, 0), settings, torch.Generator().manual_seed(0)
-    )[:, 1]
+    drawn = search(Chain(table, count), START, SPECIAL, settings, torch.Generator().manual_seed(0))[
+        :, 1
+    ]
     counts = drawn.bincount(minlength=8).tolist()
     assert {i for i, n in enumerate(counts) if n} <= set(expected)
     squares = sum((counts[i] - count * p) ** 2 / (count * p) for i, p in expected.items())

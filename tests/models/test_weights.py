@@ -68,9 +68,9 @@ def test_a_checkpoint_without_a_pooler(tiny_bert):
     change_weights(tiny_bert, lambda t: [t.pop(name) for name in list(t) if "pooler" in name])
     assert BertModel.from_pretrained(tiny_bert)(torch.tensor([[2, 3]]))[1] is None
     model = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
-    assert set(model.load_report.new) >= {"bert.pooler.weight", "classifier.weight"}
+    assert set(model.load_report.new) >= {"encoder.pooler.weight", "head.weight"}
     mean = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2, pooling="mean")
-    assert set(mean.load_report.new) == {"classifier.weight", "classifier.bias"}
+    assert set(mean.load_report.new) == {"head.weight", "head.bias"}
     assert torch.isfinite(mean(torch.tensor([[2, 3]]))).all()
 
 
@@ -163,9 +163,9 @@ def test_heads_are_new_only_on_request(tiny_bert, tmp_path):
     with pytest.raises(UserError, match="num_labels"):
         BertForSequenceClassification.from_pretrained(tiny_bert)
     model = BertForSequenceClassification.from_pretrained(tiny_bert, labels=["no", "yes", "maybe"])
-    assert model.load_report.new == ("classifier.weight", "classifier.bias")
-    assert model.classifier.bias.abs().sum() == 0
-    assert 0.01 < model.classifier.weight.std() < 0.03
+    assert model.load_report.new == ("head.weight", "head.bias")
+    assert model.head.bias.abs().sum() == 0
+    assert 0.01 < model.head.weight.std() < 0.03
     saved = tmp_path / "saved"
     model.save_pretrained(saved)
 

@@ -19,7 +19,7 @@ from support.running import ROOT, last_line_of_refusal, read_lines, read_metrics
 
 from minift import BertForMaskedLM, T5ForConditionalGeneration, Tokenizer
 from minift.errors import UserError
-from minift.pretraining.base import ModelOptions
+from minift.pretraining.base import ModelOptions, new_model
 from minift.pretraining.corpus import TokenBlocks, read_documents, token_dtype, write_tokens
 from minift.pretraining.masked_lm import MaskedLM, mask_tokens
 from minift.pretraining.span_corruption import (
@@ -265,7 +265,7 @@ def test_the_masked_lm_loss_counts_the_chosen_tokens(tmp_path):
     tokenizer = Tokenizer.from_pretrained(tmp_path)
     torch.manual_seed(0)
     small = ModelOptions(family="bert", d_model=16, num_heads=2, d_ff=16, num_layers=1)
-    model = MaskedLM.new_model(tokenizer, small, max_length=12).eval()
+    model = new_model(BertForMaskedLM, tokenizer, small, max_tokens=12).eval()
     objective = MaskedLM(tokenizer, small)
     blocks = np.array([tokenizer.ids([TEXT])[0][:10], tokenizer.ids([TEXT])[0][2:12]])
     batch = objective.batch(blocks, np.random.default_rng(1))

@@ -29,10 +29,10 @@ def test_every_number_of_a_tiny_model(recorder):
     model = BertForSequenceClassification.from_pretrained(REFERENCES / "tiny-bert")
     ids, mask, types = map(torch.tensor, (recorder.IDS, recorder.MASK, recorder.TYPES))
     real = mask.bool()
-    states = model.bert.hidden_states(ids, mask, types)
+    states = model.encoder.hidden_states(ids, mask, types)
     for i, ((x, packing), state) in enumerate(zip(states, expected["hidden_states"], strict=True)):
         assert_close(f"state {i}", packing.pad(x)[real], torch.tensor(state)[real])
-    assert_close("pooled", model.bert(ids, mask, types)[1], torch.tensor(expected["pooled"]))
+    assert_close("pooled", model.encoder(ids, mask, types)[1], torch.tensor(expected["pooled"]))
     logits = model(ids, mask, types)
     assert_close("logits", logits, torch.tensor(expected["logits"]))
     loss = torch.nn.functional.cross_entropy(logits, torch.tensor(recorder.LABELS))

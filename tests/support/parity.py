@@ -51,7 +51,7 @@ def gradients_as_on_disk(model) -> dict[str, Tensor]:
     """minift's gradients under the names of the checkpoint, stacked ones split."""
     named = {}
     for ours, parameter in model.named_parameters():
-        names = model.weight_map.checkpoint_names(ours)
+        names = model.weight_map().checkpoint_names(ours)
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         named.update(zip(names, gradient.chunk(len(names)), strict=True))
     return named

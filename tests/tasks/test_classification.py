@@ -38,7 +38,7 @@ def test_from_options_reads_the_data_and_fits_the_head(tiny_bert, reviews):
         "dev": 10,
         "test": 10,
     }
-    assert model.load_report.new == ("classifier.weight", "classifier.bias")
+    assert model.load_report.new == ("head.weight", "head.bias")
     assert task.max_length == 64
 
 
@@ -47,12 +47,12 @@ def test_a_fine_tuned_checkpoint_keeps_its_head_for_the_same_labels(tiny_bert, r
     task.save(model, tmp_path / "saved")
     _, same, _ = initial(tmp_path / "saved", reviews)
     assert same.load_report.new == ()
-    assert torch.equal(same.classifier.weight, model.classifier.weight)
+    assert torch.equal(same.head.weight, model.head.weight)
     for path in reviews.values():
         path.write_text(path.read_text().replace("\tneg", "\tbad"))
     _, fresh, _ = initial(tmp_path / "saved", reviews)
     assert fresh.config.labels == ("bad", "pos")
-    assert fresh.load_report.new == ("classifier.weight", "classifier.bias")
+    assert fresh.load_report.new == ("head.weight", "head.bias")
 
 
 def test_features_of_single_texts_and_pairs(tiny_bert, reviews):

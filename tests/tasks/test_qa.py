@@ -46,7 +46,7 @@ def options(tiny_bert, asked, folder, qa=None, **changes):
 def task_and_model(tiny_bert, asked):
     task, model, _ = QaTask.from_options(options(tiny_bert, asked, None)[0])
     # A head whose logits differ from token to token, far from zero.
-    torch.nn.init.normal_(model.qa_outputs.weight, std=3)
+    torch.nn.init.normal_(model.head.weight, std=3)
     return task, model.eval()
 
 
@@ -343,10 +343,10 @@ def test_a_fine_tuned_model_keeps_its_head_and_a_frozen_encoder_its_weights(
     run(QaTask, *options(tiny_bert, asked, first, freeze_encoder=True, epochs=2))
     before = BertForQuestionAnswering.from_pretrained(first)
     start = BertForQuestionAnswering.from_pretrained(tiny_bert, num_labels=2)
-    for name, tensor in start.bert.state_dict().items():
-        assert torch.equal(before.bert.state_dict()[name], tensor), name
+    for name, tensor in start.encoder.state_dict().items():
+        assert torch.equal(before.encoder.state_dict()[name], tensor), name
     _, model, _ = QaTask.from_options(options(first, asked, None)[0])
-    assert torch.equal(model.qa_outputs.weight, before.qa_outputs.weight)
+    assert torch.equal(model.head.weight, before.head.weight)
     assert model.load_report.new == ()
 
 

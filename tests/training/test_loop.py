@@ -43,7 +43,7 @@ def same(first, second) -> bool:
 def test_a_run_leaves_what_the_contract_says(tiny_bert, reviews, tmp_path):
     folder = tmp_path / "out"
     done = run_script("train_classification", *flags(tiny_bert, reviews, folder, epochs=8))
-    for word in ("first record", "tokens  [CLS]", "labels", "parameters", "new     classifier"):
+    for word in ("first record", "tokens  [CLS]", "labels", "parameters", "new     head"):
         assert word in done.stdout
     metrics = read_metrics(folder)
     assert metrics["task"] == "classification"

@@ -84,13 +84,15 @@ def test_a_run_stops_before_the_step_is_taken(tiny_bert, reviews, tmp_path, monk
         calls.append({n: p.detach().clone() for n, p in model.named_parameters()})
         if len(calls) > after:
             with torch.no_grad():
-                model.bert.layers[1].attention.output.bias[0] = float("nan")
+                model.encoder.layers[1].attention.output.bias[0] = float("nan")
         return honest(self, model, batch)
 
     monkeypatch.setattr(ClassificationTask, "loss", loss)
     task = ClassificationOptions(model=str(tiny_bert), train_file=reviews["train"])
     options = TrainOptions(output_dir=tmp_path / "out", batch_size=4, device="cpu")
-    words = rf"step {after + 1}: .*bert\.layers\.1\.attention\.output;.* not taken.*--learning-rate"
+    words = (
+        rf"step {after + 1}: .*encoder\.layers\.1\.attention\.output;.* not taken.*--learning-rate"
+    )
     with pytest.raises(UserError, match=words):
         run(ClassificationTask, task, options)
     assert len(calls) == after + 2  # the step itself, and once more to find where

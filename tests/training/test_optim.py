@@ -52,7 +52,7 @@ DEPTHS = {
     "layers.0": 1,
     "layers.1": 2,
     "layers.2": 3,
-    **dict.fromkeys(["pooler", "classifier", "qa_outputs", "predictions", "lm_head"], "head"),
+    **dict.fromkeys(["pooler", "head", "lm_head"], "head"),
     **dict.fromkeys(["encoder.norm", "decoder.norm"], "head"),
 }
 
@@ -87,7 +87,7 @@ def test_every_parameter_is_in_exactly_one_group_with_its_learning_rate(tiny_ber
 
 def test_frozen_parameters_are_in_no_group(tiny_bert):
     model = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
-    model.bert.requires_grad_(False)
+    model.encoder.requires_grad_(False)
     groups = parameter_groups(model, weight_decay=0.1, layerwise_lr_decay=0.5)
     assert sum(len(group["params"]) for group in groups) == 2
 
@@ -103,7 +103,7 @@ def test_the_learning_rate_of_a_group_is_the_runs_times_its_factor(tiny_bert):
         p.grad = torch.ones_like(p)
     optimizer.step()  # with all gradients alike, AdamW's first step is as long as the rate
     for name, p in model.named_parameters():
-        factor = {"classifier": 4, "layers.1": 1, "layers.0": 0.5, "embeddings": 0.25, "pooler": 4}
+        factor = {"head": 4, "layers.1": 1, "layers.0": 0.5, "embeddings": 0.25, "pooler": 4}
         expected = next(f for part, f in factor.items() if part in name) * 0.01
         torch.testing.assert_close(
             before[name] - p, torch.full_like(p, expected), atol=1e-5, rtol=0
@@ -188,7 +188,7 @@ def test_which_gradients_are_sparse(monkeypatch, tiny_bert):
         "gated": [],
     }
     frozen = models["tokens"]
-    frozen.bert.requires_grad_(False)
+    frozen.encoder.requires_grad_(False)
     sparse_embedding_gradients(frozen, make_optimizer("adamw", parameter_groups(frozen, 0.0)))
     assert not any(getattr(module, "sparse", False) for module in frozen.modules())
 

@@ -102,7 +102,7 @@ def test_top_layers_are_reinitialised(trained, tiny_bert, capsys):
     still = {"learning_rate": 1e-9}  # so that all that differs is new
     assert moved(start, trained(**still), SECOND) < 1e-2
     fresh = trained(reinit_layers=1, **still)
-    assert "re-initialised  bert.layers.1, bert.pooler, classifier" in capsys.readouterr().out
+    assert "re-initialised  encoder.layers.1, encoder.pooler, head" in capsys.readouterr().out
     assert moved(start, fresh, FIRST) < 1e-2 < 1 < moved(start, fresh, SECOND)
     assert fresh["bert.encoder.layer.1.attention.self.query.weight"].std() < 0.03
     with pytest.raises(UserError, match="--reinit-layers is 3"):
@@ -196,7 +196,7 @@ def test_averages_by_hand(tiny_bert):
     model = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
     options = TrainOptions(swa_fraction=0.5, wise_ft_alpha=0.75)
     averages = WeightAverages(model, options, total_steps=4)
-    parameter, head = model.bert.layers[0].attention.output.weight, model.classifier.weight
+    parameter, head = model.encoder.layers[0].attention.output.weight, model.head.weight
     begin = parameter.detach().clone()
     for step in range(1, 5):
         parameter.data.copy_(begin + step)
@@ -314,7 +314,7 @@ def test_r_drop_by_hand(tiny_bert, reviews):
 
     task, model, splits = start(dropout=0.5, r_drop=2.0)
     batch = task.collate(task.featurize(splits["train"][:6]))
-    torch.nn.init.normal_(model.classifier.weight)
+    torch.nn.init.normal_(model.head.weight)
     model.train()
     torch.manual_seed(1)
     passes = [model(batch.input_ids, batch.attention_mask, batch.token_type_ids) for _ in range(2)]

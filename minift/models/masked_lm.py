@@ -1,6 +1,6 @@
-"""BERT for masked language modelling, its pre-training objective (Devlin et al. 2019).
+"""Masked language modelling over any encoder: BERT's pre-training objective (Devlin et al. 2019).
 
-    hidden (S, H) ──> dense ──> GELU ──> norm ──> times the word embeddings, transposed, + bias
+    hidden (S, H) ──> dense ──> activation ──> norm ──> word embeddings, transposed ──> + bias
 
 The output matrix is the word embedding matrix: input and output share their weights.
 
@@ -11,26 +11,25 @@ V vocabulary.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from minift.errors import UserError
-from minift.models.bert import BertConfig, BertPretrained, BertTokenModel
+from minift.models.base import HEAD
+from minift.models.encoder import Encoder, EncoderConfig
+from minift.models.heads import EncoderWithTokenHead
 from minift.nn.layers import ACTIVATIONS
-from minift.weights import Checkpoint, weights_and_biases
-
-WORDS = "embeddings.word_embeddings.weight"
-PREDICTIONS = "cls.predictions"
-BIAS = f"{PREDICTIONS}.bias"
+from minift.weights import Checkpoint
 
 
-class BertPredictions(nn.Module):
+class MaskedLMHead(nn.Module):
     """Logits of all tokens: (..., H) and the word embeddings (V, H) -> (..., V)."""
 
-    def __init__(self, config: BertConfig):
+    def __init__(self, config: EncoderConfig):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = ACTIVATIONS[config.hidden_act]
@@ -41,33 +40,40 @@ class BertPredictions(nn.Module):
         return nn.functional.linear(self.norm(self.activation(self.dense(x))), words, self.bias)
 
 
-class BertForMaskedLM(BertTokenModel):
-    """Logits of all tokens at each position: (B, T) ids -> (B, T, V), unspecified at padding."""
+class EncoderForMaskedLM(EncoderWithTokenHead):
+    """Logits of all tokens at each position: (B, T) ids -> (B, T, V), unspecified at padding.
 
-    head = "predictions"
-    has_label_rows = False
+    tied_names: names in a checkpoint that may hold a copy of another tensor -> our name of that
+        tensor.
+    """
 
-    def __init__(self, config: BertConfig):
-        super().__init__(config)
-        self.predictions = BertPredictions(config)
-        self.apply(self.init_weights)
+    tied_names: ClassVar[Mapping[str, str]]
+
+    def make_head(self) -> nn.Module:
+        return MaskedLMHead(self.config)
 
     def init_weights(self, module: nn.Module) -> None:
         super().init_weights(module)
-        if isinstance(module, BertPredictions):
+        if isinstance(module, MaskedLMHead):
             nn.init.zeros_(module.bias)
 
     @classmethod
     def has_head(cls, folder: Path) -> bool:
         """Whether a checkpoint has this head; if not, `reset_head=True` initialises one."""
-        return f"{PREDICTIONS}.transform.dense.weight" in Checkpoint(folder, cls.weight_map)
+        (dense,) = cls.weight_map().checkpoint_names(f"{HEAD}.dense.weight")
+        return dense in Checkpoint(folder, cls.weight_map())
 
     def prepare_for(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
         super().prepare_for(checkpoint, head_is_new)
+        weight_map = self.weight_map()
         if head_is_new:
-            checkpoint.ignore(rf"{re.escape(PREDICTIONS)}\..*", "a new head was asked for")
-        copies = {f"{PREDICTIONS}.decoder.weight": WORDS, f"{PREDICTIONS}.decoder.bias": BIAS}
-        for name, original in copies.items():
+            own = (name for name in weight_map.names if name.startswith(f"{HEAD}."))
+            theirs = (name for ours in own for name in weight_map.checkpoint_names(ours))
+            for name in (*theirs, *self.tied_names):
+                checkpoint.ignore(re.escape(name), "a new head was asked for")
+        for name, ours in self.tied_names.items():
+            (found,) = weight_map.checkpoint_names(ours)
+            original = weight_map.canonical(found)
             if name in checkpoint:
                 if original not in checkpoint:
                     checkpoint.rename(name, original)
@@ -76,7 +82,7 @@ class BertForMaskedLM(BertTokenModel):
                 else:
                     raise UserError(
                         f"{checkpoint.folder}: the tensor {name!r} differs from {original!r}, but "
-                        "BERT has one matrix for both; use a checkpoint of this family"
+                        "this family has one tensor for both; use a checkpoint of this family"
                     )
         return set()
 
@@ -86,8 +92,8 @@ class BertForMaskedLM(BertTokenModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
     ) -> Tensor:
-        x, packing = self.bert.encode(input_ids, attention_mask, token_type_ids)
-        return packing.pad(self.predictions(x, self.bert.embeddings.word.weight))
+        x, packing = self.encoder.encode(input_ids, attention_mask, token_type_ids)
+        return packing.pad(self.head(x, self.encoder.output_embedding.weight))
 
     def masked_loss(
         self, input_ids: Tensor, is_masked: Tensor, labels: Tensor
@@ -97,23 +103,13 @@ class BertForMaskedLM(BertTokenModel):
         input_ids: (B, T) without padding.  is_masked: (B, T), True at the M masked positions.
         labels: (M,) their tokens.  Logits are computed only at the masked positions.
         """
-        x, packing = self.bert.encode(input_ids)
+        x, packing = self.encoder.encode(input_ids)
         hidden = packing.pad(x)[is_masked]  # (M, H)
-        logits = self.predictions(hidden, self.bert.embeddings.word.weight)  # (M, V)
+        logits = self.head(hidden, self.encoder.output_embedding.weight)  # (M, V)
         total = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
         return total, is_masked.sum().to(total.dtype)
 
-
-BertForMaskedLM.weight_map = replace(
-    BertPretrained.weight_map,
-    names={
-        **BertPretrained.weight_map.names,
-        **weights_and_biases(
-            {
-                "predictions.dense": f"{PREDICTIONS}.transform.dense",
-                "predictions.norm": f"{PREDICTIONS}.transform.LayerNorm",
-            }
-        ),
-        "predictions.bias": BIAS,
-    },
-)
+    def load_encoder(self, other: Encoder) -> None:
+        """Take over the weights of another encoder, in place; its pooler is left out."""
+        weights = {n: x for n, x in other.state_dict().items() if not n.startswith("pooler.")}
+        self.encoder.load_state_dict(weights)
