@@ -17,7 +17,7 @@ from minift.files import read_json, write_json, write_text
 from minift.options import check_range, option
 from minift.reports.plots import scatter_plot
 from minift.reports.tables import markdown_table, mean_and_spread
-from minift.tasks.base import Task
+from minift.tasks.base import Task, TaskOptions
 from minift.training.cli import command_line
 from minift.training.options import TrainOptions
 from minift.training.progress import numbers
@@ -36,6 +36,12 @@ class CompareOptions:
 
     def __post_init__(self) -> None:
         check_range(self, "seeds", 1)
+
+
+def check_dev_file(task_options: TaskOptions) -> None:
+    """`UserError` for training data without dev data, which a comparison needs for its scores."""
+    if task_options.train_file and not task_options.dev_file:
+        raise UserError("--dev-file is missing; give one, because the comparison uses it")
 
 
 def finished_run(

@@ -19,7 +19,7 @@ from __future__ import annotations
 import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,18 @@ import torch
 
 from minift import metrics
 from minift.data.read import SummaryRecord
+from minift.device import pick_device
 from minift.errors import escape_controls
+from minift.experiments.comparison import check_dev_file, finished_run
+from minift.files import write_json, write_text
 from minift.generation.config import GenerationConfig
 from minift.metrics.diversity import distinct, novelty, repetition
 from minift.options import check_range, option
-from minift.tasks.summarization import SummarizationTask
+from minift.reports.plots import scatter_plot
+from minift.reports.tables import markdown_table, mean_and_spread
+from minift.tasks.summarization import SummarizationOptions, SummarizationTask
+from minift.training.options import TrainOptions
+from minift.training.run_dir import METRICS
 
 # Setting -> what it changes in `GenerationConfig`.
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
@@ -206,3 +213,34 @@ def _entry(title: str, text: str, width: int) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def compare_decoding(
+    task_options: SummarizationOptions, options: TrainOptions, comparison: DecodingOptions
+) -> list[Decoding]:
+    """Score every setting on dev records with the model of one run, which is done first if missing.
+
+    Writes decoding.md, decoding.json, examples.md and, if matplotlib is installed, plot.png to the
+    folder of the run.  Raises `UserError` if there is no dev data.
+    """
+    check_dev_file(task_options)
+    folder = options.output_dir or Path("runs/compare-decoding")
+    records = SummarizationTask.read_splits(task_options)["dev"][: comparison.limit or None]
+    device = pick_device(options.device)
+    if not (folder / METRICS).exists():
+        finished_run(SummarizationTask, task_options, replace(options, output_dir=folder))
+    decodings = score_settings(
+        folder, records, comparison, options.batch_size, options.seed, device
+    )
+
+    table = markdown_table(table_rows(decodings, records, mean_and_spread))
+    write_text(folder / "decoding.md", table + "\n")
+    write_json(folder / "decoding.json", [asdict(decoding) for decoding in decodings])
+    write_text(folder / "examples.md", side_by_side(decodings, records, comparison.examples))
+    x, y, title = "distinct-2", "rougeL", f"Decoding strategies, {len(records)} documents"
+    plotted = scatter_plot(folder / "plot.png", points(decodings, x, y), x, y, title)
+    written = f"decoding.md, decoding.json, examples.md{', plot.png' if plotted else ''}"
+    print(f"\n{table}\n\n{len(records)} documents; {folder} holds {written}")
+    if not plotted:
+        print("no plot: matplotlib is not installed (pip install 'minift[extra]')")
+    return decodings

@@ -20,9 +20,16 @@ from typing import Any
 
 from minift.data.batching import chunks
 from minift.data.squad import Answer, QuestionRecord
+from minift.experiments.comparison import (
+    CompareOptions,
+    check_dev_file,
+    finished_run,
+    table_of_means,
+)
 from minift.models.base import PretrainedModel
 from minift.options import check_range, option
-from minift.tasks.qa import QaTask
+from minift.tasks.qa import QaOptions, QaTask
+from minift.training.options import TrainOptions
 
 SEPARATOR = "\n\n"
 COLUMNS = ("f1", "exact", "f1_at_zero", "answerable_f1")  # scores in the table, if computed
@@ -134,3 +141,33 @@ def score_thresholds(
         shown = {column: score[column] for column in columns if column in score}
         rows.append({"no answer": name, "threshold": threshold, **shown})
     return rows
+
+
+def compare_long_contexts(
+    task_options: QaOptions,
+    options: TrainOptions,
+    comparison: LongContextOptions,
+    repeat: CompareOptions,
+) -> dict[str, list[list[dict[str, Any]]]]:
+    """Train a model for each seed; score windows on joined paragraphs, thresholds on single ones.
+
+    Returns the rows of `score_windows` for each seed as "windows", and those of `score_thresholds`
+    as "thresholds".  Writes their means to windows.md and thresholds.md.  Raises `UserError` if
+    there is no dev data.
+    """
+    check_dev_file(task_options)
+    folder = options.output_dir or Path("runs/compare-long-contexts")
+    records = QaTask.read_splits(task_options)["dev"]
+    joined = join_paragraphs(records, comparison.join)
+    windows, thresholds = [], []
+    for seed in range(options.seed, options.seed + repeat.seeds):
+        target = folder / f"seed{seed}"
+        finished_run(QaTask, task_options, replace(options, seed=seed, output_dir=target))
+        windows.append(score_windows(target, joined, comparison, options.batch_size))
+        thresholds.append(score_thresholds(target, records, options.batch_size))
+    for name, runs, keys in (
+        ("windows", windows, ("window", "doc stride")),
+        ("thresholds", thresholds, ("no answer",)),
+    ):
+        print(f"\n{table_of_means(folder / f'{name}.md', runs, keys)}\n\nin {folder}/{name}.md")
+    return {"windows": windows, "thresholds": thresholds}

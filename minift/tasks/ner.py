@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -38,7 +38,6 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from minift import metrics
 from minift.data.batching import IGNORE_INDEX, pad
 from minift.data.columns import TagRecord, read_tagged, untagged
 from minift.data.read import numbered, read_lines
@@ -366,27 +365,6 @@ class NerTask(Task):
             "max_length": self.max_length,
         }
         save_task(model, self.tokenizer, folder, **settings)
-
-
-def score_aggregation_strategies(
-    folder: Path, options: NerOptions, batch_size: int = 32
-) -> dict[str, float]:
-    """Dev F1 of a finished run with each aggregation strategy, and of its own with argmax decoding.
-
-    options: those of the run, which name the dev data.
-    """
-    task, model = NerTask.from_pretrained(folder)
-    records = read_splits(options)[0]["dev"]
-    features = task.featurize(records)
-    outputs = run_batches(task, model, model, features, batch_size, "predict")
-
-    def f1(**changes: Any) -> float:
-        changed = replace(task, options=replace(task.options, **changes))
-        predictions = changed.decode(features, outputs)
-        return metrics.entity_f1([p.tags for p in predictions], [r.tags for r in records])["f1"]
-
-    scores = {f"by {name}": f1(aggregation_strategy=name) for name in AGGREGATION_STRATEGIES}
-    return {**scores, "own, argmax": f1(decoding="argmax")}
 
 
 def read_splits(options: NerOptions) -> tuple[dict[str, list[TagRecord]], dict[str, str]]:

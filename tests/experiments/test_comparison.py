@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from support.running import read_lines, read_metrics, run_script
+from support.running import last_line_of_refusal, read_lines, read_metrics, run_script
 
 from minift.errors import NonFiniteError, UserError
 from minift.experiments.comparison import finished_run
@@ -138,3 +138,11 @@ def test_label_strategies_are_compared_by_each_aggregation_strategy(tiny_bert, t
         own = {"first": "by first", "last": "by last", "all": "by average"}[row["setting"]]
         assert row["f1"] == row[own] == "1.000 ± 0.000"
         assert {f"by {name}" for name in AGGREGATION_STRATEGIES} | {"own, argmax"} <= row.keys()
+
+
+@pytest.mark.parametrize("script", ["compare_freezing", "compare_label_strategies"])
+def test_without_dev_there_is_nothing_to_compare_on(script, tmp_path, monkeypatch, capsys):
+    flags = {"train-file": tmp_path / "train", "output-dir": tmp_path / "out"}
+    last = last_line_of_refusal(script, flags, monkeypatch, capsys)
+    assert "--dev-file is missing" in last
+    assert not (tmp_path / "out").exists()

@@ -7,10 +7,11 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.running import run_script
+from support.running import read_metrics, run_script
 
 from minift import BertForSequenceClassification
 from minift.experiments.forgetting import TwoTaskOptions, TwoTasks
+from minift.experiments.remedies import remedies
 from minift.pretraining.probe import ProbeOptions, probe_loss, train_probe
 
 
@@ -79,6 +80,14 @@ def test_bad_options(two):
         two(first_dev_file=None)
 
 
+def test_remedies_follow_the_model_and_the_learning_rate():
+    assert remedies(5e-5, layers=12)["lower half frozen"] == {
+        "freeze_embeddings": True,
+        "freeze_layers": 6,
+    }
+    assert remedies(5e-5, layers=12)["a fifth of the learning rate"] == {"learning_rate": 1e-5}
+
+
 @pytest.mark.slow
 def test_the_probe_knows_a_disturbed_encoder(tiny_bert, tmp_path, capsys):
     text = tmp_path / "text.txt"
@@ -124,6 +133,9 @@ def test_remedies_are_compared_and_a_comparison_goes_on(two, tmp_path):
     assert rows["head only"]["masked-LM loss after"] == rows["head only"]["masked-LM loss before"]
     trained = {name: int(row["trained"]) for name, row in rows.items()}
     assert trained["head only"] < trained["LoRA, rank 8"] < trained["none"]
+
+    frozen = read_metrics(tmp_path / "out" / "lower-half-frozen-seed1")["options"]
+    assert (frozen["freeze_embeddings"], frozen["freeze_layers"]) == (True, 1)  # of two layers
 
     finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("metrics.json")}
     missing = next(path for path in finished if "replay-seed2" in str(path))

@@ -1,0 +1,52 @@
+"""Comparing full fine-tuning with training only the head, for each pooling.
+
+The outputs of a frozen encoder are computed once, so training the head takes little time, but the
+encoder does not adapt to the task (Peters et al. 2019, "To tune or not to tune? Adapting pretrained
+representations to diverse tasks").
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from minift import hub
+from minift.experiments.comparison import CompareOptions, check_dev_file, compare
+from minift.models.registry import model_class
+from minift.tasks.classification import ClassificationOptions, ClassificationTask
+from minift.training.options import TrainOptions
+
+# Options that the comparison varies; its script has no flags for them.
+WITHOUT = {
+    "freeze_encoder": "the comparison runs with and without it; leave it out",
+    "pooling": "the comparison runs every pooling; leave it out",
+}
+
+
+def compare_freezing(
+    task_options: ClassificationOptions, options: TrainOptions, repeat: CompareOptions
+) -> list[dict[str, Any]]:
+    """Train the head only, and the whole model, with each pooling that the family has.
+
+    Returns a table row for each.  Writes the files of `compare`.  Raises `UserError` if there is no
+    dev data.
+    """
+    check_dev_file(task_options)
+    folder, task = hub.find_checkpoint(task_options.model), ClassificationTask
+    poolings = model_class(folder, task.model_kind, task.name).config_class.poolings
+    return compare(
+        ClassificationTask,
+        {
+            f"{'head only' if frozen else 'full'} {pooling}": (
+                replace(task_options, pooling=pooling),
+                replace(options, freeze_encoder=frozen),
+            )
+            for pooling in poolings
+            for frozen in (True, False)
+        },
+        seeds=repeat.seeds,
+        folder=options.output_dir or Path("runs/compare-freezing"),
+        columns=["accuracy", "matthews_correlation"],
+        title="Full fine-tuning and head only",
+    )
