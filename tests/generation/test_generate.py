@@ -55,6 +55,48 @@ def test_sequences_equal_those_of_transformers(tmp_path, number):
         assert (found[:, 0] == 0).all()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(6))
+def test_prompts_are_continued_as_by_transformers(tmp_path, number):
+    """Targets that begin with several given tokens: lengths and scores count what follows them."""
+    draw = random.Random(number)
+    theirs = reference(tmp_path, seed=number, num_decoder_layers=2).double()
+    ours = T5ForConditionalGeneration.from_pretrained(tmp_path).double()
+    for case in range(10):
+        ids, mask = sources(10 * number + case)
+        generator = torch.Generator().manual_seed(case)
+        prompts = torch.randint(2, 61, (len(ids), draw.randint(1, 5)), generator=generator)
+        prompts[:, 0] = 0
+        settings = random_settings(draw, beams=case % 3 > 0)
+        expected = theirs.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            decoder_input_ids=prompts,
+            do_sample=False,
+            **settings,
+        )
+        found = ours.generate(ids, mask, decoder_input_ids=prompts, **settings)
+        assert without_padding(found) == without_padding(expected), settings
+        returned = settings.get("num_return_sequences", 1)
+        assert torch.equal(found[:, : prompts.shape[1]], prompts.repeat_interleave(returned, 0))
+
+
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_prompt_is_read_at_once_as_token_by_token(model, beams, static, monkeypatch):
+    """What was generated, given as the prompt, is continued in the same way."""
+    monkeypatch.setattr(seq2seq, "DecoderState", partial(DecoderState, static=static))
+    ids, mask = sources(5)
+    whole = model.generate(ids, mask, max_new_tokens=12, min_new_tokens=12, num_beams=beams)
+    prompts = whole[:, :5]
+    found = model.generate(
+        ids, mask, decoder_input_ids=prompts, max_new_tokens=8, min_new_tokens=8, num_beams=beams
+    )
+    assert torch.equal(found[:, :5], prompts)
+    if beams == 1:
+        assert torch.equal(found, whole)
+
+
 @pytest.fixture
 def model(tmp_path):
     torch.manual_seed(3)
