@@ -90,8 +90,7 @@ def read_classification(
 
     Texts are not changed.  Labels are stripped of surrounding whitespace, and an integer label in
     JSON becomes a decimal string.  With `require_label=False` labels may be missing or empty, and a
-    line of a TSV may hold only a text.  Then, too, names of columns do not apply to a TSV, nor
-    numbers to a file with names: such a file has the default columns.
+    line of a TSV may hold only a text; a TSV then ignores named columns, other files numbered ones.
 
     Raises `UserError`, with file and line, for anything else.
     """
@@ -99,9 +98,8 @@ def read_classification(
     reader = reader_of(path)
     if not require_label and (reader is read_tsv) != text_column.isdecimal():
         text_column, pair_column, label_column = "text", "text_pair", "label"
-    columns = {"text": text_column, "text_pair": pair_column, "label": label_column}
     records: list[TextRecord] = []
-    for row in reader(path, columns):
+    for row in reader(path, {"text": text_column, "text_pair": pair_column, "label": label_column}):
         where = location(path, row.line)
         paired = row.fields.get("text_pair") is not None
         if pair_column != "text_pair" and not paired:
@@ -132,11 +130,10 @@ def read_summaries(path: str | os.PathLike, *, require_summary: bool = True) -> 
     Raises `UserError`, with file and line, for anything else.
     """
     path = Path(path)
-    columns = {name: name for name in ("document", "summary", "summaries")}
     if reader_of(path) is not read_jsonl:
         raise UserError(f"{path}: summaries are read from .jsonl or .json; give such a file")
     records: list[SummaryRecord] = []
-    for row in read_jsonl(path, columns):
+    for row in read_jsonl(path, {name: name for name in ("document", "summary", "summaries")}):
         where = location(path, row.line)
         document = _text(row, "document", "document", where)
         several = row.fields.get("summaries") or []
