@@ -121,7 +121,7 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, predictions: Sequence[Any], records: Sequence[Any]) -> dict[str, Any]:
-        """Metric name -> value, with at least all `metrics`."""
+        """Metric name -> value: all of `metrics` that the data allow, and more to show."""
 
     # ---- the data and the model ----------------------------------------------------------------
 

@@ -33,13 +33,7 @@ from minift.errors import UserError, escape_controls
 from minift.models.heads import POOLINGS
 from minift.options import check_range, option
 from minift.tasks.base import Metric, Task
-from minift.tasks.batches import (
-    TokenBatch,
-    TokenFeature,
-    head_logits,
-    run_batches,
-    token_batch,
-)
+from minift.tasks.batches import TokenBatch, TokenFeature, head_logits, run_batches, token_batch
 from minift.tasks.data_checks import all_truncated, constant_labels, rare_labels
 from minift.tasks.display import Display, score_table
 from minift.tasks.options import TaskOptions

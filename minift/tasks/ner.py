@@ -46,13 +46,7 @@ from minift.errors import UserError
 from minift.models.base import PretrainedModel
 from minift.options import check_range, option
 from minift.tasks.base import Metric, Task
-from minift.tasks.batches import (
-    TokenBatch,
-    TokenFeature,
-    head_logits,
-    run_batches,
-    token_batch,
-)
+from minift.tasks.batches import TokenBatch, TokenFeature, head_logits, run_batches, token_batch
 from minift.tasks.data_checks import rare_labels
 from minift.tasks.entities import EntityDisplay, TagPrediction, score_entities
 from minift.tasks.options import TaskOptions

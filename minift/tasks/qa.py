@@ -53,13 +53,7 @@ from minift.tasks.answers import (
     score_answers,
 )
 from minift.tasks.base import Metric, Task
-from minift.tasks.batches import (
-    TokenBatch,
-    TokenFeature,
-    head_logits,
-    run_batches,
-    token_batch,
-)
+from minift.tasks.batches import TokenBatch, TokenFeature, head_logits, run_batches, token_batch
 from minift.tasks.options import TaskOptions
 from minift.text.spans import best_spans, span_characters, token_span
 from minift.text.tokenizer import Encoding
