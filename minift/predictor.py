@@ -10,7 +10,7 @@ import torch
 
 from minift.data.batching import batched
 from minift.nn.int8 import quantize_int8
-from minift.tasks.registry import TASKS, task_of
+from minift.tasks.registry import task_of
 
 CHUNK_SIZE = 1024  # inputs that are sorted by length and predicted together
 
@@ -37,13 +37,12 @@ def predict_lines(
     Inputs are read, predicted and yielded a thousand at a time.  Raises `UserError` for a folder or
     an input that cannot be used.
     """
-    task_class, _ = TASKS[task_of(folder)]
-    task, model = task_class.from_pretrained(folder)
+    task, model = task_of(folder).from_pretrained(folder)
     model = quantize_int8(model.to(device)) if int8 else model.to(device)
     for records in batched(task.read_inputs(lines, questions), CHUNK_SIZE):
         predictions = task.predict(model, task.featurize(records), batch_size)
         if as_json:
-            for row in task.to_rows(predictions, records):
+            for row in task.display.to_rows(predictions, records):
                 yield json.dumps(row, ensure_ascii=False)
         else:
-            yield from task.to_lines(predictions, records, colour)
+            yield from task.display.to_lines(predictions, records, colour)

@@ -55,7 +55,7 @@ def main() -> None:
     elif name in TASK_COMPARISONS and rest and rest[0] in TASKS:
         task, *flags = rest
         compare, extra = TASK_COMPARISONS[name]
-        classes = (TASKS[task][1], TrainOptions, extra)
+        classes = (TASKS[task].options_class, TrainOptions, extra)
         task_options, train_options, measurement = command_line(
             *classes, argv=flags, description=__doc__
         )

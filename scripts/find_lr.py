@@ -15,9 +15,9 @@ from minift.training.options import TrainOptions
 
 
 def main() -> None:
-    task_class, options_class, flags = task_and_flags("find_lr.py", sys.argv[1:])
+    task_class, flags = task_and_flags("find_lr.py", sys.argv[1:])
     task_options, options = command_line(
-        options_class,
+        task_class.options_class,
         TrainOptions,
         description=__doc__,
         defaults={"learning_rate": HIGHEST, "min_steps": STEPS},

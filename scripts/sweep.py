@@ -14,9 +14,9 @@ from minift.training.options import TrainOptions
 
 
 def main() -> None:
-    task_class, options_class, flags = task_and_flags("sweep.py", sys.argv[1:])
+    task_class, flags = task_and_flags("sweep.py", sys.argv[1:])
     task_options, options, search = command_line(
-        options_class,
+        task_class.options_class,
         TrainOptions,
         SweepOptions,
         description=__doc__,

@@ -5,12 +5,12 @@ metrics and its predictions into --output-dir.
 """
 
 from minift.experiments.comparison import train_script
-from minift.tasks.classification import ClassificationOptions, ClassificationTask
+from minift.tasks.classification import ClassificationTask
 from minift.training.cli import run_script
 
 
 def main() -> None:
-    train_script(ClassificationTask, ClassificationOptions, __doc__)
+    train_script(ClassificationTask, __doc__)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ and its predictions into --output-dir.
 """
 
 from minift.experiments.comparison import train_script
-from minift.tasks.ner import NerOptions, NerTask
+from minift.tasks.ner import NerTask
 from minift.training.cli import run_script
 
 
 def main() -> None:
     # The built-in set has few sentences, so it takes more epochs than the reviews.
-    train_script(NerTask, NerOptions, __doc__, epochs=5)
+    train_script(NerTask, __doc__, epochs=5)
 
 
 if __name__ == "__main__":

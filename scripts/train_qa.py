@@ -5,13 +5,13 @@ metrics and its predictions into --output-dir.
 """
 
 from minift.experiments.comparison import train_script
-from minift.tasks.qa import QaOptions, QaTask
+from minift.tasks.qa import QaTask
 from minift.training.cli import run_script
 
 
 def main() -> None:
     # A new head needs many steps; small batches make them from few questions.
-    train_script(QaTask, QaOptions, __doc__, epochs=2, batch_size=8)
+    train_script(QaTask, __doc__, epochs=2, batch_size=8)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from minift.data.read import read_classification, read_summaries
 from minift.data.squad import read_squad
 from minift.errors import UserError
 from minift.models.bert import BertConfig
-from minift.tasks.base import save_task
+from minift.tasks.loading import save_task
 
 SECONDS, MEMORY = 10, 2 * 2**30
 VALUES = [

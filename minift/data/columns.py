@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +38,8 @@ class TagRecord:
     where: "file, line N" of its first word.
     original, spans: the text that was split into words, and (start, end) of each word in it; None
         if the file holds words, whose text is the words joined by blanks.
+    scheme: the tagging scheme of the file; not part of `repr`, from which a run's digest of the
+        data is made, because it does not change the tags.
     """
 
     id: str
@@ -46,6 +48,7 @@ class TagRecord:
     where: str = ""
     original: str | None = None
     spans: tuple[tuple[int, int], ...] | None = None
+    scheme: str = field(default="", repr=False)
 
     @property
     def text(self) -> str:
@@ -78,11 +81,11 @@ def read_tagged(
     tag_column: int = -1,
     scheme: str = "auto",
     require_tags: bool = True,
-) -> tuple[list[TagRecord], str]:
-    """The sentences of a file, their tags converted to IOB2, and the scheme of the file.
+) -> list[TagRecord]:
+    """The sentences of a file, their tags converted to IOB2.
 
     Columns count from 0, negative ones from the right.  `scheme="auto"` detects the scheme from all
-    tags of the file.  With `require_tags=False` the file may hold words only.
+    tags of the file.  With `require_tags=False` the file may hold words only, in its only column.
 
     Raises `UserError`, with file and line, for anything else.
     """
@@ -112,9 +115,9 @@ def read_tagged(
                 raise UserError(
                     f"{location(path, _line(sentence, error.index))}: {error}"
                 ) from None
-        where = location(path, sentence.lines[0])
-        records.append(TagRecord(str(len(records)), tuple(sentence.words), tags, where))
-    return records, found
+        where, words = location(path, sentence.lines[0]), tuple(sentence.words)
+        records.append(TagRecord(str(len(records)), words, tags, where, scheme=found))
+    return records
 
 
 def _line(sentence: Sentence, index: int) -> int:
@@ -145,7 +148,7 @@ def _column_sentences(
         if _is_comment(line, fields, width, tag_column):
             continue
         required = max(c + 1 if c >= 0 else -c for c in (token_column, tag_column))
-        untagged = not require_tags and len(fields) == 1 and token_column in (0, -1)
+        untagged = not require_tags and len(fields) == 1  # the word, whatever its column elsewhere
         if len(fields) < max(required, 2) and not untagged:
             raise UserError(
                 f"{location(path, number)}: {line.strip()[:60]!r} has {len(fields)} column"
@@ -160,7 +163,7 @@ def _column_sentences(
                 f"{first} it is {width}; complete the line, or separate sentences by a blank line"
             )
         lines.append(number)
-        words.append(fields[token_column])
+        words.append(fields[0] if untagged else fields[token_column])
         if not untagged:
             tags.append(fields[tag_column])
     yield from end_sentence()

@@ -90,14 +90,16 @@ def read_classification(
 
     Texts are not changed.  Labels are stripped of surrounding whitespace, and an integer label in
     JSON becomes a decimal string.  With `require_label=False` labels may be missing or empty, and a
-    line of a TSV may hold only a text.
+    line of a TSV may hold only a text; a TSV then ignores named columns, other files numbered ones.
 
     Raises `UserError`, with file and line, for anything else.
     """
     path = Path(path)
-    columns = {"text": text_column, "text_pair": pair_column, "label": label_column}
+    reader = reader_of(path)
+    if not require_label and (reader is read_tsv) != text_column.isdecimal():
+        text_column, pair_column, label_column = "text", "text_pair", "label"
     records: list[TextRecord] = []
-    for row in reader_of(path)(path, columns):
+    for row in reader(path, {"text": text_column, "text_pair": pair_column, "label": label_column}):
         where = location(path, row.line)
         paired = row.fields.get("text_pair") is not None
         if pair_column != "text_pair" and not paired:
@@ -128,11 +130,10 @@ def read_summaries(path: str | os.PathLike, *, require_summary: bool = True) -> 
     Raises `UserError`, with file and line, for anything else.
     """
     path = Path(path)
-    columns = {name: name for name in ("document", "summary", "summaries")}
     if reader_of(path) is not read_jsonl:
         raise UserError(f"{path}: summaries are read from .jsonl or .json; give such a file")
     records: list[SummaryRecord] = []
-    for row in read_jsonl(path, columns):
+    for row in read_jsonl(path, {name: name for name in ("document", "summary", "summaries")}):
         where = location(path, row.line)
         document = _text(row, "document", "document", where)
         several = row.fields.get("summaries") or []
@@ -292,12 +293,12 @@ def _numbers(path: Path, columns: Mapping[str, str]) -> dict[str, int] | None:
 
 
 def _tsv_names(where: str, width: int, numbers: dict[str, int] | None) -> dict[str, int]:
-    """The number of each field, in lines of `width` fields.
+    """The number of each field, in lines of `width` fields; the only field is the text.
 
     >>> _tsv_names("x.tsv, line 1", 3, None)
     {'text': 0, 'text_pair': 1, 'label': 2}
     """
-    if numbers is not None:
+    if numbers is not None and width > 1:
         last = max(numbers.values())
         if last >= width:
             raise UserError(

@@ -171,7 +171,6 @@ def compare(
 
 def train_script(
     task_class: type[Task],
-    options_class: type,
     description: str | None,
     without: Mapping[str, str] | None = None,
     **defaults: Any,
@@ -182,7 +181,7 @@ def train_script(
     defaults: option -> the default of this script, where it differs from the dataclass's.
     """
     task_options, options, repeat = command_line(
-        options_class,
+        task_class.options_class,
         TrainOptions,
         CompareOptions,
         description=description,
@@ -206,7 +205,7 @@ def train_script(
         {task_class.name: (task_options, options)},
         seeds=repeat.seeds,
         folder=options.output_dir,
-        columns=[task_class.metric],
+        columns=[task_class.metrics[0].name],
         title=f"{task_class.name}, {repeat.seeds} seeds",
         more=scores_on_test,
     )

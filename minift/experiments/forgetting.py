@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,14 +24,12 @@ from typing import Any, Literal
 from torch import Tensor
 
 from minift.data.read import TextRecord
-from minift.models.base import PretrainedModel
 from minift.options import check_range, option
 from minift.tasks.classification import (
     ClassificationOptions,
     ClassificationTask,
     LabelPrediction,
     TextFeature,
-    read_splits,
     sort_labels,
 )
 
@@ -86,20 +84,23 @@ class TwoTasks(ClassificationTask):
     second        second task, and the replayed   second task   dev data of the first task
     """
 
+    options_class = TwoTaskOptions
+
     @classmethod
-    def from_options(
-        cls, options: TwoTaskOptions
-    ) -> tuple[TwoTasks, PretrainedModel, dict[str, list[TextRecord]]]:
-        first = _prefix_labels("first", read_splits(options.first_task))
-        second = _prefix_labels("second", read_splits(options))
+    def read_splits(cls, options: TwoTaskOptions) -> dict[str, list[TextRecord]]:
+        first, second = _read_both(options)
         if options.stage == "first":
-            splits = first
-        else:
-            count = min(round(options.replay_ratio * len(second["train"])), len(first["train"]))
-            replayed = random.Random(len(first["train"])).sample(first["train"], count)
-            splits = {**second, "train": [*second["train"], *replayed], "test": first["dev"]}
-        labels = {record.label for record in [*first["train"], *second["train"]]}
-        return *cls.from_records(options, splits, sort_labels(labels)), splits
+            return first
+        count = min(round(options.replay_ratio * len(second["train"])), len(first["train"]))
+        replayed = random.Random(len(first["train"])).sample(first["train"], count)
+        return {**second, "train": [*second["train"], *replayed], "test": first["dev"]}
+
+    @classmethod
+    def labels_of(
+        cls, options: TwoTaskOptions, splits: Mapping[str, Sequence[TextRecord]]
+    ) -> tuple[str, ...]:
+        """The labels of both tasks, also in the stage whose splits hold only one of them."""
+        return sort_labels({r.label for both in _read_both(options) for r in both["train"]})
 
     def same_task(self, label: int) -> list[bool]:
         """For each label, whether it belongs to the same task as this one.
@@ -130,6 +131,14 @@ class TwoTasks(ClassificationTask):
             best = self.labels[probabilities.index(max(probabilities))]
             predictions.append(LabelPrediction(best, probabilities))
         return predictions
+
+
+def _read_both(options: TwoTaskOptions) -> list[dict[str, list[TextRecord]]]:
+    """The splits of the first and of the second task, with the task's name before each label."""
+    tasks = {"first": options.first_task, "second": options}
+    return [
+        _prefix_labels(stage, ClassificationTask.read_splits(task)) for stage, task in tasks.items()
+    ]
 
 
 def _prefix_labels(stage: str, splits: dict[str, list[TextRecord]]) -> dict[str, list[TextRecord]]:

@@ -13,7 +13,6 @@ from typing import Any
 
 from minift import hub
 from minift.experiments.comparison import CompareOptions, check_dev_file, compare
-from minift.models.registry import model_class
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.training.options import TrainOptions
 
@@ -33,8 +32,8 @@ def compare_freezing(
     dev data.
     """
     check_dev_file(task_options)
-    folder, task = hub.find_checkpoint(task_options.model), ClassificationTask
-    poolings = model_class(folder, task.model_kind, task.name).config_class.poolings
+    folder = hub.find_checkpoint(task_options.model)
+    poolings = ClassificationTask.model_class(folder).config_class.poolings
     return compare(
         ClassificationTask,
         {

@@ -12,8 +12,8 @@ from typing import Any
 
 from minift import metrics
 from minift.experiments.comparison import CompareOptions, check_dev_file, compare
-from minift.tasks.base import run_batches
-from minift.tasks.ner import NerOptions, NerTask, read_splits
+from minift.tasks.batches import head_logits, run_batches
+from minift.tasks.ner import NerOptions, NerTask
 from minift.text.alignment import AGGREGATION_STRATEGIES, LABEL_STRATEGIES
 from minift.training.options import TrainOptions
 
@@ -58,9 +58,9 @@ def score_aggregation_strategies(
     options: those of the run, which name the dev data.
     """
     task, model = NerTask.from_pretrained(folder)
-    records = read_splits(options)[0]["dev"]
+    records = NerTask.read_splits(options)["dev"]
     features = task.featurize(records)
-    outputs = run_batches(task, model, model, features, batch_size, "predict")
+    outputs = run_batches(task.collate, model, head_logits, features, batch_size, "predict")
 
     def f1(**changes: Any) -> float:
         changed = replace(task, options=replace(task.options, **changes))

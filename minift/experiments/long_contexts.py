@@ -106,7 +106,7 @@ def _measure(
 ) -> dict[str, float]:
     features = task.featurize(records)
     predictions = task.predict(model, features, batch_size)
-    score = replace(task, threshold=None).score(predictions, records)
+    score = replace(task, null_threshold=None).score(predictions, records)
     return {
         **{name: score[name] for name in COLUMNS if name in score},
         "windows a question": len(features) / len(records),
@@ -123,7 +123,7 @@ def score_thresholds(
     """
     task, model = QaTask.from_pretrained(folder)
     predictions = task.predict(model, task.featurize(records), batch_size)
-    best = replace(task, threshold=None).score(predictions, records)
+    best = replace(task, null_threshold=None).score(predictions, records)
     if "best_f1_thresh" not in best:
         return []
     infinite = float("inf")
@@ -136,7 +136,7 @@ def score_thresholds(
     }
     rows = []
     for name, threshold in thresholds.items():
-        score = replace(task, threshold=threshold).score(predictions, records)
+        score = replace(task, null_threshold=threshold).score(predictions, records)
         columns = ("f1", "exact", "HasAns_f1", "NoAns_f1")
         shown = {column: score[column] for column in columns if column in score}
         rows.append({"no answer": name, "threshold": threshold, **shown})

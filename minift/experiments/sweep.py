@@ -34,7 +34,8 @@ from minift.files import read_json, write_json, write_text
 from minift.options import check_range, flag_of, option
 from minift.reports.plots import curves, heat_map
 from minift.reports.tables import markdown_table, mean_and_spread
-from minift.tasks.base import Task, TaskOptions
+from minift.tasks.base import Metric, Task
+from minift.tasks.options import TaskOptions
 from minift.training.log import LOG
 from minift.training.options import TrainOptions
 from minift.training.run_dir import METRICS, check_same_options, resolve_options
@@ -129,7 +130,7 @@ def sweep(
     folder = options.output_dir or Path("runs/sweep")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; give --output-dir a folder")
-    metric = options.metric_for_best_model or task_class.metric
+    metric = task_class.metric_named(options.metric_for_best_model)
     cells = choose_cells(search, options.with_learning_rate(task_options.default_learning_rate))
     seeds = range(options.seed, options.seed + search.seeds)
     # Seeds in the outer loop, so that every cell has a score early.
@@ -155,7 +156,7 @@ def sweep(
 
     def finished(i: int) -> None:
         done.append(todo[i])
-        row = {"metric": metric, **read_row(todo[i], metric)}
+        row = {"metric": metric.name, **read_row(todo[i], metric)}
         outcome = ("failed at {failed}" if row["failed"] else SCORED).format(**row)
         print(f"{len(done):3}/{len(runs)}  {todo[i].output_dir.name}  {outcome}", flush=True)
 
@@ -165,7 +166,7 @@ def sweep(
 
     rows = [read_row(run, metric) for run in runs]
     table = markdown_table(table_rows(rows, metric))
-    write_json(folder / "results.json", {"metric": metric, "rows": rows})
+    write_json(folder / "results.json", {"metric": metric.name, "rows": rows})
     write_text(folder / "table.md", table + "\n")
     if all(row["failed"] for row in rows):
         raise UserError(f"{folder}: every run failed, the first at {rows[0]['failed']}")
@@ -196,12 +197,7 @@ def evaluations(run: TrainOptions) -> list[Row]:
     return [line for line in map(json.loads, lines) if "dev" in line]
 
 
-def sign(metric: str) -> int:
-    """-1 for a loss, where lower is better, as in training/loop.py; 1 for all other metrics."""
-    return -1 if metric == "loss" else 1
-
-
-def read_row(run: TrainOptions, metric: str) -> Row:
+def read_row(run: TrainOptions, metric: Metric) -> Row:
     """A run's row in results.json, with the scores of the evaluation that chose its model.
 
     gap: train score minus dev score.
@@ -213,31 +209,31 @@ def read_row(run: TrainOptions, metric: str) -> Row:
     row = {**cell._asdict(), "seed": run.seed, "failed": None}
     if (run.output_dir / FAILED).exists():
         return {**row, "failed": read_json(run.output_dir / FAILED)["error"]}
-    chosen = max(evaluations(run), key=lambda line: sign(metric) * line["dev"][metric])
-    train, dev = (chosen[part][metric] for part in ("train", "dev"))
+    chosen = max(evaluations(run), key=lambda line: metric.sign * line["dev"][metric.name])
+    train, dev = (chosen[part][metric.name] for part in ("train", "dev"))
     row.update(score=dev, train_score=train, gap=train - dev)
     metrics = read_json(run.output_dir / METRICS)
     row.update(seconds=metrics["seconds"], collapsed=metrics["collapsed"])
     return {**row, "dev": chosen["dev"], "train": chosen["train"]}
 
 
-def by_cell(rows: Sequence[Row], metric: str) -> list[tuple[Cell, float | None, list[Row]]]:
+def by_cell(rows: Sequence[Row], metric: Metric) -> list[tuple[Cell, float | None, list[Row]]]:
     """(cell, mean score, rows of the runs that did not fail) of each cell, the best first."""
     groups: dict[Cell, list[Row]] = {}
     for row in rows:
         cell = Cell(*(row[name] for name in Cell._fields))
         groups.setdefault(cell, []).extend([] if row["failed"] else [row])
     scored = [(cell, fmean(r["score"] for r in g) if g else None, g) for cell, g in groups.items()]
-    return sorted(scored, key=lambda entry: (not entry[2], -sign(metric) * (entry[1] or 0)))
+    return sorted(scored, key=lambda entry: (not entry[2], -metric.sign * (entry[1] or 0)))
 
 
-def table_rows(rows: Sequence[Row], metric: str) -> list[Row]:
+def table_rows(rows: Sequence[Row], metric: Metric) -> list[Row]:
     """The rows of table.md: mean and sample standard deviation over the runs with a finite loss.
 
     "failed" counts the other runs, and those that collapsed.
     """
     seeds = len({row["seed"] for row in rows})
-    columns = {f"dev {metric}": "score", f"train {metric}": "train_score"}
+    columns = {f"dev {metric.name}": "score", f"train {metric.name}": "train_score"}
     columns |= {"gap": "gap", "seconds": "seconds"}
     table = []
     for cell, _, group in by_cell(rows, metric):
@@ -250,18 +246,18 @@ def table_rows(rows: Sequence[Row], metric: str) -> list[Row]:
     return table
 
 
-def draw(folder: Path, runs: Sequence[TrainOptions], rows: Sequence[Row], metric: str) -> bool:
+def draw(folder: Path, runs: Sequence[TrainOptions], rows: Sequence[Row], metric: Metric) -> bool:
     """Draw heatmap.png of all cells, and curves.png of one run for each learning rate.
 
     That run is the best of those with the most epochs.  Returns False without matplotlib.
     """
     done = [(row, run) for row, run in zip(rows, runs, strict=True) if not row["failed"]]
-    done.sort(key=lambda pair: (pair[0]["epochs"], sign(metric) * pair[0]["score"]))
+    done.sort(key=lambda pair: (pair[0]["epochs"], metric.sign * pair[0]["score"]))
     longest = {run.learning_rate: run for _, run in done}  # the last of each is the best
     panels = {
         f"learning rate {learning_rate:g}, batch size {run.batch_size}": evaluations(run)
         for learning_rate, run in sorted(longest.items())
     }
     scores = {cell: mean for cell, mean, _ in by_cell(rows, metric)}
-    drawn = heat_map(folder / "heatmap.png", scores, f"dev {metric}")
-    return drawn and curves(folder / "curves.png", panels, metric)
+    drawn = heat_map(folder / "heatmap.png", scores, f"dev {metric.name}")
+    return drawn and curves(folder / "curves.png", panels, metric.name)

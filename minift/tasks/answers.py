@@ -1,4 +1,4 @@
-"""Answers of extractive question answering: the decision, the score, and how they are printed.
+"""Answers of extractive question answering: the decision, the score, and how they are shown.
 
     spans        Rollo 9.1    their leader Rollo 7.4    ...        best first, sums of two logits
     null score   6.0                                               the score of "no answer"
@@ -28,7 +28,9 @@ import numpy as np
 from minift import metrics
 from minift.data.squad import QuestionRecord, as_squad
 from minift.errors import escape_controls
+from minift.tasks.display import Display
 
+NULL = 0  # position of [CLS], which means "no answer"
 SENTENCE_END = re.compile(r"[.!?]['\"”’)\]]*\s+(?=[^\sa-z])|\n+")
 MAX_CONTEXT = 160  # maximum number of characters printed before and after an answer
 
@@ -155,44 +157,115 @@ def score_answers(
     }
 
 
-def format_answer_report(
-    predictions: Sequence[AnswerPrediction],
-    records: Sequence[QuestionRecord],
-    score: dict[str, Any],
-) -> str:
-    """How many answers are correct, wrong or missing, and the most confident of each kind.
+@dataclass(frozen=True)
+class AnswerDisplay(Display):
+    """Questions with their answers; see `Display`."""
 
-    correct, partial, wrong: F1 of the words 1, between, 0.  missed: "no answer" is wrong.
-    spurious: the question has no answer.  correctly unanswered: "no answer" is correct.
-    """
-    threshold = score.get("null_threshold", 0.0)
-    names = ("correct", "partial", "wrong", "missed", "spurious", "correctly unanswered")
-    kinds: dict[str, list[tuple[float, str]]] = {kind: [] for kind in names}
-    for prediction, record in zip(predictions, records, strict=True):
-        text = prediction.with_threshold(threshold).text
-        gold = [answer.text for answer in record.answers or ()]
-        overlap = max((metrics.word_f1(text, answer) for answer in gold), default=0.0)
-        if not gold:
-            kind = "spurious" if text else "correctly unanswered"
-        elif not text:
-            kind = "missed"
-        else:
-            kind = "correct" if overlap == 1 else "partial" if overlap else "wrong"
-        line = f"{record.question:.100}  -> {text or '-':.60}  (true: {(gold or ['-'])[0]:.60})"
-        probabilities = [c.probability for c in prediction.candidates]
-        confidence = max(prediction.null_probability, *probabilities, 0)
-        kinds[kind].append((confidence, " ".join(line.split())))
-    lines = ["answers   " + ", ".join(f"{kind} {len(found)}" for kind, found in kinds.items())]
-    if "null_threshold" in score:
-        lines.append(
-            f"'no answer' if the margin is above {threshold:.3f}: F1 {score['f1']:.2f}, exact "
-            f"{score['exact']:.2f}; if above 0: F1 {score['f1_at_zero']:.2f}, exact "
-            f"{score['exact_at_zero']:.2f}"
-        )
-    for kind, found in kinds.items():
-        most_confident = sorted(found, key=lambda pair: -pair[0])[:2]
-        lines += [f"  {kind:12}  {line}" for _, line in most_confident]
-    return "\n".join(lines)
+    def describe(self, records: Sequence[QuestionRecord], features: Sequence[Any]) -> str:
+        first, feature = records[0], features[0]
+        tokens = self.task.tokenizer.convert_ids_to_tokens(feature.input_ids)
+        num_windows = np.bincount([f.record for f in features], minlength=len(records))
+        found = {f.record for f in features if f.answer not in (None, (NULL, NULL))}
+        answerable = [i for i, record in enumerate(records) if record.answers]
+        lost = len(set(answerable) - found)
+        null = sum(f.answer == (NULL, NULL) for f in features)
+        long = int((num_windows > 1).sum())
+        label = "no answer"
+        if feature.answer not in (None, (NULL, NULL)):
+            first_token, last_token = feature.answer
+            answer = " ".join(tokens[first_token : last_token + 1])
+            label = f"tokens {first_token} to {last_token}: {answer}"
+        lines = [
+            f"first record ({first.where})",
+            f"  question  {first.question}",
+            f"  context   {' '.join(first.context.split()):.200}",
+            f"  answers   {' | '.join(dict.fromkeys(a.text for a in first.answers or ())) or '-'}",
+            f"  tokens    {' '.join(tokens):.400}",
+            f"  label     {label}",
+            f"questions   {len(records)}, of which {len(records) - len(answerable)} have no answer",
+            f"answers     {sum(r.moved for r in records)} have a wrong answer_start and were found "
+            f"nearby; those of {lost} questions are in no window whole",
+            f"windows     {len(features)} of at most {self.task.max_length} tokens; {null} are "
+            f"labelled 'no answer' (--negative-windows {self.task.options.negative_windows})",
+            f"length      {long} questions have several windows, nothing is truncated",
+        ]
+        return "\n".join(lines)
+
+    def decided(self, predictions: Sequence[AnswerPrediction]) -> list[AnswerPrediction]:
+        """The predictions, decided at the task's null threshold."""
+        return [p.with_threshold(self.task.null_threshold) for p in predictions]
+
+    def format_report(
+        self,
+        predictions: Sequence[AnswerPrediction],
+        records: Sequence[QuestionRecord],
+        score: dict[str, Any],
+    ) -> str:
+        """How many answers are correct, wrong or missing, and the most confident of each kind.
+
+        correct, partial, wrong: F1 of the words 1, between, 0.  missed: "no answer" is wrong.
+        spurious: the question has no answer.  correctly unanswered: "no answer" is correct.
+        """
+        threshold = score.get("null_threshold", 0.0)
+        names = ("correct", "partial", "wrong", "missed", "spurious", "correctly unanswered")
+        kinds: dict[str, list[tuple[float, str]]] = {kind: [] for kind in names}
+        for prediction, record in zip(predictions, records, strict=True):
+            text = prediction.with_threshold(threshold).text
+            gold = [answer.text for answer in record.answers or ()]
+            overlap = max((metrics.word_f1(text, answer) for answer in gold), default=0.0)
+            if not gold:
+                kind = "spurious" if text else "correctly unanswered"
+            elif not text:
+                kind = "missed"
+            else:
+                kind = "correct" if overlap == 1 else "partial" if overlap else "wrong"
+            line = f"{record.question:.100}  -> {text or '-':.60}  (true: {(gold or ['-'])[0]:.60})"
+            probabilities = [c.probability for c in prediction.candidates]
+            confidence = max(prediction.null_probability, *probabilities, 0)
+            kinds[kind].append((confidence, " ".join(line.split())))
+        lines = ["answers   " + ", ".join(f"{kind} {len(found)}" for kind, found in kinds.items())]
+        if "null_threshold" in score:
+            lines.append(
+                f"'no answer' if the margin is above {threshold:.3f}: F1 {score['f1']:.2f}, exact "
+                f"{score['exact']:.2f}; if above 0: F1 {score['f1_at_zero']:.2f}, exact "
+                f"{score['exact_at_zero']:.2f}"
+            )
+        for kind, found in kinds.items():
+            most_confident = sorted(found, key=lambda pair: -pair[0])[:2]
+            lines += [f"  {kind:12}  {line}" for _, line in most_confident]
+        return "\n".join(lines)
+
+    def to_rows(
+        self, predictions: Sequence[AnswerPrediction], records: Sequence[QuestionRecord]
+    ) -> list[dict[str, Any]]:
+        pairs = zip(self.decided(predictions), records, strict=True)
+        return [answer_row(prediction, record) for prediction, record in pairs]
+
+    def to_lines(
+        self,
+        predictions: Sequence[AnswerPrediction],
+        records: Sequence[QuestionRecord],
+        colour: bool = False,
+    ) -> list[str]:
+        return [answer_lines(row, colour) for row in self.to_rows(predictions, records)]
+
+    def exports(
+        self, predictions: Sequence[AnswerPrediction], records: Sequence[QuestionRecord]
+    ) -> dict[str, Any]:
+        """Files of the official SQuAD script: name -> answers, n best spans, or margins, by id."""
+        decided = zip(records, self.decided(predictions), strict=True)
+        pairs = [(record.id, p) for record, p in decided]
+        nbest = {}
+        for i, p in pairs:
+            nbest[i] = [dict(vars(candidate)) for candidate in p.candidates]
+            if p.null_score is not None:
+                null = {"text": "", "score": p.null_score, "probability": p.null_probability}
+                nbest[i].append(null)
+        return {
+            "predictions": {i: p.text for i, p in pairs},
+            "nbest_predictions": nbest,
+            "null_odds": {i: finite_or_none(p.margin) for i, p in pairs},
+        }
 
 
 def answer_row(prediction: AnswerPrediction, record: QuestionRecord) -> dict[str, Any]:
@@ -209,24 +282,6 @@ def answer_row(prediction: AnswerPrediction, record: QuestionRecord) -> dict[str
         "sentence": in_sentence(record.context, best.start, best.end) if best else None,
         "best_span": prediction.span,
         "null_margin": finite_or_none(prediction.margin),
-    }
-
-
-def official_formats(
-    predictions: Sequence[AnswerPrediction], records: Sequence[QuestionRecord]
-) -> dict[str, Any]:
-    """Files of the official SQuAD script: name -> answers, n best spans, or margins, by id."""
-    pairs = [(record.id, p) for record, p in zip(records, predictions, strict=True)]
-    nbest = {}
-    for i, p in pairs:
-        nbest[i] = [dict(vars(candidate)) for candidate in p.candidates]
-        if p.null_score is not None:
-            null = {"text": "", "score": p.null_score, "probability": p.null_probability}
-            nbest[i].append(null)
-    return {
-        "predictions": {i: p.text for i, p in pairs},
-        "nbest_predictions": nbest,
-        "null_odds": {i: finite_or_none(p.margin) for i, p in pairs},
     }
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -28,28 +28,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minift import metrics
-from minift.data.read import TextRecord, numbered, read_classification, records_of
+from minift.data.read import TextRecord, read_classification, records_of
 from minift.errors import UserError, escape_controls
-from minift.models.base import PretrainedModel
 from minift.models.encoder import POOLINGS
 from minift.models.heads import EncoderForSequenceClassification
 from minift.options import check_range, option
-from minift.tasks.base import (
-    Task,
-    TaskOptions,
-    TokenBatch,
-    TokenFeature,
-    load_initial_model,
-    load_task,
-    refuse_questions,
-    run_batches,
-    save_task,
-    score_table,
-    token_batch,
-    with_encoder_outputs,
-)
+from minift.tasks.base import Metric, Task
+from minift.tasks.batches import TokenBatch, TokenFeature, head_logits, run_batches, token_batch
 from minift.tasks.data_checks import all_truncated, constant_labels, rare_labels
-from minift.text.tokenizer import Tokenizer
+from minift.tasks.display import Display, score_table
+from minift.tasks.options import TaskOptions
 from minift.text.windows import Truncation, truncate_or_window
 
 
@@ -105,59 +93,8 @@ Predictions: TypeAlias = Sequence[LabelPrediction]
 
 
 @dataclass(frozen=True)
-class ClassificationTask(Task):
-    """Text classification; see `Task`."""
-
-    options: ClassificationOptions
-    tokenizer: Tokenizer
-    labels: tuple[str, ...]  # C names, in the order of the logits
-    max_length: int  # tokens of an input, special tokens included
-    class_weight: tuple[float, ...]  # factor of each label's loss
-
-    name = "classification"
-    model_kind = EncoderForSequenceClassification
-    metric = "accuracy"
-    baseline_name = "the most frequent label"
-
-    @classmethod
-    def from_options(
-        cls, options: ClassificationOptions
-    ) -> tuple[ClassificationTask, PretrainedModel, dict[str, list[TextRecord]]]:
-        splits = read_splits(options)
-        labels = sort_labels({record.label for record in splits["train"]})
-        return *cls.from_records(options, splits, labels), splits
-
-    @classmethod
-    def from_records(
-        cls, options: ClassificationOptions, splits: Mapping[str, Records], labels: tuple[str, ...]
-    ) -> tuple[ClassificationTask, PretrainedModel]:
-        """The task and the model for records in memory.  labels: those of the training records."""
-        if len(labels) < 2:
-            where = options.training_data
-            raise UserError(f"{where}: every label is {labels[0]!r}; give examples of two or more")
-        changes = {} if options.pooling is None else {"pooling": options.pooling}
-        model, tokenizer, max_length = load_initial_model(options, cls, labels, **changes)
-        labels = model.config.labels  # a fine-tuned checkpoint may have another order
-        for records in splits.values():
-            _check_labels(records, labels)
-        class_weight = _class_weight(options, labels, splits["train"])
-        return cls(options, tokenizer, labels, max_length, class_weight), model
-
-    @classmethod
-    def from_pretrained(cls, folder: Path) -> tuple[ClassificationTask, PretrainedModel]:
-        model, tokenizer, saved = load_task(folder, cls)
-        options = ClassificationOptions(truncation=saved.get("truncation", "head"))
-        max_length = saved.get("max_length", model.config.max_tokens)
-        labels = model.config.labels
-        return cls(options, tokenizer, labels, max_length, (1.0,) * len(labels)), model
-
-    def read_inputs(
-        self, inputs: Iterable[str] | Path, questions: Sequence[str] = ()
-    ) -> Iterable[TextRecord]:
-        """A file in a format of the training data, labels optional; or lines text[<TAB>pair]."""
-        refuse_questions(questions, self.name)
-        is_file = isinstance(inputs, Path)
-        return read_classification(inputs, require_label=False) if is_file else records_of(inputs)
+class ClassificationDisplay(Display):
+    """Texts with their labels; see `Display`."""
 
     def describe(self, records: Records, features: Features) -> str:
         first, feature = records[0], features[0]
@@ -167,13 +104,121 @@ class ClassificationTask(Task):
             f"first record ({first.where})",
             f"  text    {first.text}",
             *([f"  pair    {first.text_pair}"] if first.text_pair is not None else []),
-            f"  tokens  {' '.join(self.tokenizer.convert_ids_to_tokens(feature.input_ids))}",
+            f"  tokens  {' '.join(self.task.tokenizer.convert_ids_to_tokens(feature.input_ids))}",
             f"  label   {first.label} -> {feature.label}",
-            "labels    " + ", ".join(f"{label} {counts[label]}" for label in self.labels),
-            f"length    {long:.1%} of the texts have more than {self.max_length} tokens "
-            f"(--truncation {self.options.truncation})",
+            "labels    " + ", ".join(f"{label} {counts[label]}" for label in self.task.labels),
+            f"length    {long:.1%} of the texts have more than {self.task.max_length} tokens "
+            f"(--truncation {self.task.options.truncation})",
         ]
         return "\n".join(lines)
+
+    def format_report(
+        self, predictions: Predictions, records: Records, score: dict[str, Any]
+    ) -> str:
+        """Precision, recall and F1 of each label; the most confident hits and errors."""
+        width = max(map(len, self.task.labels))
+        lines = score_table("label", score["per_label"], "records")
+        pairs = list(zip(predictions, records, strict=True))
+        pairs.sort(key=lambda pair: -max(pair[0].probabilities))
+        for title, correct in (("correct predictions", True), ("errors", False)):
+            chosen = [(p, r) for p, r in pairs if (p.label == r.label) is correct][:3]
+            lines.append(f"most confident {title}:" + ("" if chosen else " none"))
+            for p, r in chosen:
+                lines.append(f"  {max(p.probabilities):.2f} {p.label:{width}}  {r.text:.100}")
+        return "\n".join(lines)
+
+    def to_rows(self, predictions: Predictions, records: Records) -> list[dict]:
+        return [
+            {
+                "id": record.id,
+                "text": record.text,
+                **({} if record.text_pair is None else {"text_pair": record.text_pair}),
+                "gold": record.label,
+                "predicted": prediction.label,
+                "score": max(prediction.probabilities),
+                "probabilities": dict(zip(self.task.labels, prediction.probabilities, strict=True)),
+            }
+            for prediction, record in zip(predictions, records, strict=True)
+        ]
+
+    def to_lines(
+        self, predictions: Predictions, records: Records, colour: bool = False
+    ) -> list[str]:
+        """label<TAB>probability of each label<TAB>text"""
+        lines = []
+        for prediction, record in zip(predictions, records, strict=True):
+            probabilities = zip(self.task.labels, prediction.probabilities, strict=True)
+            shown = " ".join(f"{label}={p:.4f}" for label, p in probabilities)
+            line = f"{prediction.label}\t{shown}\t{' '.join(record.text.split())}"
+            lines.append(escape_controls(line))
+        return lines
+
+
+@dataclass(frozen=True)
+class ClassificationTask(Task):
+    """Text classification; see `Task`.
+
+    class_weight: factor of each label's loss; None: all 1.
+    """
+
+    name = "classification"
+    model_kind = EncoderForSequenceClassification
+    options_class = ClassificationOptions
+    display_class = ClassificationDisplay
+    metrics = (
+        Metric("accuracy"),
+        Metric("f1"),
+        Metric("f1_macro"),
+        Metric("matthews_correlation"),
+        Metric("loss", higher_is_better=False),
+    )
+    builtin_files = "reviews.{}.tsv"
+    baseline_name = "the most frequent label"
+    saved_options = ("text_column", "pair_column", "label_column", "truncation")
+
+    options: ClassificationOptions
+    class_weight: tuple[float, ...] | None = None
+
+    @classmethod
+    def read(
+        cls,
+        source: Path | Iterable[str],
+        options: ClassificationOptions,
+        *,
+        require_labels: bool = True,
+    ) -> Iterable[TextRecord]:
+        """A TSV, CSV or JSONL file; or, for prediction, lines text[<TAB>pair]."""
+        if not isinstance(source, Path):
+            return records_of(source)
+        return read_classification(
+            source,
+            text_column=options.text_column,
+            pair_column=options.pair_column,
+            label_column=options.label_column,
+            require_label=require_labels,
+        )
+
+    @classmethod
+    def labels_of(
+        cls, options: ClassificationOptions, splits: Mapping[str, Records]
+    ) -> tuple[str, ...]:
+        labels = sort_labels({record.label for record in splits["train"]})
+        if len(labels) < 2:
+            where = options.training_data
+            raise UserError(f"{where}: every label is {labels[0]!r}; give examples of two or more")
+        return labels
+
+    @classmethod
+    def config_changes(cls, options: ClassificationOptions) -> dict[str, Any]:
+        return {} if options.pooling is None else {"pooling": options.pooling}
+
+    def fit(self, splits: Mapping[str, Records]) -> ClassificationTask:
+        """The task with the weights of the labels; a label that training lacks is an error."""
+        for records in splits.values():
+            _check_labels(records, self.labels)
+        if self.options.class_weights == "none":
+            return self
+        return replace(self, class_weight=_balanced_weights(self.labels, splits["train"]))
 
     def input_key(self, record: TextRecord) -> tuple[str, str | None]:
         return record.text, record.text_pair
@@ -212,12 +257,12 @@ class ClassificationTask(Task):
         self, model: Any, features: Features, batch_size: int
     ) -> list[TextFeature]:
         head = dict(model.head_parameters())
-        if any(name not in head for name in model.new_parameters):
+        if new := [name for name in model.new_parameters if name not in head]:
             raise UserError(
-                f"{self.options.model}: the checkpoint has no pooler, and a new one cannot be "
+                f"{self.options.model}: the checkpoint has no {new[0]}, and a new one cannot be "
                 "trained while the encoder is frozen; use --pooling mean or cls"
             )
-        return with_encoder_outputs(self, model, features, batch_size)
+        return super().precompute_encoder_outputs(model, features, batch_size)
 
     def collate(self, features: Features) -> TokenBatch:
         labelled = features[0].label is not None
@@ -239,23 +284,20 @@ class ClassificationTask(Task):
         This is half the loss of Liang et al. 2021, "R-Drop: Regularized dropout for neural
         networks", which does not divide by the two passes.
         """
-        logits = self._logits(model, batch)  # (B, C)
+        logits = head_logits(model, batch)  # (B, C)
         losses = self._cross_entropies(logits, batch.labels)  # (B,)
         if self.options.r_drop:
-            second = self._logits(model, batch)  # (B, C)
+            second = head_logits(model, batch)  # (B, C)
             losses = (losses + self._cross_entropies(second, batch.labels)) / 2  # (B,)
             log_p, log_q = logits.float().log_softmax(-1), second.float().log_softmax(-1)  # (B, C)
             # KL(p | q) + KL(q | p) is the sum of (p - q) * (log p - log q) over the classes.
             divergences = ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1)  # (B,)
             losses = losses + self.options.r_drop / 4 * divergences
         # A feature's own weight is less than 1 if it is one of several windows.
-        weights = batch.weights * logits.new_tensor(self.class_weight)[batch.labels]  # (B,)
+        weights = batch.weights  # (B,)
+        if self.class_weight is not None:
+            weights = weights * logits.new_tensor(self.class_weight)[batch.labels]  # (B,)
         return (losses * weights).sum(), weights.sum()
-
-    def _logits(self, model: Any, batch: TokenBatch) -> Tensor:
-        if batch.encoder_outputs is not None:  # (B, H), the encoder is frozen
-            return model.head(batch.encoder_outputs)  # (B, C)
-        return model(batch.input_ids, batch.attention_mask, batch.token_type_ids)  # (B, C)
 
     def _cross_entropies(self, logits: Tensor, labels: Tensor) -> Tensor:
         smoothing = self.options.label_smoothing
@@ -263,7 +305,7 @@ class ClassificationTask(Task):
 
     def predict(self, model: Any, features: Features, batch_size: int) -> list[LabelPrediction]:
         """Average the logits over the windows of each record, then apply softmax."""
-        outputs = run_batches(self, model, model, features, batch_size, "predict")
+        outputs = run_batches(self.collate, model, head_logits, features, batch_size, "predict")
         sums: dict[int, Tensor] = {}  # record -> weighted sum of its logits, (C,)
         for feature, logits in zip(features, outputs, strict=True):
             part = logits * feature.weight
@@ -298,51 +340,6 @@ class ClassificationTask(Task):
         [(label, _)] = Counter(record.label for record in train).most_common(1)
         return metrics.accuracy([label] * len(dev), [record.label for record in dev])
 
-    def format_report(
-        self, predictions: Predictions, records: Records, score: dict[str, Any]
-    ) -> str:
-        """Precision, recall and F1 of each label; the most confident hits and errors."""
-        width = max(map(len, self.labels))
-        lines = score_table("label", score["per_label"], "records")
-        pairs = list(zip(predictions, records, strict=True))
-        pairs.sort(key=lambda pair: -max(pair[0].probabilities))
-        for title, correct in (("correct predictions", True), ("errors", False)):
-            chosen = [(p, r) for p, r in pairs if (p.label == r.label) is correct][:3]
-            lines.append(f"most confident {title}:" + ("" if chosen else " none"))
-            for p, r in chosen:
-                lines.append(f"  {max(p.probabilities):.2f} {p.label:{width}}  {r.text:.100}")
-        return "\n".join(lines)
-
-    def to_rows(self, predictions: Predictions, records: Records) -> list[dict]:
-        return [
-            {
-                "id": record.id,
-                "text": record.text,
-                **({} if record.text_pair is None else {"text_pair": record.text_pair}),
-                "gold": record.label,
-                "predicted": prediction.label,
-                "score": max(prediction.probabilities),
-                "probabilities": dict(zip(self.labels, prediction.probabilities, strict=True)),
-            }
-            for prediction, record in zip(predictions, records, strict=True)
-        ]
-
-    def to_lines(
-        self, predictions: Predictions, records: Records, colour: bool = False
-    ) -> list[str]:
-        """label<TAB>probability of each label<TAB>text"""
-        lines = []
-        for prediction, record in zip(predictions, records, strict=True):
-            probabilities = zip(self.labels, prediction.probabilities, strict=True)
-            shown = " ".join(f"{label}={p:.4f}" for label, p in probabilities)
-            line = f"{prediction.label}\t{shown}\t{' '.join(record.text.split())}"
-            lines.append(escape_controls(line))
-        return lines
-
-    def save(self, model: PretrainedModel, folder: Path) -> None:
-        settings = {"truncation": self.options.truncation, "max_length": self.max_length}
-        save_task(model, self.tokenizer, folder, **settings)
-
 
 def sort_labels(labels: set[str]) -> tuple[str, ...]:
     """Integers by value, other labels alphabetically, so that the order is reproducible.
@@ -356,16 +353,6 @@ def sort_labels(labels: set[str]) -> tuple[str, ...]:
         return tuple(sorted(labels))
 
 
-def read_splits(options: ClassificationOptions) -> dict[str, list[TextRecord]]:
-    """Split name -> records, from the files given or else from the built-in reviews."""
-    names = ("text_column", "pair_column", "label_column") if options.train_file else ()
-    columns = {name: getattr(options, name) for name in names}
-    return {
-        split: numbered(record for path in paths for record in read_classification(path, **columns))
-        for split, paths in options.files("reviews.{}.tsv").items()
-    }
-
-
 def _check_labels(records: Records, labels: Sequence[str]) -> None:
     """`UserError` for a record whose label is not among `labels`."""
     known = set(labels)
@@ -377,12 +364,8 @@ def _check_labels(records: Records, labels: Sequence[str]) -> None:
             )
 
 
-def _class_weight(
-    options: ClassificationOptions, labels: Sequence[str], records: Records
-) -> tuple[float, ...]:
-    """1 for each label; balanced: N / (C * n) for a label with n of the N training records."""
-    if options.class_weights == "none":
-        return (1.0,) * len(labels)
+def _balanced_weights(labels: Sequence[str], records: Records) -> tuple[float, ...]:
+    """N / (C * n) for a label with n of the N training records."""
     counts = Counter(record.label for record in records)
     # A label of the checkpoint may not occur in the data; its weight is never used.
     return tuple(len(records) / (len(labels) * max(1, counts[label])) for label in labels)

@@ -1,4 +1,4 @@
-"""Entities of named-entity recognition: predictions, their score, and how they are printed.
+"""Entities of named-entity recognition: predictions, their score, and how they are shown.
 
 the [Ada]PER in [Paris]LOC           marked_text
   PER      0.97        4-7  Ada      type, score, characters of the text, the entity's text
@@ -7,14 +7,16 @@ the [Ada]PER in [Paris]LOC           marked_text
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from minift import metrics
+from minift.data.batching import IGNORE_INDEX
 from minift.data.columns import TagRecord
 from minift.errors import escape_controls
-from minift.tasks.base import score_table
+from minift.tasks.display import Display, score_table
 
 COLOURS = (31, 32, 34, 35, 36, 33)  # terminal codes: red, green, blue, magenta, cyan, yellow
 
@@ -41,32 +43,84 @@ def score_entities(
     }
 
 
-def format_entity_report(
-    predictions: Sequence[TagPrediction], records: Sequence[TagRecord], score: dict[str, Any]
-) -> str:
-    """Scores of each type, counts of each kind of error, and the first three wrong sentences."""
-    counts = (f"{kind.replace('_', ' ')} {count}" for kind, count in score["errors"].items())
-    lines = [*score_table("type", score["per_type"], "entities"), "entities  " + ", ".join(counts)]
-    pairs = zip(predictions, records, strict=True)
-    wrong = [(prediction, record) for prediction, record in pairs if prediction.tags != record.tags]
-    for prediction, record in wrong[:3]:
-        lines.append(f"  {record.text:.200}")
-        lines.append(f"    true       {list_entities(record.words, record.tags)}")
-        lines.append(f"    predicted  {list_entities(record.words, prediction.tags)}")
-    return "\n".join(lines)
+@dataclass(frozen=True)
+class EntityDisplay(Display):
+    """Texts with their entities; see `Display`."""
 
+    def describe(self, records: Sequence[TagRecord], features: Sequence[Any]) -> str:
+        first, feature = records[0], features[0]
+        names = [
+            "-" if label == IGNORE_INDEX else self.task.labels[label]
+            for label in feature.labels or [IGNORE_INDEX] * feature.length
+        ]
+        lengths = Counter(end - start for f in features for start, end in f.spans)
+        long = [n for n in Counter(feature.record for feature in features).values() if n > 1]
+        kinds = Counter(tag[2:] for r in records for tag in r.tags or () if tag.startswith("B-"))
+        lines = [
+            f"first record ({first.where})",
+            f"  words   {' '.join(first.words)}",
+            f"  tags    {' '.join(first.tags or ())}",
+            f"  tokens  {' '.join(self.task.tokenizer.convert_ids_to_tokens(feature.input_ids))}",
+            f"  labels  {' '.join(names)}  (--label-strategy {self.task.options.label_strategy})",
+            f"schemes   {', '.join(self.task.schemes)} -> iob2",
+            "entities  " + ", ".join(f"{kind} {kinds[kind]}" for kind in sorted(kinds)),
+            f"words     {lengths.total()}, of which {lengths.total() - lengths[0] - lengths[1]} "
+            f"have several subword tokens and {lengths[0]} have none",
+            f"length    {len(long)} of {len(records)} texts have more than {self.task.max_length} "
+            f"tokens and are split into windows, {sum(long)} in all; nothing is truncated",
+        ]
+        return "\n".join(lines)
 
-def entity_row(prediction: TagPrediction, record: TagRecord) -> dict[str, Any]:
-    """The line of a record in predictions.*.jsonl and in `predict.py --json`."""
-    return {
-        "id": record.id,
-        "text": record.text,
-        "tokens": record.words,
-        "gold": record.tags,
-        "predicted": prediction.tags,
-        "score": min(prediction.scores, default=1.0),
-        "entities": found_entities(prediction.tags, prediction.scores, record),
-    }
+    def format_report(
+        self,
+        predictions: Sequence[TagPrediction],
+        records: Sequence[TagRecord],
+        score: dict[str, Any],
+    ) -> str:
+        """Scores of each type, counts of each kind of error, and three wrong sentences."""
+        counts = (f"{kind.replace('_', ' ')} {count}" for kind, count in score["errors"].items())
+        lines = [
+            *score_table("type", score["per_type"], "entities"),
+            "entities  " + ", ".join(counts),
+        ]
+        pairs = zip(predictions, records, strict=True)
+        wrong = [
+            (prediction, record) for prediction, record in pairs if prediction.tags != record.tags
+        ]
+        for prediction, record in wrong[:3]:
+            lines.append(f"  {record.text:.200}")
+            lines.append(f"    true       {list_entities(record.words, record.tags)}")
+            lines.append(f"    predicted  {list_entities(record.words, prediction.tags)}")
+        return "\n".join(lines)
+
+    def to_rows(
+        self, predictions: Sequence[TagPrediction], records: Sequence[TagRecord]
+    ) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": record.id,
+                "text": record.text,
+                "tokens": record.words,
+                "gold": record.tags,
+                "predicted": prediction.tags,
+                "score": min(prediction.scores, default=1.0),
+                "entities": found_entities(prediction.tags, prediction.scores, record),
+            }
+            for prediction, record in zip(predictions, records, strict=True)
+        ]
+
+    def to_lines(
+        self,
+        predictions: Sequence[TagPrediction],
+        records: Sequence[TagRecord],
+        colour: bool = False,
+    ) -> list[str]:
+        """The text with its entities in brackets or colours, then one line for each entity."""
+        types = sorted({label[2:] for label in self.task.labels if label != "O"})
+        return [
+            marked_text(record.text, found_entities(p.tags, p.scores, record), types, colour)
+            for p, record in zip(predictions, records, strict=True)
+        ]
 
 
 def found_entities(

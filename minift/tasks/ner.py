@@ -28,9 +28,8 @@ Dimensions: B batch, T tokens of the longest text in the batch, C tags, W words.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -40,34 +39,17 @@ from torch import Tensor
 
 from minift.data.batching import IGNORE_INDEX, pad
 from minift.data.columns import TagRecord, read_tagged, untagged
-from minift.data.read import numbered, read_lines
+from minift.data.read import read_lines
 from minift.data.tags import allowed_transitions, tag_names
 from minift.errors import UserError
 from minift.models.base import PretrainedModel
 from minift.models.heads import EncoderForTokenClassification
 from minift.options import check_range, option
-from minift.tasks.base import (
-    Task,
-    TaskOptions,
-    TokenBatch,
-    TokenFeature,
-    load_initial_model,
-    load_task,
-    refuse_questions,
-    run_batches,
-    save_task,
-    token_batch,
-    with_encoder_outputs,
-)
+from minift.tasks.base import Metric, Task
+from minift.tasks.batches import TokenBatch, TokenFeature, head_logits, run_batches, token_batch
 from minift.tasks.data_checks import rare_labels
-from minift.tasks.entities import (
-    TagPrediction,
-    entity_row,
-    format_entity_report,
-    found_entities,
-    marked_text,
-    score_entities,
-)
+from minift.tasks.entities import EntityDisplay, TagPrediction, score_entities
+from minift.tasks.options import TaskOptions
 from minift.text.alignment import (
     AGGREGATION_STRATEGIES,
     LABEL_STRATEGIES,
@@ -77,7 +59,6 @@ from minift.text.alignment import (
     subword_spans,
     viterbi_decode,
 )
-from minift.text.tokenizer import Tokenizer
 from minift.text.windows import best_window, windows
 
 
@@ -140,67 +121,83 @@ Predictions: TypeAlias = Sequence[TagPrediction]
 
 @dataclass(frozen=True)
 class NerTask(Task):
-    """Named-entity recognition; see `Task`."""
+    """Named-entity recognition; see `Task`.
 
-    options: NerOptions
-    tokenizer: Tokenizer
-    labels: tuple[str, ...]  # C tags of IOB2, in the order of the logits
-    max_length: int  # tokens of an input, special tokens included
-    schemes: tuple[str, ...] = ()  # tagging schemes of the files
+    labels: the C tags of IOB2.
+    schemes: the tagging schemes of the files, a text for each split; printed before training.
+    """
 
     name = "ner"
     model_kind = EncoderForTokenClassification
-    metric = "f1"
+    options_class = NerOptions
+    display_class = EntityDisplay
+    metrics = (
+        Metric("f1"),
+        Metric("precision"),
+        Metric("recall"),
+        Metric("macro_f1"),
+        Metric("f1_strict"),
+        Metric("token_accuracy"),
+    )
+    builtin_files = "ner.{}.conll"
     baseline_name = "no entity"
+    saved_options = (
+        *("token_column", "tag_column", "scheme", "doc_stride"),
+        *("label_strategy", "aggregation_strategy", "decoding"),
+    )
+
+    options: NerOptions
+    schemes: tuple[str, ...] = ()
 
     @classmethod
-    def from_options(
-        cls, options: NerOptions
-    ) -> tuple[NerTask, PretrainedModel, dict[str, list[TagRecord]]]:
-        splits, schemes = read_splits(options)
+    def read(
+        cls, source: Path | Iterable[str], options: NerOptions, *, require_labels: bool = True
+    ) -> Iterable[TagRecord]:
+        """A file of words and tags; or, for prediction, lines of raw text, also of a .txt file."""
+        if isinstance(source, Path):
+            if require_labels or not source.name.lower().removesuffix(".gz").endswith(".txt"):
+                return read_tagged(
+                    source,
+                    token_column=options.token_column,
+                    tag_column=options.tag_column,
+                    scheme=options.scheme,
+                    require_tags=require_labels,
+                )
+            source = (line for _, line in read_lines(source))
+        lines = (line.rstrip("\r\n") for line in source)
+        return untagged((line, split_words(line)) for line in lines)
+
+    @classmethod
+    def labels_of(cls, options: NerOptions, splits: Mapping[str, Records]) -> tuple[str, ...]:
         types = {tag[2:] for record in splits["train"] for tag in record.tags if tag != "O"}
         if not types:
             where = options.training_data
             raise UserError(f"{where}: every tag is O; give sentences with entities")
-        for records in splits.values():
-            _check_types(records, types)
-        model, tokenizer, max_length = load_initial_model(options, cls, tag_names(types))
-        task = cls(options, tokenizer, model.config.labels, max_length, tuple(schemes.values()))
-        if task.max_tokens <= (options.doc_stride or 0):
+        return tag_names(types)
+
+    def fit(self, splits: Mapping[str, Records]) -> NerTask:
+        """The task with the schemes; an entity type that training lacks is an error."""
+        if self.max_tokens <= (self.options.doc_stride or 0):
             raise UserError(
-                f"--doc-stride is {options.doc_stride}, but a window of {max_length} tokens holds "
-                f"{task.max_tokens} of the text; give a smaller value"
+                f"--doc-stride is {self.options.doc_stride}, but a window of {self.max_length} "
+                f"tokens holds {self.max_tokens} of the text; give a smaller value"
             )
-        return task, model, splits
+        for records in splits.values():
+            _check_types(records, {label[2:] for label in self.labels if label != "O"})
+        schemes = (dict.fromkeys(r.scheme for r in records) for records in splits.values())
+        return replace(self, schemes=tuple(map(", ".join, schemes)))
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> tuple[NerTask, PretrainedModel]:
-        model, tokenizer, saved = load_task(folder, cls)
-        names = ("label_strategy", "aggregation_strategy", "decoding", "doc_stride")
-        options = NerOptions(**{name: saved[name] for name in names if name in saved})
-        labels = model.config.labels
-        if "O" not in labels or not all(
-            label == "O" or label[:2] in ("B-", "I-") for label in labels
+        task, model = super().from_pretrained(folder)
+        if "O" not in task.labels or not all(
+            label == "O" or label[:2] in ("B-", "I-") for label in task.labels
         ):
             raise UserError(
-                f"{folder}: the labels {', '.join(labels)[:80]} are not IOB2 tags; give a model "
-                "trained to tag entities"
+                f"{folder}: the labels {', '.join(task.labels)[:80]} are not IOB2 tags; give a "
+                "model trained to tag entities"
             )
-        limit = model.config.max_tokens
-        return cls(options, tokenizer, labels, saved.get("max_length", limit)), model
-
-    def read_inputs(
-        self, inputs: Iterable[str] | Path, questions: Sequence[str] = ()
-    ) -> Iterable[TagRecord]:
-        """Lines of raw text, also of a .txt file; or a file of sentences split into words."""
-        refuse_questions(questions, self.name)
-        if isinstance(inputs, Path):
-            if inputs.name.lower().removesuffix(".gz").endswith(".txt"):
-                inputs = (line for _, line in read_lines(inputs))
-            else:
-                return read_tagged(inputs, require_tags=False)[0]
-        lines = (line.rstrip("\r\n") for line in inputs)
-        return untagged((line, split_words(line)) for line in lines)
+        return task, model
 
     @property
     def max_tokens(self) -> int:
@@ -212,30 +209,6 @@ class NerTask(Task):
         """Label -> the label that continues it: B-PER -> I-PER, I-PER -> I-PER, O -> O."""
         number = {label: i for i, label in enumerate(self.labels)}
         return [number.get("I" + label[1:], i) for i, label in enumerate(self.labels)]
-
-    def describe(self, records: Records, features: Features) -> str:
-        first, feature = records[0], features[0]
-        names = [
-            "-" if label == IGNORE_INDEX else self.labels[label]
-            for label in feature.labels or [IGNORE_INDEX] * feature.length
-        ]
-        lengths = Counter(end - start for f in features for start, end in f.spans)
-        long = [n for n in Counter(feature.record for feature in features).values() if n > 1]
-        kinds = Counter(tag[2:] for r in records for tag in r.tags or () if tag.startswith("B-"))
-        lines = [
-            f"first record ({first.where})",
-            f"  words   {' '.join(first.words)}",
-            f"  tags    {' '.join(first.tags or ())}",
-            f"  tokens  {' '.join(self.tokenizer.convert_ids_to_tokens(feature.input_ids))}",
-            f"  labels  {' '.join(names)}  (--label-strategy {self.options.label_strategy})",
-            f"schemes   {', '.join(self.schemes)} -> iob2",
-            "entities  " + ", ".join(f"{kind} {kinds[kind]}" for kind in sorted(kinds)),
-            f"words     {lengths.total()}, of which {lengths.total() - lengths[0] - lengths[1]} "
-            f"have several subword tokens and {lengths[0]} have none",
-            f"length    {len(long)} of {len(records)} texts have more than {self.max_length} "
-            f"tokens and are split into windows, {sum(long)} in all; nothing is truncated",
-        ]
-        return "\n".join(lines)
 
     def input_key(self, record: TagRecord) -> tuple[str, ...]:
         return record.words
@@ -278,11 +251,6 @@ class NerTask(Task):
                 features.append(TagFeature(i, ids, type_ids, tuple(words), spans_in_window, labels))
         return features
 
-    def precompute_encoder_outputs(
-        self, model: Any, features: Features, batch_size: int
-    ) -> list[TagFeature]:
-        return with_encoder_outputs(self, model, features, batch_size)
-
     def collate(self, features: Features) -> TokenBatch:
         labelled = features[0].labels is not None
         labels = pad([feature.labels for feature in features], IGNORE_INDEX) if labelled else None
@@ -290,10 +258,7 @@ class NerTask(Task):
 
     def loss(self, model: Any, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Sum of the cross-entropies of the labelled tokens, and their number."""
-        if batch.encoder_outputs is not None:
-            logits = model.head(batch.encoder_outputs)  # (B, T, C)
-        else:
-            logits = model(batch.input_ids, batch.attention_mask, batch.token_type_ids)  # (B, T, C)
+        logits = head_logits(model, batch)  # (B, T, C)
         labels = batch.labels.flatten()  # (B * T,)
         total = F.cross_entropy(
             logits.float().flatten(0, 1),  # (B * T, C)
@@ -305,7 +270,7 @@ class NerTask(Task):
         return total, (labels != IGNORE_INDEX).sum().to(total.dtype)
 
     def predict(self, model: Any, features: Features, batch_size: int) -> list[TagPrediction]:
-        outputs = run_batches(self, model, model, features, batch_size, "predict")
+        outputs = run_batches(self.collate, model, head_logits, features, batch_size, "predict")
         return self.decode(features, outputs)
 
     def decode(self, features: Features, outputs: Sequence[Tensor]) -> list[TagPrediction]:
@@ -337,52 +302,6 @@ class NerTask(Task):
 
     def baseline_score(self, train: Records, dev: Records) -> float:
         return 0.0
-
-    def format_report(
-        self, predictions: Predictions, records: Records, score: dict[str, Any]
-    ) -> str:
-        return format_entity_report(predictions, records, score)
-
-    def to_rows(self, predictions: Predictions, records: Records) -> list[dict]:
-        return [entity_row(p, record) for p, record in zip(predictions, records, strict=True)]
-
-    def to_lines(
-        self, predictions: Predictions, records: Records, colour: bool = False
-    ) -> list[str]:
-        """The text with its entities in brackets or colours, then one line for each entity."""
-        types = sorted({label[2:] for label in self.labels if label != "O"})
-        return [
-            marked_text(record.text, found_entities(p.tags, p.scores, record), types, colour)
-            for p, record in zip(predictions, records, strict=True)
-        ]
-
-    def save(self, model: PretrainedModel, folder: Path) -> None:
-        settings = {
-            "label_strategy": self.options.label_strategy,
-            "aggregation_strategy": self.options.aggregation,
-            "decoding": self.options.decoding,
-            "doc_stride": self.options.doc_stride,
-            "max_length": self.max_length,
-        }
-        save_task(model, self.tokenizer, folder, **settings)
-
-
-def read_splits(options: NerOptions) -> tuple[dict[str, list[TagRecord]], dict[str, str]]:
-    """Split name -> records and -> scheme, from the files given or the built-in sentences."""
-    splits, schemes = {}, {}
-    for name, paths in options.files("ner.{}.conll").items():
-        parts = [
-            read_tagged(
-                path,
-                token_column=options.token_column,
-                tag_column=options.tag_column,
-                scheme=options.scheme,
-            )
-            for path in paths
-        ]
-        splits[name] = numbered(record for records, _ in parts for record in records)
-        schemes[name] = ", ".join(dict.fromkeys(scheme for _, scheme in parts))
-    return splits, schemes
 
 
 def _check_types(records: Records, types: set[str]) -> None:

@@ -30,7 +30,7 @@ Dimensions: B batch, T tokens of the longest text in the batch, C tokens of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -43,36 +43,22 @@ from torch import Tensor
 from minift.data.read import read_lines
 from minift.data.squad import QuestionRecord, check_ids, read_squad, unanswered
 from minift.errors import UserError
-from minift.models.base import PretrainedModel
 from minift.models.heads import EncoderForQuestionAnswering
 from minift.options import check_range, option
 from minift.tasks.answers import (
+    NULL,
+    AnswerDisplay,
     AnswerPrediction,
     Candidate,
-    answer_lines,
-    answer_row,
     decide,
-    format_answer_report,
-    official_formats,
     score_answers,
 )
-from minift.tasks.base import (
-    Task,
-    TaskOptions,
-    TokenBatch,
-    TokenFeature,
-    load_initial_model,
-    load_task,
-    run_batches,
-    save_task,
-    token_batch,
-    with_encoder_outputs,
-)
+from minift.tasks.base import Metric, Task
+from minift.tasks.batches import TokenBatch, TokenFeature, head_logits, run_batches, token_batch
+from minift.tasks.options import TaskOptions
 from minift.text.spans import best_spans, span_characters, token_span
-from minift.text.tokenizer import Encoding, Tokenizer
+from minift.text.tokenizer import Encoding
 from minift.text.windows import window_cores, windows
-
-NULL = 0  # position of [CLS], which means "no answer"
 
 
 @dataclass(frozen=True)
@@ -128,96 +114,67 @@ class QaTask(Task):
     """Extractive question answering; see `Task`.
 
     no_answer: some training questions have no answer, so "no answer" may be predicted.
-    threshold: the null threshold; None, which counts as 0, until it is tuned on dev.
+    null_threshold: None, which counts as 0, until it is tuned on dev.
     """
-
-    options: QaOptions
-    tokenizer: Tokenizer
-    max_length: int  # tokens of an input, special tokens included
-    no_answer: bool
-    threshold: float | None = None
 
     name = "qa"
     model_kind = EncoderForQuestionAnswering
-    metric = "f1"
+    options_class = QaOptions
+    display_class = AnswerDisplay
+    metrics = (
+        Metric("f1"),
+        Metric("exact"),
+        # With `no_answer` only:
+        *(Metric("f1_at_zero"), Metric("exact_at_zero"), Metric("best_f1"), Metric("best_exact")),
+    )
+    builtin_files = "qa.{}.json"
     baseline_name = "no answer"
+    saved_options = ("doc_stride", "max_answer_length", "n_best_size")
+    saved_fields = ("no_answer", "null_threshold")
+
+    options: QaOptions
+    no_answer: bool = True
+    null_threshold: float | None = None
 
     @classmethod
-    def from_options(
-        cls, options: QaOptions
-    ) -> tuple[QaTask, PretrainedModel, dict[str, list[QuestionRecord]]]:
-        splits = cls.read_splits(options)
+    def read(
+        cls, source: Path | Iterable[str], options: QaOptions, *, require_labels: bool = True
+    ) -> Iterable[QuestionRecord]:
+        """A SQuAD file; or, for prediction, lines question<TAB>context."""
+        if isinstance(source, Path):
+            return read_squad(source, require_answers=require_labels)
+        return unanswered(map(_question_and_context, source))
+
+    @classmethod
+    def read_splits(cls, options: QaOptions) -> dict[str, list[QuestionRecord]]:
+        """As for all tasks, but questions keep the ids of their files, which must differ."""
+        splits = {}
+        for name, paths in options.files(cls.builtin_files).items():
+            splits[name] = [record for path in paths for record in cls.read(path, options)]
+            check_ids(splits[name])
+        return splits
+
+    def read_inputs(
+        self, inputs: Path | Iterable[str], questions: Sequence[str] = ()
+    ) -> Iterable[QuestionRecord]:
+        """As for all tasks; or questions, each asked of a whole text file or of each line."""
+        if not questions:
+            return super().read_inputs(inputs)
+        if isinstance(inputs, Path):
+            inputs = ["\n".join(line for _, line in read_lines(inputs))]
+        return unanswered((q, text.rstrip("\r\n")) for text in inputs for q in questions)
+
+    @classmethod
+    def labels_of(cls, options: QaOptions, splits: Mapping[str, Records]) -> int:
+        """Two rows, start and end."""
         if not any(record.answers for record in splits["train"]):
             raise UserError(
                 f"{options.training_data}: no question has an answer; give questions with answers"
             )
-        model, tokenizer, max_length = load_initial_model(options, cls, labels=2)
-        no_answer = any(not record.answers for record in splits["train"])
-        return cls(options, tokenizer, max_length, no_answer), model, splits
+        return 2
 
-    @staticmethod
-    def read_splits(options: QaOptions) -> dict[str, list[QuestionRecord]]:
-        """Split name -> questions, from the files given or else from the built-in passages."""
-        splits = {}
-        for name, paths in options.files("qa.{}.json").items():
-            splits[name] = [record for path in paths for record in read_squad(path)]
-            check_ids(splits[name])
-        return splits
-
-    @classmethod
-    def from_pretrained(cls, folder: Path) -> tuple[QaTask, PretrainedModel]:
-        model, tokenizer, saved = load_task(folder, cls)
-        names = ("doc_stride", "max_answer_length", "n_best_size")
-        options = QaOptions(**{name: saved[name] for name in names if name in saved})
-        limit = saved.get("max_length", model.config.max_tokens)
-        no_answer, threshold = saved.get("no_answer", True), saved.get("null_threshold")
-        return cls(options, tokenizer, limit, no_answer, threshold), model
-
-    def read_inputs(
-        self, inputs: Iterable[str] | Path, questions: Sequence[str] = ()
-    ) -> Iterable[QuestionRecord]:
-        """Records from one of three forms of input.
-
-        A SQuAD file; questions, each asked of a whole text file or of each line; or, without
-        questions, lines question<TAB>context.
-        """
-        if isinstance(inputs, Path):
-            if not questions:
-                return read_squad(inputs, require_answers=False)
-            inputs = ["\n".join(line for _, line in read_lines(inputs))]
-        if questions:
-            return unanswered((q, text.rstrip("\r\n")) for text in inputs for q in questions)
-        return unanswered(map(_question_and_context, inputs))
-
-    def describe(self, records: Records, features: Features) -> str:
-        first, feature = records[0], features[0]
-        tokens = self.tokenizer.convert_ids_to_tokens(feature.input_ids)
-        num_windows = np.bincount([f.record for f in features], minlength=len(records))
-        found = {f.record for f in features if f.answer not in (None, (NULL, NULL))}
-        answerable = [i for i, record in enumerate(records) if record.answers]
-        lost = len(set(answerable) - found)
-        null = sum(f.answer == (NULL, NULL) for f in features)
-        long = int((num_windows > 1).sum())
-        label = "no answer"
-        if feature.answer not in (None, (NULL, NULL)):
-            first_token, last_token = feature.answer
-            answer = " ".join(tokens[first_token : last_token + 1])
-            label = f"tokens {first_token} to {last_token}: {answer}"
-        lines = [
-            f"first record ({first.where})",
-            f"  question  {first.question}",
-            f"  context   {' '.join(first.context.split()):.200}",
-            f"  answers   {' | '.join(dict.fromkeys(a.text for a in first.answers or ())) or '-'}",
-            f"  tokens    {' '.join(tokens):.400}",
-            f"  label     {label}",
-            f"questions   {len(records)}, of which {len(records) - len(answerable)} have no answer",
-            f"answers     {sum(r.moved for r in records)} have a wrong answer_start and were found "
-            f"nearby; those of {lost} questions are in no window whole",
-            f"windows     {len(features)} of at most {self.max_length} tokens; {null} are labelled "
-            f"'no answer' (--negative-windows {self.options.negative_windows})",
-            f"length      {long} questions have several windows, nothing is truncated",
-        ]
-        return "\n".join(lines)
+    def fit(self, splits: Mapping[str, Records]) -> QaTask:
+        return replace(self, no_answer=any(not record.answers for record in splits["train"]))
 
     def input_key(self, record: QuestionRecord) -> tuple[str, str]:
         return record.question, record.context
@@ -293,11 +250,6 @@ class QaTask(Task):
         start = answer.start + len(text) - len(text.lstrip())
         return token_span(offsets, start, answer.start + len(text.rstrip()))
 
-    def precompute_encoder_outputs(
-        self, model: Any, features: Features, batch_size: int
-    ) -> list[WindowFeature]:
-        return with_encoder_outputs(self, model, features, batch_size)
-
     def collate(self, features: Features) -> TokenBatch:
         labelled = features[0].answer is not None
         labels = torch.tensor([feature.answer for feature in features]) if labelled else None
@@ -309,15 +261,12 @@ class QaTask(Task):
         The softmax is over the real tokens of a window, the question included.  Padding has
         probability 0 and no share of the smoothed labels.
         """
-        mask = batch.attention_mask
-        if batch.encoder_outputs is not None:
-            logits = model.head(batch.encoder_outputs).unbind(-1)  # (B, T) each
-        else:
-            logits = model(batch.input_ids, mask, batch.token_type_ids)  # (B, T) each
+        logits, mask = head_logits(model, batch), batch.attention_mask  # (B, T, 2), (B, T)
         padding = mask == 0  # (B, T)
         smoothing = self.options.label_smoothing
-        total = logits[0].new_zeros((), dtype=torch.float32)
-        for side, labels in zip(logits, batch.labels.unbind(-1), strict=True):  # (B, T), (B,)
+        total = logits.new_zeros((), dtype=torch.float32)
+        sides = zip(logits.unbind(-1), batch.labels.unbind(-1), strict=True)
+        for side, labels in sides:  # start, then end: (B, T), (B,)
             log_p = side.float().masked_fill(padding, -math.inf).log_softmax(-1)  # (B, T)
             total = total + (1 - smoothing) / 2 * F.nll_loss(log_p, labels, reduction="sum")
             if smoothing:
@@ -326,10 +275,7 @@ class QaTask(Task):
         return total, total.new_tensor(float(len(batch.labels)))
 
     def predict(self, model: Any, features: Features, batch_size: int) -> list[AnswerPrediction]:
-        def forward(*inputs: Tensor) -> Tensor:
-            return torch.stack(model(*inputs), -1)  # (B, T, 2)
-
-        outputs = run_batches(self, model, forward, features, batch_size, "predict")
+        outputs = run_batches(self.collate, model, head_logits, features, batch_size, "predict")
         return self.decode(features, outputs)
 
     def decode(self, features: Features, outputs: Sequence[Tensor]) -> list[AnswerPrediction]:
@@ -347,50 +293,21 @@ class QaTask(Task):
                 candidates.append(Candidate(feature.context[start:end], start, end, score))
             null = float(starts[NULL] + ends[NULL])
             null_scores[feature.record] = min(null, null_scores.get(feature.record, math.inf))
-        predictions = [
-            decide(found[i], null_scores[i], self.no_answer, count) for i in sorted(found)
+        return [
+            decide(found[i], null_scores[i], self.no_answer, count).with_threshold(
+                self.null_threshold
+            )
+            for i in sorted(found)
         ]
-        return self._with_threshold(predictions)
-
-    def _with_threshold(self, predictions: Predictions) -> list[AnswerPrediction]:
-        return [prediction.with_threshold(self.threshold) for prediction in predictions]
 
     def score(self, predictions: Predictions, records: Records) -> dict[str, Any]:
-        return score_answers(predictions, records, self.threshold)
+        return score_answers(predictions, records, self.null_threshold)
 
     def with_tuned(self, score: dict[str, Any]) -> QaTask:
-        return replace(self, threshold=score.get("null_threshold"))
+        return replace(self, null_threshold=score.get("null_threshold"))
 
     def baseline_score(self, train: Records, dev: Records) -> float:
         return 100 * sum(not record.answers for record in dev) / len(dev)
-
-    def format_report(
-        self, predictions: Predictions, records: Records, score: dict[str, Any]
-    ) -> str:
-        return format_answer_report(predictions, records, score)
-
-    def to_rows(self, predictions: Predictions, records: Records) -> list[dict]:
-        decided = self._with_threshold(predictions)
-        return [answer_row(p, record) for p, record in zip(decided, records, strict=True)]
-
-    def exports(self, predictions: Predictions, records: Records) -> dict[str, Any]:
-        return official_formats(self._with_threshold(predictions), records)
-
-    def to_lines(
-        self, predictions: Predictions, records: Records, colour: bool = False
-    ) -> list[str]:
-        return [answer_lines(row, colour) for row in self.to_rows(predictions, records)]
-
-    def save(self, model: PretrainedModel, folder: Path) -> None:
-        settings = {
-            "max_length": self.max_length,
-            "doc_stride": self.options.doc_stride,
-            "max_answer_length": self.options.max_answer_length,
-            "n_best_size": self.options.n_best_size,
-            "no_answer": self.no_answer,
-            "null_threshold": self.threshold,
-        }
-        save_task(model, self.tokenizer, folder, **settings)
 
 
 def _question_and_context(line: str) -> tuple[str, str]:

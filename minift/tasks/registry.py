@@ -9,24 +9,52 @@ from minift.errors import UserError
 from minift.files import read_json
 from minift.models.base import CONFIG
 from minift.models.registry import FAMILIES
-from minift.tasks.base import Task, TaskOptions
-from minift.tasks.classification import ClassificationOptions, ClassificationTask
-from minift.tasks.ner import NerOptions, NerTask
-from minift.tasks.qa import QaOptions, QaTask
-from minift.tasks.summarization import SummarizationOptions, SummarizationTask
+from minift.tasks.base import Task
+from minift.tasks.classification import ClassificationTask
+from minift.tasks.loading import saved_settings
+from minift.tasks.ner import NerTask
+from minift.tasks.qa import QaTask
+from minift.tasks.summarization import SummarizationTask
 
-TASKS: dict[str, tuple[type[Task], type[TaskOptions]]] = {
-    "classification": (ClassificationTask, ClassificationOptions),
-    "ner": (NerTask, NerOptions),
-    "qa": (QaTask, QaOptions),
-    "summarization": (SummarizationTask, SummarizationOptions),
+TASKS: dict[str, type[Task]] = {
+    "classification": ClassificationTask,
+    "ner": NerTask,
+    "qa": QaTask,
+    "summarization": SummarizationTask,
 }
 
 
-def task_and_flags(
-    script: str, argv: Sequence[str]
-) -> tuple[type[Task], type[TaskOptions], list[str]]:
-    """Split a command line "TASK FLAGS" into the task, its options class, and the flags.
+def task_of(folder: Path) -> type[Task]:
+    """The task of a fine-tuned checkpoint, from config.json.
+
+    A model that minift saved says it itself; of any other, `architectures` tells it.
+    Raises `UserError` for an unknown task, and if none of those classes has a head for a task.
+    """
+    path = folder / CONFIG
+    config = read_json(path)
+    config = config if isinstance(config, dict) else {}
+    name = saved_settings(config).get("task")
+    architectures = config.get("architectures") or []
+    if name is None:
+        models = [m for models in FAMILIES.values() for m in models if m.__name__ in architectures]
+        kinds = ((name, task.model_kind) for name, task in TASKS.items())
+        found = (name for name, kind in kinds if any(issubclass(m, kind) for m in models))
+        name = next(found, None)
+    if name is None:
+        raise UserError(
+            f"{path}: architectures is {architectures!r}, which has no head for a task "
+            "minift knows; give the output directory of a training script"
+        )
+    if name not in TASKS:
+        raise UserError(
+            f"{path}: the model's task is {name!r}, which is none of {', '.join(TASKS)}; give the "
+            "output directory of one of their training scripts"
+        )
+    return TASKS[name]
+
+
+def task_and_flags(script: str, argv: Sequence[str]) -> tuple[type[Task], list[str]]:
+    """Split a command line "TASK FLAGS" into the task and the flags.
 
     Help without a task shows the flags of classification.  `UserError` for an unknown task.
     """
@@ -37,21 +65,4 @@ def task_and_flags(
     if task not in TASKS:
         wrong = f"the task is {task!r}" if argv else "the task is missing"
         raise UserError(f"{script}: {wrong}; write {script} {{{','.join(TASKS)}}} FLAGS")
-    return *TASKS[task], flags
-
-
-def task_of(folder: Path) -> str:
-    """The task of a fine-tuned checkpoint, from `architectures` in its config.json.
-
-    Raises `UserError` if none of those classes has a head for a task.
-    """
-    config = read_json(folder / CONFIG)
-    architectures = (config.get("architectures") if isinstance(config, dict) else None) or []
-    models = [m for models in FAMILIES.values() for m in models if m.__name__ in architectures]
-    for name, (task, _) in TASKS.items():
-        if any(issubclass(model, task.model_kind) for model in models):
-            return name
-    raise UserError(
-        f"{folder / CONFIG}: architectures is {architectures!r}, which has no head for a task "
-        "minift knows; give the output directory of a training script"
-    )
+    return TASKS[task], flags

@@ -34,25 +34,17 @@ from torch import Tensor
 
 from minift import metrics
 from minift.data.batching import IGNORE_INDEX, pad, progress_bar, sorted_batches
-from minift.data.read import SummaryRecord, numbered, read_lines, read_summaries
-from minift.errors import UserError, escape_controls
+from minift.data.read import SummaryRecord, read_lines, read_summaries
+from minift.errors import UserError
 from minift.generation.config import GenerationConfig
 from minift.models.base import PretrainedModel
 from minift.models.seq2seq import Seq2SeqModel
 from minift.options import check_range, flag_of, option
-from minift.tasks.base import (
-    Task,
-    TaskOptions,
-    TokenBatch,
-    TokenFeature,
-    load_initial_model,
-    load_task,
-    refuse_questions,
-    save_task,
-    token_batch,
-)
+from minift.tasks.base import Metric, Task
+from minift.tasks.batches import TokenBatch, TokenFeature, token_batch
 from minift.tasks.data_checks import all_truncated
-from minift.text.tokenizer import Tokenizer
+from minift.tasks.display import Display
+from minift.tasks.options import TaskOptions
 
 # Defaults of the training script.  On few documents a small model soon forgets how to copy, so the
 # lower half is frozen and the saved weights are averages.  T5 was pretrained with Adafactor.
@@ -147,73 +139,13 @@ Predictions: TypeAlias = Sequence[SummaryPrediction]
 
 
 @dataclass(frozen=True)
-class SummarizationTask(Task):
-    """Abstractive summarization; see `Task`."""
-
-    options: SummarizationOptions
-    tokenizer: Tokenizer
-    max_length: int  # tokens of a document, special tokens included
-    max_target_length: int  # tokens of a summary, its end token included
-
-    name, metric = "summarization", "rougeL"
-    model_kind = Seq2SeqModel
-    baseline_name = "the first sentence"
-
-    @classmethod
-    def from_options(
-        cls, options: SummarizationOptions
-    ) -> tuple[SummarizationTask, PretrainedModel, dict[str, list[SummaryRecord]]]:
-        splits = cls.read_splits(options)
-        model, tokenizer, max_length = load_initial_model(options, cls, labels=None)
-        max_target_length = options.max_target_length
-        if max_target_length is None:
-            targets = [text for record in splits["train"] for text in targets_of(record, options)]
-            max_target_length = 1 + max(map(len, tokenizer.ids(targets)))
-        return cls(options, tokenizer, max_length, max_target_length), model, splits
-
-    @staticmethod
-    def read_splits(options: SummarizationOptions) -> dict[str, list[SummaryRecord]]:
-        """Split name -> documents, from the files given or else the built-in reports."""
-        return {
-            name: numbered(record for path in paths for record in read_summaries(path))
-            for name, paths in options.files("reports.{}.jsonl").items()
-        }
-
-    @classmethod
-    def from_pretrained(cls, folder: Path) -> tuple[SummarizationTask, PretrainedModel]:
-        model, tokenizer, saved = load_task(folder, cls)
-        names = (
-            "source_prefix",
-            "num_beams",
-            "length_penalty",
-            "no_repeat_ngram_size",
-            "beam_early_stopping",
-        )
-        options = SummarizationOptions(**{name: saved[name] for name in names if name in saved})
-        max_target_length = saved.get("max_target_length")
-        if max_target_length is None:
-            raise UserError(
-                f"{folder}: config.json has no length limit for summaries "
-                '("minift": {"max_target_length": ...}); add it, or train the model with minift'
-            )
-        limit = saved.get("max_length", model.config.max_tokens)
-        return cls(options, tokenizer, limit, max_target_length), model
-
-    def read_inputs(
-        self, inputs: Iterable[str] | Path, questions: Sequence[str] = ()
-    ) -> Iterable[SummaryRecord]:
-        """A file in a format of the training data, one document of a .txt file, or a text each."""
-        refuse_questions(questions, self.name)
-        if isinstance(inputs, Path):
-            if not inputs.name.lower().removesuffix(".gz").endswith(".txt"):
-                return read_summaries(inputs, require_summary=False)
-            inputs = ["\n".join(line for _, line in read_lines(inputs))]
-        return _documents(inputs)
+class SummaryDisplay(Display):
+    """Documents with their summaries; see `Display`."""
 
     def describe(self, records: Records, features: Features) -> str:
         first, feature = records[0], features[0]
-        tokens = self.tokenizer.convert_ids_to_tokens(feature.input_ids)
-        labels = self.tokenizer.convert_ids_to_tokens(feature.labels or ())
+        tokens = self.task.tokenizer.convert_ids_to_tokens(feature.input_ids)
+        labels = self.task.tokenizer.convert_ids_to_tokens(feature.labels or ())
         long = len({feature.record for feature in features if feature.truncated})
         long_targets = sum(feature.target_truncated for feature in features)
         lines = [
@@ -222,12 +154,109 @@ class SummarizationTask(Task):
             f"  summary   {' '.join(first.summaries[0].split()):.200}",
             f"  tokens    {' '.join(tokens):.200}",
             f"  labels    {' '.join(labels):.200}",
-            f"documents   {long} of {len(records)} have more than {self.max_length} tokens and are "
-            "truncated",
-            f"summaries   {long_targets} have more than {self.max_target_length} tokens and are "
-            f"truncated; generated ones have at most {self.max_target_length}",
+            f"documents   {long} of {len(records)} have more than {self.task.max_length} tokens "
+            "and are truncated",
+            f"summaries   {long_targets} have more than {self.task.max_target_length} tokens "
+            f"and are truncated; generated ones have at most {self.task.max_target_length}",
         ]
         return "\n".join(lines)
+
+    def format_report(
+        self, predictions: Predictions, records: Records, score: dict[str, Any]
+    ) -> str:
+        """ROUGE of the summaries and of the lead baseline, and the first three summaries."""
+        lines = [f"{'':14}  rouge1  rouge2  rougeL  rougeLsum"]
+        for title, prefix in (("summaries", ""), ("first sentence", "lead_")):
+            values = (f"{score[prefix + name]:6.4f}" for name in ("rouge1", "rouge2", "rougeL"))
+            lines.append(f"{title:14}  {'  '.join(values)}  {score[prefix + 'rougeLsum']:9.4f}")
+        if score["at_limit"] > MANY_AT_LIMIT:
+            lines.append(
+                f"warning: {score['at_limit']:.0%} of the summaries reach the limit of "
+                f"{self.task.max_target_length} tokens; raise it with --max-target-length"
+            )
+        for prediction, record in list(zip(predictions, records, strict=True))[:3]:
+            lines += [
+                f"  document   {' '.join(record.document.split()):.160}",
+                f"    true       {' '.join(record.summaries[0].split()):.160}",
+                f"    predicted  {' '.join(prediction.text.split()):.160}",
+            ]
+        return "\n".join(lines)
+
+    def to_rows(self, predictions: Predictions, records: Records) -> list[dict]:
+        rows = []
+        for prediction, record in zip(predictions, records, strict=True):
+            score = None
+            if record.summaries:
+                score = metrics.rouge([prediction.text], [list(record.summaries)])["rougeL"]
+            rows.append(
+                {
+                    "id": record.id,
+                    "document": record.document,
+                    "gold": list(record.summaries) or None,
+                    "predicted": prediction.text,
+                    "score": score,
+                }
+            )
+        return rows
+
+
+@dataclass(frozen=True)
+class SummarizationTask(Task):
+    """Abstractive summarization; see `Task`.
+
+    max_target_length: tokens of a summary, its end token included; None until `fit`.
+    """
+
+    name = "summarization"
+    model_kind = Seq2SeqModel
+    options_class = SummarizationOptions
+    display_class = SummaryDisplay
+    metrics = (Metric("rougeL"), Metric("rouge1"), Metric("rouge2"), Metric("rougeLsum"))
+    builtin_files = "reports.{}.jsonl"
+    baseline_name = "the first sentence"
+    saved_options = (
+        *("source_prefix", "num_beams", "length_penalty", "no_repeat_ngram_size"),
+        "beam_early_stopping",
+    )
+    saved_fields = ("max_target_length",)
+
+    options: SummarizationOptions
+    max_target_length: int | None = None
+
+    @classmethod
+    def read(
+        cls,
+        source: Path | Iterable[str],
+        options: SummarizationOptions,
+        *,
+        require_labels: bool = True,
+    ) -> Iterable[SummaryRecord]:
+        """A JSONL file; or, for prediction, a .txt file with one document, or documents."""
+        if isinstance(source, Path):
+            if require_labels or not source.name.lower().removesuffix(".gz").endswith(".txt"):
+                return read_summaries(source, require_summary=require_labels)
+            source = ["\n".join(line for _, line in read_lines(source))]
+        return _documents(source)
+
+    def fit(self, splits: Mapping[str, Records]) -> SummarizationTask:
+        """The task with the maximum length of a summary: the option, or that of the longest."""
+        length = self.options.max_target_length
+        if length is None:
+            targets = [
+                text for record in splits["train"] for text in targets_of(record, self.options)
+            ]
+            length = 1 + max(map(len, self.tokenizer.ids(targets)))
+        return replace(self, max_target_length=length)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> tuple[SummarizationTask, PretrainedModel]:
+        task, model = super().from_pretrained(folder)
+        if task.max_target_length is None:
+            raise UserError(
+                f"{folder}: config.json has no length limit for summaries "
+                '("minift": {"max_target_length": ...}); add it, or train the model with minift'
+            )
+        return task, model
 
     def input_key(self, record: SummaryRecord) -> str:
         return record.document
@@ -332,61 +361,6 @@ class SummarizationTask(Task):
 
     def baseline_score(self, train: Records, dev: Records) -> float:
         return lead_scores(dev)["rougeL"]
-
-    def format_report(
-        self, predictions: Predictions, records: Records, score: dict[str, Any]
-    ) -> str:
-        """ROUGE of the summaries and of the lead baseline, and the first three summaries."""
-        lines = [f"{'':14}  rouge1  rouge2  rougeL  rougeLsum"]
-        for title, prefix in (("summaries", ""), ("first sentence", "lead_")):
-            values = (f"{score[prefix + name]:6.4f}" for name in ("rouge1", "rouge2", "rougeL"))
-            lines.append(f"{title:14}  {'  '.join(values)}  {score[prefix + 'rougeLsum']:9.4f}")
-        if score["at_limit"] > MANY_AT_LIMIT:
-            lines.append(
-                f"warning: {score['at_limit']:.0%} of the summaries reach the limit of "
-                f"{self.max_target_length} tokens; raise it with --max-target-length"
-            )
-        for prediction, record in list(zip(predictions, records, strict=True))[:3]:
-            lines += [
-                f"  document   {' '.join(record.document.split()):.160}",
-                f"    true       {' '.join(record.summaries[0].split()):.160}",
-                f"    predicted  {' '.join(prediction.text.split()):.160}",
-            ]
-        return "\n".join(lines)
-
-    def to_rows(self, predictions: Predictions, records: Records) -> list[dict]:
-        rows = []
-        for prediction, record in zip(predictions, records, strict=True):
-            score = None
-            if record.summaries:
-                score = metrics.rouge([prediction.text], [list(record.summaries)])["rougeL"]
-            rows.append(
-                {
-                    "id": record.id,
-                    "document": record.document,
-                    "gold": list(record.summaries) or None,
-                    "predicted": prediction.text,
-                    "score": score,
-                }
-            )
-        return rows
-
-    def to_lines(
-        self, predictions: Predictions, records: Records, colour: bool = False
-    ) -> list[str]:
-        return [escape_controls(" ".join(prediction.text.split())) for prediction in predictions]
-
-    def save(self, model: PretrainedModel, folder: Path) -> None:
-        settings = {
-            "source_prefix": self.options.source_prefix,
-            "max_length": self.max_length,
-            "max_target_length": self.max_target_length,
-            "num_beams": self.options.num_beams,
-            "length_penalty": self.options.length_penalty,
-            "no_repeat_ngram_size": self.options.no_repeat_ngram_size,
-            "beam_early_stopping": self.options.beam_early_stopping,
-        }
-        save_task(model, self.tokenizer, folder, **settings)
 
 
 def targets_of(record: SummaryRecord, options: SummarizationOptions) -> tuple[str, ...]:

@@ -178,8 +178,8 @@ def save_if_best(
     score: dict[str, Any],
 ) -> None:
     """Save the model if its dev score is the best so far; else count towards early stopping."""
-    name = options.metric_for_best_model or task.metric
-    value = -score[name] if name == "loss" else score[name]  # a lower loss is better
+    metric = task.metric_named(options.metric_for_best_model)
+    value = metric.sign * score[metric.name]  # more is better
     if state.best_score is None or value > state.best_score:
         state.best_score, state.best_step = value, state.step
         state.evaluations_since_best = 0
@@ -189,7 +189,7 @@ def save_if_best(
     patience = options.early_stopping_patience
     if patience and state.evaluations_since_best >= patience:
         state.stopped = True
-        print(f"early stopping: no better {name} since step {state.best_step}")
+        print(f"early stopping: no better {metric.name} since step {state.best_step}")
 
 
 def save_model(task: Task, model: PretrainedModel, folder: Path, options: TrainOptions) -> None:

@@ -26,7 +26,7 @@ from minift.training.log import environment, peak_memory_mb
 from minift.training.loop import train
 from minift.training.memory import compile_layers, enable_gradient_checkpointing
 from minift.training.options import TrainOptions
-from minift.training.progress import describe_model, numbers, one_line
+from minift.training.progress import describe_model, one_line
 from minift.training.run_dir import (
     METRICS,
     check_same_options,
@@ -47,6 +47,7 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     Bad input raises `UserError` before the output directory is changed.
     """
     started = time.perf_counter()
+    task_class.metric_named(options.metric_for_best_model)  # a wrong name is an error at once
     folder = choose_output_dir(options, task_class.name)
     options = options.with_learning_rate(task_options.default_learning_rate)
     device = pick_device(options.device)
@@ -67,7 +68,7 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     features = {s: task.featurize(records, s == "train") for s, records in splits.items()}
     print("options   " + ", ".join(f"{k}={v}" for k, v in resolved.items()))
     print("records   " + ", ".join(f"{split} {len(r)}" for split, r in splits.items()))
-    print(escape_controls(task.describe(splits["train"], features["train"])))
+    print(escape_controls(task.display.describe(splits["train"], features["train"])))
     for warning in task.data_checks(splits, features):
         print(escape_controls(f"warning: {warning}"))
     reinitialised = prepare_parameters(model, options)
@@ -130,8 +131,8 @@ def evaluate_best_model(
     """Score the best model on dev and test, and write its predictions into the folder.
 
     Settings that are tuned on dev, such as a null threshold, apply to test too.  "baseline" is the
-    dev score of an answer that needs no model (`Task.baseline_score`); "collapsed" says that the
-    best model does not beat it.
+    dev score of an answer that needs no model (`Task.baseline_score`), None if the task has none;
+    "collapsed" says that the best model does not beat it.
     """
     results: dict[str, Any] = {}
     for split in ("dev", "test"):
@@ -142,19 +143,23 @@ def evaluate_best_model(
             score = task.score(predictions, records)
             if split == "dev":
                 task = task.with_tuned(score)
-            write_jsonl(folder / f"predictions.{split}.jsonl", task.to_rows(predictions, records))
-            for name, value in task.exports(predictions, records).items():
+            display = task.display
+            rows = display.to_rows(predictions, records)
+            write_jsonl(folder / f"predictions.{split}.jsonl", rows)
+            for name, value in display.exports(predictions, records).items():
                 write_json(folder / f"{name}.{split}.json", value)
             print(f"\n{split}  {one_line(score)}")
-            print(escape_controls(task.format_report(predictions, records, score)))
+            print(escape_controls(display.format_report(predictions, records, score)))
             results[split] = score
     if "dev" in splits:
-        value = results["dev"][task.metric]
+        metric = task.metrics[0]
+        value = results["dev"][metric.name]
         baseline = task.baseline_score(splits["train"], splits["dev"])
-        results.update(baseline=baseline, collapsed=value <= baseline)
-        if results["collapsed"]:
+        collapsed = baseline is not None and not metric.is_better(value, than=baseline)
+        results.update(baseline=baseline, collapsed=collapsed)
+        if collapsed:
             print(
-                f"\nwarning: {task.metric} {value:.4f} on dev is no better than the {baseline:.4f} "
+                f"\nwarning: {metric.name} {value:.4f} on dev is no better than the {baseline:.4f} "
                 f"of the baseline ({task.baseline_name}); a lower --learning-rate, more steps or "
                 "another --seed may help"
             )
@@ -170,13 +175,15 @@ def check_evaluation(
 ) -> None:
     """Evaluate one record before training, so that an evaluation that fails does so at once.
 
-    `UserError` for a --metric-for-best-model that the task does not compute.
+    `UserError` for a --metric-for-best-model that these data lack, such as one of the questions
+    without an answer.
     """
     first = [feature for feature in features if feature.record == 0]
-    names = numbers(task.score(task.predict(model, first, options.batch_size), records[:1]))
-    metric = options.metric_for_best_model
-    if metric is not None and metric not in names:
+    score = task.score(task.predict(model, first, options.batch_size), records[:1])
+    metric = task.metric_named(options.metric_for_best_model)
+    if metric.name not in score:
+        names = [known.name for known in task.metrics if known.name in score]
         raise UserError(
-            f"--metric-for-best-model is {metric!r}, which {task.name} does not compute; "
-            f"use one of {', '.join(names)}"
+            f"--metric-for-best-model is {metric.name!r}, which {task.name} does not compute for "
+            f"these data; use one of {', '.join(names)}"
         )

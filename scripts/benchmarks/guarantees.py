@@ -50,9 +50,7 @@ def guarantees(task_name, task_options, options, repeat):
                 wrapped = timed(guarantee, getattr(module, name))
                 stack.enter_context(patch.object(module, name, wrapped))
         began = time.perf_counter()
-        training_run.run(
-            TASKS[task_name][0], task_options, replace(options, output_dir=Path(folder))
-        )
+        training_run.run(TASKS[task_name], task_options, replace(options, output_dir=Path(folder)))
         total = time.perf_counter() - began
     rows = [
         {

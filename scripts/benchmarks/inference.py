@@ -12,7 +12,7 @@ from minift.device import pick_device
 from minift.errors import UserError
 from minift.options import option
 from minift.reports.tables import markdown_table
-from minift.tasks.base import run_batches
+from minift.tasks.batches import head_logits, run_batches
 from minift.tasks.registry import TASKS
 
 
@@ -31,7 +31,7 @@ def inference(task_name, task_options, options, measurement):
             "inference: compares encoders only; for summarization use benchmark.py generation"
         )
     device = pick_device(options.device)
-    task, model, splits = TASKS[task_name][0].from_options(task_options)
+    task, model, splits = TASKS[task_name].from_options(task_options)
     model.to(device)
     features = task.featurize(splits["train"][: measurement.records])
     size = options.batch_size
@@ -77,9 +77,7 @@ def stacked(logits):
 
 def logits_of(task, model, features, size):
     """The logits of minift's model for each feature, without those of the padding."""
-    rows = run_batches(
-        task, model, lambda *batch: stacked(model(*batch)), features, size, "predict"
-    )
+    rows = run_batches(task.collate, model, head_logits, features, size, "predict")
     return [
         row if row.dim() == 1 else row[: feature.length]
         for row, feature in zip(rows, features, strict=True)

@@ -61,7 +61,7 @@ def metric_sides(options):
         scores = [scorer.score(gold, text) for gold, text in zip(truth, texts, strict=True)]
         return [sum(score[kind].fmeasure for score in scores) / count for kind in kinds]
 
-    sentences = NerTask.from_options(NerOptions())[2]["train"]
+    sentences = NerTask.read_splits(NerOptions())["train"]
     tags = [list(draw.choice(sentences).tags) for _ in range(count)]
     # One tag in ten is replaced by a random one.
     all_tags = [tag for sentence in tags for tag in sentence]

@@ -96,9 +96,7 @@ class PeerModel(torch.nn.Module):
 
 def encoder_peer(auto_class):
     """(task, checkpoint) -> an encoder of `transformers` with as many labels as the task."""
-    return lambda task, source: PeerModel(
-        auto_class, source, num_labels=len(getattr(task, "labels", ("start", "end")))
-    )
+    return lambda task, source: PeerModel(auto_class, source, num_labels=len(task.labels))
 
 
 def seq2seq_peer(task, source):

@@ -21,7 +21,7 @@ from minift.training.schedules import SCHEDULES
 def train_peer(task_name, task_options, options):
     """Train the peer in an ordinary loop on minift's batches; its best epoch's dev scores."""
     torch.manual_seed(options.seed)
-    task, _, splits = TASKS[task_name][0].from_options(task_options)
+    task, _, splits = TASKS[task_name].from_options(task_options)
     train, dev = (task.featurize(splits[name], name == "train") for name in ("train", "dev"))
     model = PEERS[task_name](task, hub.find_checkpoint(task.options.model))
     peer = PeerStep(task, model.to(pick_device(options.device)), options)
@@ -32,7 +32,7 @@ def train_peer(task_name, task_options, options):
         for epoch in range(options.epochs)
     ]
     total = sum(map(len, epochs))
-    step, scores, metric = 0, [], options.metric_for_best_model or task.metric
+    step, scores, metric = 0, [], task.metric_named(options.metric_for_best_model)
     for batches in epochs:
         for indices in batches:
             warmup = round(total * options.warmup_ratio)
@@ -43,8 +43,9 @@ def train_peer(task_name, task_options, options):
             step += 1
         predictions = task.predict(peer.model, dev, options.batch_size)
         scores.append(task.score(predictions, splits["dev"]))
-        print(f"transformers, seed {options.seed}: {metric} {scores[-1][metric]:.4f}", flush=True)
-    return max(scores, key=lambda s: s[metric])
+        value = scores[-1][metric.name]
+        print(f"transformers, seed {options.seed}: {metric.name} {value:.4f}", flush=True)
+    return max(scores, key=lambda score: metric.sign * score[metric.name])
 
 
 def quality(task_name, task_options, options, repeat):
@@ -53,7 +54,7 @@ def quality(task_name, task_options, options, repeat):
     for seed in range(options.seed, options.seed + repeat.seeds):
         seeded = replace(options, seed=seed)
         with tempfile.TemporaryDirectory() as folder:
-            ours = run(TASKS[task_name][0], task_options, replace(seeded, output_dir=Path(folder)))
+            ours = run(TASKS[task_name], task_options, replace(seeded, output_dir=Path(folder)))
         rows["minift"].append(ours["dev"])
         rows["transformers"].append(train_peer(task_name, task_options, seeded))
         print({name: [run[columns[0]] for run in runs] for name, runs in rows.items()}, flush=True)
@@ -69,13 +70,13 @@ def head(task_name, task_options, options, repeat, rounds=3):
     ratios = []
     for i in range(rounds):
         began = time.perf_counter()
-        task, model, splits = TASKS[task_name][0].from_options(task_options)
+        task, model, splits = TASKS[task_name].from_options(task_options)
         task.predict(model, task.featurize(splits["train"]), options.batch_size)
         passed = time.perf_counter() - began
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             frozen = replace(options, freeze_encoder=True, output_dir=Path(folder))
-            run(TASKS[task_name][0], task_options, frozen)
+            run(TASKS[task_name], task_options, frozen)
             ran = time.perf_counter() - began
         ratios.append(ran / passed)
         print(f"\nround {i + 1}: evaluation pass {passed:.1f} s, head-only run {ran:.1f} s\n")

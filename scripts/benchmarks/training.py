@@ -54,7 +54,7 @@ class TrainingOptions:
 
 def training(task_name, task_options, options, measurement):
     """Time steps of all sides, measure their memory, and compare losses with the same weights."""
-    task_class = TASKS[task_name][0]
+    task_class = TASKS[task_name]
     device = pick_device(options.device)
     features, batches = make_batches(task_class, task_options, options)
     wanted = (measurement.rounds + 1) * measurement.steps
@@ -136,7 +136,7 @@ def make_batches(task_class, task_options, options):
 def side_of(name, task_name, task_options, options):
     """A side with its own model, ready to train."""
     device = pick_device(options.device)
-    task, model, _ = TASKS[task_name][0].from_options(task_options)
+    task, model, _ = TASKS[task_name].from_options(task_options)
     if name == OURS:
         if options.gradient_checkpointing:
             enable_gradient_checkpointing(model)
@@ -184,7 +184,7 @@ def peak_memories(names, task_name, task_options, options):
 
 
 def _peak_memory(name, task_name, task_options, options):
-    features, batches = make_batches(TASKS[task_name][0], task_options, options)
+    features, batches = make_batches(TASKS[task_name], task_options, options)
     import transformers  # noqa: F401  (in each side, so that the import does not count)
 
     device = pick_device(options.device)

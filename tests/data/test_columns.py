@@ -37,8 +37,8 @@ def pairs_of(records):
 
 
 def test_conll_2003(tmp_path):
-    records, scheme = read(tmp_path, CONLL)
-    assert scheme == "iob1"
+    records = read(tmp_path, CONLL)
+    assert {record.scheme for record in records} == {"iob1"}
     assert pairs_of(records) == [
         [("EU", "B-ORG"), ("rejects", "O"), ("German", "B-MISC"), (".", "O")],
         [("Peter", "B-PER")],
@@ -61,18 +61,18 @@ def test_conll_2003(tmp_path):
     ],
 )
 def test_small_differences_do_not_matter(tmp_path, change):
-    assert pairs_of(read(tmp_path, change(CONLL))[0]) == pairs_of(read(tmp_path, CONLL)[0])
+    assert pairs_of(read(tmp_path, change(CONLL))) == pairs_of(read(tmp_path, CONLL))
 
 
 def test_gzip_and_json(tmp_path):
     packed = tmp_path / "x.conll.gz"
     packed.write_bytes(gzip.compress(CONLL.encode()))
-    expected = pairs_of(read(tmp_path, CONLL)[0])
-    assert pairs_of(read_tagged(packed)[0]) == expected
+    expected = pairs_of(read(tmp_path, CONLL))
+    assert pairs_of(read_tagged(packed)) == expected
     lines = [{"tokens": [w for w, _ in s], "tags": [t for _, t in s]} for s in expected]
-    records, scheme = read(tmp_path, "\n".join(map(json.dumps, lines)), "x.jsonl")
+    records = read(tmp_path, "\n".join(map(json.dumps, lines)), "x.jsonl")
     assert pairs_of(records) == expected
-    assert scheme == "iob2"
+    assert records[0].scheme == "iob2"
 
 
 def test_ontonotes(tmp_path):
@@ -85,8 +85,8 @@ def test_ontonotes(tmp_path):
         "bc/x 0 1 # SYM * - - - spk * * *\n\n"
         "#end document\n"
     )
-    records, scheme = read(tmp_path, text, token_column=3, tag_column=10)
-    assert scheme == "brackets"
+    records = read(tmp_path, text, token_column=3, tag_column=10)
+    assert records[0].scheme == "brackets"
     assert pairs_of(records) == [
         [("Ada", "B-PERSON"), ("Lovelace", "I-PERSON")],
         [("Paris", "B-GPE"), ("#", "O")],
@@ -94,17 +94,20 @@ def test_ontonotes(tmp_path):
 
 
 def test_a_hash_may_be_a_word(tmp_path):
-    records, _ = read(tmp_path, "#tag\tO\n#\tO\n# begin\n", require_tags=False)
+    records = read(tmp_path, "#tag\tO\n#\tO\n# begin\n", require_tags=False)
     assert records[0].words == ("#tag", "#")
-    records, _ = read(tmp_path, "# NN O\nParis NN B-LOC\n")
+    records = read(tmp_path, "# NN O\nParis NN B-LOC\n")
     assert records[0].words == ("#", "Paris")
 
 
 def test_files_without_tags(tmp_path):
-    records, _ = read(tmp_path, "Ada\nsleeps\n\nParis\n", require_tags=False)
+    records = read(tmp_path, "Ada\nsleeps\n\nParis\n", require_tags=False)
     assert [(r.words, r.tags) for r in records] == [(("Ada", "sleeps"), None), (("Paris",), None)]
-    records, _ = read(tmp_path, '{"tokens": ["", "a b"]}', "x.jsonl", require_tags=False)
+    records = read(tmp_path, '{"tokens": ["", "a b"]}', "x.jsonl", require_tags=False)
     assert records[0].words == ("", "a b")
+    # A file of one column holds words, also where the training data had them in another column.
+    columns = {"token_column": 3, "tag_column": 10, "require_tags": False}
+    assert read(tmp_path, "Ada\nsleeps\n", **columns)[0].words == ("Ada", "sleeps")
 
 
 @pytest.mark.parametrize(
@@ -172,14 +175,14 @@ def test_raw_text():
 def test_real_files_hold_what_is_published(file, sentences, scheme, entities):
     if not (SHARED / file).exists():
         pytest.skip(f"{file} is not here")
-    records, found = read_tagged(SHARED / file)
+    records = read_tagged(SHARED / file)
     counts = Counter(t[2:] for r in records for t in r.tags if t.startswith("B-"))
-    assert (len(records), found) == (sentences, scheme)
+    assert (len(records), records[0].scheme) == (sentences, scheme)
     assert {kind: counts[kind] for kind in entities} == entities
 
 
 def test_the_built_in_sentences():
-    splits = {s: read_tagged(builtin(f"ner.{s}.conll"))[0] for s in ("train", "dev", "test")}
+    splits = {s: read_tagged(builtin(f"ner.{s}.conll")) for s in ("train", "dev", "test")}
     assert sum(map(len, splits.values())) >= 300
     for records in splits.values():
         kinds = Counter(t[2:] for r in records for t in r.tags if t.startswith("B-"))

@@ -128,6 +128,23 @@ def test_prediction_needs_no_labels(tmp_path):
     assert (record.text, record.text_pair, record.label) == ("a", "b", None)
 
 
+def test_columns_of_the_training_data_do_not_stop_a_prediction_on_another_kind_of_file(tmp_path):
+    named = {"text_column": "sentence", "label_column": "klass", "require_label": False}
+    numbered = {"text_column": "3", "label_column": "1", "require_label": False}
+    for name, content, columns in [
+        ("x.tsv", "a\t1\nb\t2\n", named),
+        ("x.txt", "a\nb\n", named),
+        ("y.tsv", "a\nb\n", numbered),
+        ("x.csv", "text,label\na,1\nb,2\n", numbered),
+    ]:
+        path = write(tmp_path / name, content)
+        assert [r.text for r in read_classification(path, **columns)] == ["a", "b"]
+    with pytest.raises(UserError, match="has no 'sentence', only 'text, label'"):
+        read_classification(path, **named)
+    with pytest.raises(UserError, match="is 'sentence', but a TSV has no header"):
+        read_classification(tmp_path / "x.tsv", text_column="sentence")
+
+
 def test_lines_typed_in():
     one, two = records_of(["good\n", "first\tsecond\r\n"])
     assert one == TextRecord("0", "good", None, None, "input 1")

@@ -17,6 +17,7 @@ from minift.errors import UserError
 from minift.experiments.parallel import call_all
 from minift.experiments.sweep import SweepOptions, choose_cells, draw, read_row, table_rows
 from minift.reports.plots import curves, heat_map
+from minift.tasks.base import Metric
 from minift.training.options import TrainOptions
 
 
@@ -270,26 +271,27 @@ def made_up(tmp_path):
 
 
 def test_the_gap_is_that_of_the_best_evaluation(made_up):
-    row = read_row(made_up(1e-3, [0.5, 0.75, 0.75, 0.6], [0.5, 0.875, 1.0, 1.0]), "f1")
+    row = read_row(made_up(1e-3, [0.5, 0.75, 0.75, 0.6], [0.5, 0.875, 1.0, 1.0]), Metric("f1"))
     assert (row["score"], row["train_score"], row["gap"]) == (0.75, 0.875, 0.125)
     assert row["dev"] == {"f1": 0.75, "more": 0}
-    row = read_row(made_up(1e-3, [0.5, 0.25, 0.75], [0.5, 0.125, 0], metric="loss"), "loss")
+    loss = Metric("loss", higher_is_better=False)
+    row = read_row(made_up(1e-3, [0.5, 0.25, 0.75], [0.5, 0.125, 0], metric="loss"), loss)
     assert (row["score"], row["train_score"], row["gap"]) == (0.25, 0.125, -0.125)
 
 
 def test_the_table_has_the_best_cell_first_and_counts_failures(made_up):
     def table(metric):
         runs = [
-            *(made_up(1e-3, [s / 4], [s / 4], s, metric) for s in (1, 2)),
-            *(made_up(2e-3, [0.7], [0.9], s, metric) for s in (1, 2)),
-            *(made_up(3e-3, [0.1], [0.1], s, metric) for s in (1, 2)),
-            *(made_up(4e-3, [0.1], [0.1], s, metric) for s in (1, 2)),
+            *(made_up(1e-3, [s / 4], [s / 4], s, metric.name) for s in (1, 2)),
+            *(made_up(2e-3, [0.7], [0.9], s, metric.name) for s in (1, 2)),
+            *(made_up(3e-3, [0.1], [0.1], s, metric.name) for s in (1, 2)),
+            *(made_up(4e-3, [0.1], [0.1], s, metric.name) for s in (1, 2)),
         ]
         for run in runs[-2:]:
             (run.output_dir / "failed.json").write_text('{"error": "step 3"}')
         return table_rows([read_row(run, metric) for run in runs], metric)
 
-    best, second, collapsed, failed = table("f1")
+    best, second, collapsed, failed = table(Metric("f1"))
     assert best == {
         "learning rate": 2e-3,
         "epochs": 1,
@@ -303,7 +305,8 @@ def test_the_table_has_the_best_cell_first_and_counts_failures(made_up):
     assert (second["learning rate"], second["dev f1"]) == (1e-3, "0.375 ± 0.177")
     assert (collapsed["learning rate"], collapsed["failed"]) == (3e-3, "2 of 2")
     assert (failed["learning rate"], failed["dev f1"], failed["failed"]) == (4e-3, "-", "2 of 2")
-    assert [row["learning rate"] for row in table("loss")] == [3e-3, 1e-3, 2e-3, 4e-3]
+    by_loss = table(Metric("loss", higher_is_better=False))
+    assert [row["learning rate"] for row in by_loss] == [3e-3, 1e-3, 2e-3, 4e-3]
 
 
 def test_curves_are_of_the_best_of_the_longest_runs(made_up, tmp_path, monkeypatch):
@@ -318,7 +321,8 @@ def test_curves_are_of_the_best_of_the_longest_runs(made_up, tmp_path, monkeypat
     monkeypatch.setattr(
         "minift.experiments.sweep.curves", lambda path, panels, metric: not drawn.update(panels)
     )
-    assert draw(tmp_path, runs, [read_row(run, "f1") for run in runs], "f1")
+    f1 = Metric("f1")
+    assert draw(tmp_path, runs, [read_row(run, f1) for run in runs], f1)
     longest, other = (read_lines(runs[i].output_dir / "log.jsonl")[1:] for i in (2, 3))
     assert drawn == {
         "learning rate 0.001, batch size 8": longest,

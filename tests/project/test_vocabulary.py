@@ -131,6 +131,6 @@ def test_no_flag_has_an_old_name():
     from minift.training.cli import make_parser
     from minift.training.options import TrainOptions
 
-    for _, options_class in TASKS.values():
-        flags = set(make_parser(options_class, TrainOptions)._option_string_actions)
+    for task_class in TASKS.values():
+        flags = set(make_parser(task_class.options_class, TrainOptions)._option_string_actions)
         assert not flags & set(RENAMED_FLAGS)

@@ -85,7 +85,7 @@ def test_long_texts_as_in_the_docstring(tiny_bert, reviews, how, expected):
     assert [f.record for f in features] == [0] * len(expected) + [1]
     assert sum(f.weight for f in features if f.record == 0) == pytest.approx(1)
     assert [f.truncated for f in features] == [True] * len(expected) + [False]
-    assert "50.0% of the texts have more than 8 tokens" in task.describe(
+    assert "50.0% of the texts have more than 8 tokens" in task.display.describe(
         [record(LONG), record("a b")], features
     )
 

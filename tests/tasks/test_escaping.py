@@ -6,11 +6,12 @@ import pytest
 from support.running import run_script
 
 from minift.data.columns import TagRecord
+from minift.data.read import SummaryRecord
 from minift.errors import escape_controls
 from minift.reports.tables import markdown_table
 from minift.tasks.answers import answer_lines
 from minift.tasks.entities import marked_text
-from minift.tasks.summarization import SummarizationTask, SummaryPrediction
+from minift.tasks.summarization import SummaryDisplay, SummaryPrediction
 
 HOSTILE = "it was\x1b[2J\x9b31m\u202egood\x07"  # clears the screen, paints, writes backwards, rings
 
@@ -59,7 +60,8 @@ def test_lines_of_each_task():
     row.update(predicted=HOSTILE, sentence=parts, start=0, end=4)
     assert tame(answer_lines(row, colour=False))
 
-    (line,) = SummarizationTask.to_lines(None, [SummaryPrediction(HOSTILE, False)], [])
+    record = SummaryRecord("0", HOSTILE, ())
+    (line,) = SummaryDisplay(None).to_lines([SummaryPrediction(HOSTILE, False)], [record])
     assert tame(line)
     assert TagRecord("0", (HOSTILE,), None).text == HOSTILE  # what is stored stays as it is
 

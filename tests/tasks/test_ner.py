@@ -98,7 +98,7 @@ def test_lines_in_colour(tiny_bert, tagged):
     task, _, _ = NerTask.from_options(options(tiny_bert, tagged, None)[0])
     record = TagRecord("0", ("so", "bo", "xy"), None)
     prediction = TagPrediction(("O", "B-PER", "B-LOC"), (0.9, 0.8, 0.7))
-    (text,) = task.to_lines([prediction], [record], colour=True)
+    (text,) = task.display.to_lines([prediction], [record], colour=True)
     loc, per = "\x1b[1;31mxy\x1b[0m", "\x1b[1;32mbo\x1b[0m"
     assert text.splitlines()[0] == f"so {per} {loc}"
 

@@ -282,10 +282,10 @@ def test_nothing_to_choose_from_is_no_error(task_and_model):
     nothing, something = task.predict(model, task.featurize(records), 2)
     assert (nothing.text, nothing.span, nothing.margin) == ("", "", math.inf)
     assert something.span == "good"
-    rows = task.to_rows([nothing, something], records)
+    rows = task.display.to_rows([nothing, something], records)
     assert json.loads(json.dumps(rows, allow_nan=False))[0]["null_margin"] is None
-    json.dumps(task.exports([nothing, something], records), allow_nan=False)
-    assert "no answer" in task.to_lines([nothing], records[:1])[0]
+    json.dumps(task.display.exports([nothing, something], records), allow_nan=False)
+    assert "no answer" in task.display.to_lines([nothing], records[:1])[0]
     gold = [replace(r, answers=(Answer("x", 0),)) for r in records]
     assert task.score([nothing, something], gold)["exact"] == 0
 
@@ -303,7 +303,7 @@ def test_windows_without_the_answer(tiny_bert, asked, tmp_path):
         held = [f for f in features if f.record == 0 and f.answer != (NULL, NULL)]
         counts[how] = [sum(f.record == i for f in features) for i in (0, 1)]
         assert held
-        assert "those of 0 questions are in no window whole" in task.describe(
+        assert "those of 0 questions are in no window whole" in task.display.describe(
             splits["train"], features
         )
         assert all(f.answer == (NULL, NULL) for f in features if f.record == 1)
@@ -376,8 +376,8 @@ def test_colours_only_for_terminals(task_and_model):
     record = QuestionRecord("0", "is it so", "The film was Bo.", None, "input 1")
     (p,) = task.predict(model, task.featurize([record]), 1)
     p = replace(p, answered=True)
-    assert f"\x1b[1;32m{p.text}\x1b[0m" in task.to_lines([p], [record], colour=True)[0]
-    assert f"[{p.text}]" in task.to_lines([p], [record])[0]
+    assert f"\x1b[1;32m{p.text}\x1b[0m" in task.display.to_lines([p], [record], colour=True)[0]
+    assert f"[{p.text}]" in task.display.to_lines([p], [record])[0]
 
 
 CASES = {

@@ -100,7 +100,7 @@ def test_long_texts_are_truncated_and_counted(tiny_t5, trees, tmp_path):
     assert len(features[0].input_ids) == 20
     assert len(features[0].labels) == 7
     assert all(f.input_ids[-1] == f.labels[-1] == 1 for f in features)
-    shown = task.describe(splits["train"], features)
+    shown = task.display.describe(splits["train"], features)
     assert "1 of 2 have more than 20 tokens" in shown
     assert "1 have more than 7 tokens" in shown
 
@@ -160,7 +160,9 @@ def test_a_warning_says_when_summaries_reach_the_limit(task_and_model):
     predictions = [SummaryPrediction("a", at_limit=i < 2) for i in range(10)]
     score = task.score(predictions, records)
     assert score["at_limit"] == 0.2
-    assert "warning: 20% of the summaries" in task.format_report(predictions, records, score)
+    assert "warning: 20% of the summaries" in task.display.format_report(
+        predictions, records, score
+    )
 
 
 def test_the_best_of_several_summaries_counts(task_and_model):

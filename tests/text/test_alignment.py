@@ -60,7 +60,7 @@ def task(tokenizer):
         options = NerOptions(
             label_strategy=strategy, aggregation_strategy=aggregation, doc_stride=doc_stride
         )
-        return NerTask(options, tokenizer, LABELS, max_length)
+        return NerTask(options, tokenizer, max_length, LABELS)
 
     return make
 

@@ -16,7 +16,7 @@ from torch import nn
 from minift import BertForSequenceClassification, Tokenizer, files
 from minift.errors import UserError
 from minift.files import check_whole, read_json, remove_left_overs, write_json, write_manifest
-from minift.tasks.base import save_task
+from minift.tasks.loading import save_task
 from minift.training import checkpoint
 from minift.training.checkpoint import TrainerState, load_state, save_state
 

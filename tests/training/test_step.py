@@ -119,7 +119,7 @@ def test_steps_that_are_not_finite_are_skipped_as_often_as_allowed(
 
     monkeypatch.setattr(ClassificationTask, "loss", poisoned)
     monkeypatch.setattr(ClassificationTask, "collate", watched)
-    monkeypatch.setattr("minift.tasks.base.TokenBatch.to", lambda self, device: self)
+    monkeypatch.setattr("minift.tasks.batches.TokenBatch.to", lambda self, device: self)
     changed = replace(options, max_skipped_steps=allowed)
     if allowed < 2:  # record 8 comes once in each of two epochs
         words = r"the loss; the step was not taken; its training records were .*\b8\b.*; lower"
