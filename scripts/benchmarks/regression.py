@@ -29,7 +29,7 @@ from minift.hub import find_checkpoint
 from minift.options import check_range, option
 from minift.reports.tables import markdown_table
 
-NEW = Path(__file__).resolve().parent.parent.parent  # this checkout
+NEW = Path(__file__).absolute().parent.parent.parent  # this checkout
 LIMIT = 1.03  # how many times as long as the old checkout the new one may take
 MAX_MISS = 0.05  # probability that an interval misses the true median
 
@@ -95,7 +95,7 @@ def regression(old: Path, options: RegressionOptions) -> None:
 
     `UserError` for a folder that is no checkout, and for a run that fails.
     """
-    old = old.resolve()
+    old = Path(os.path.abspath(old))
     for checkout in (NEW, old):
         check_checkout(checkout)
     rows = []
@@ -117,7 +117,7 @@ def prepare(name: str, options: RegressionOptions, folder: Path) -> Callable[[Pa
     """A measurement, as a function of the checkout.  folder: for the files of its runs."""
     if name in GENERATION:
         beams, calls = GENERATION[name]
-        words = [find_checkpoint(options.seq2seq).resolve(), beams, options.calls or calls]
+        words = [find_checkpoint(options.seq2seq).absolute(), beams, options.calls or calls]
         return lambda checkout: generate(checkout, folder, words)
     data, count = TRAINING[name]
     train_file = folder / data.format("train")
@@ -125,9 +125,9 @@ def prepare(name: str, options: RegressionOptions, folder: Path) -> Callable[[Pa
         train_file.write_text("".join(islice(lines, options.records or count)), encoding="utf-8")
     is_encoder = name == "classification"
     flags = {
-        "--model": find_checkpoint(options.encoder if is_encoder else options.seq2seq).resolve(),
+        "--model": find_checkpoint(options.encoder if is_encoder else options.seq2seq).absolute(),
         "--train-file": train_file,
-        "--test-file": builtin(data.format("test")).resolve(),
+        "--test-file": builtin(data.format("test")).absolute(),
         "--output-dir": folder / "run",
         "--epochs": 1,
         "--batch-size": 16,
@@ -184,7 +184,7 @@ def check_checkout(folder: Path) -> None:
                 "with minift/ and scripts/"
             )
     found = run_python(folder, folder, "-c", LOCATE).strip()
-    if Path(found).resolve() != package.resolve():
+    if not os.path.samefile(found, package):
         raise UserError(f"{folder}: Python imports minift from {found}; uninstall that one")
 
 
