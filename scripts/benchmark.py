@@ -8,13 +8,16 @@
     benchmark.py features FLAGS         from questions to windows, and `datasets.map`: speed
     benchmark.py generation FLAGS       generation by a T5 with random weights: speed
     benchmark.py metrics FLAGS          rouge-score, seqeval and torchmetrics' SQuAD: speed
+    benchmark.py regression OLD FLAGS   an older checkout of minift in the folder OLD: time
 
 TASK is classification, ner, qa or summarization; FLAGS are those of its training script, and of the
-measurement.  The sides run in turn, and their outputs are compared.  Needs the `benchmark` extra.
+measurement.  The sides run in turn, and their outputs are compared.  Needs the `benchmark` extra,
+except for regression.
 """
 
 import importlib.util
 import sys
+from pathlib import Path
 
 from benchmarks.features import FeaturesOptions, features
 from benchmarks.generation import GenerationOptions, generation
@@ -22,6 +25,7 @@ from benchmarks.guarantees import guarantees
 from benchmarks.inference import InferenceOptions, inference
 from benchmarks.metrics import MetricsOptions, metrics_speed
 from benchmarks.quality import head, quality
+from benchmarks.regression import RegressionOptions, regression
 from benchmarks.training import TrainingOptions, training
 
 from minift.errors import UserError
@@ -49,6 +53,10 @@ OTHER_COMPARISONS = {
 
 def main() -> None:
     name, *rest = sys.argv[1:] or [""]
+    if name == "regression" and rest and not rest[0].startswith("--"):
+        (options,) = command_line(RegressionOptions, argv=rest[1:], description=__doc__)
+        regression(Path(rest[0]), options)
+        return
     if name in OTHER_COMPARISONS:
         compare, classes = OTHER_COMPARISONS[name]
         options = command_line(*classes, argv=rest, description=__doc__)
@@ -72,7 +80,7 @@ def main() -> None:
         raise UserError(
             f"benchmark.py: {' '.join(sys.argv[1:3])!r} names no comparison; give "
             f"{', '.join(OTHER_COMPARISONS)}, or {', '.join(TASK_COMPARISONS)} and a task "
-            f"({', '.join(TASKS)})"
+            f"({', '.join(TASKS)}), or regression and the folder of another checkout"
         )
     for package in ("transformers", *(["datasets"] if name == "features" else [])):
         if importlib.util.find_spec(package) is None:
