@@ -197,7 +197,7 @@ def test_a_wrong_metric_and_a_missing_file_are_refused_at_once(
 
 
 def test_a_forgotten_attribute_is_an_error_when_the_class_is_defined():
-    with pytest.raises(TypeError, match="Empty does not say its model_kind, options_class, display_"):
+    with pytest.raises(TypeError, match="does not say its model_kind, options_class, display_"):
         type("Empty", (Task,), {"name": "empty"})
 
 

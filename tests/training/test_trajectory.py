@@ -114,7 +114,7 @@ def rate(step: int) -> float:
 
 def train_reference(family: Family, task_options: Any, options: TrainOptions):
     """An ordinary loop: (the trained model, rows of the log, name -> largest gradient)."""
-    task, _, splits = TASKS[family.task][0].from_options(task_options)
+    task, _, splits = TASKS[family.task].from_options(task_options)
     features = task.featurize(splits["train"], training=True)
     lengths = [feature.length for feature in features]
     model = getattr(transformers, family.model).from_pretrained(task_options.model)
@@ -151,8 +151,10 @@ def test_twenty_steps_equal_those_of_transformers(name, request, tmp_path):
     folder = request.getfixturevalue(family.fixture)
     records = request.getfixturevalue(family.records)
     write_random_checkpoint(family, folder)
-    task_class, options_class = TASKS[family.task][:2]
-    task_options = options_class(model=str(folder), train_file=records["train"], dropout=0.0)
+    task_class = TASKS[family.task]
+    task_options = task_class.options_class(
+        model=str(folder), train_file=records["train"], dropout=0.0
+    )
     options = TrainOptions(
         output_dir=tmp_path / "out",
         epochs=EPOCHS,
