@@ -146,6 +146,7 @@ def test_the_gradient_of_the_norm_equals_that_of_the_formula(shape):
         torch.testing.assert_close(got.double(), want, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
 @pytest.mark.parametrize("rows", [(1,), (8,), (3, 4)])
 def test_prepacked_weights_give_the_same_products(rows):
     layer, x = NoBiasLinear(16, 24), torch.randn(*rows, 16)
