@@ -4,8 +4,9 @@
     rms_norm                    a hand-written gradient, on a CPU                 F.rms_norm
     linear                      weights that were laid out in blocks, on a CPU    F.linear
     varlen_attention            a packed batch in one kernel, on a GPU            packed_attention
-    sparse_embedding_gradients  only the rows that a batch uses, on a CPU         nn.Embedding
-    scale_tensors_, lerp_tensors_  all tensors in one call                        mul_, lerp_
+    sparse_embedding_gradients  only the rows of a batch, on a CPU                nn.Embedding
+    scale_tensors_              many tensors in one call                          Tensor.mul_
+    lerp_tensors_               many tensors in one call                          Tensor.lerp_
 
 The results equal those of the plain formula up to rounding and dropout's random numbers.
 
@@ -47,7 +48,8 @@ def _succeeds(trial: Callable[..., object], *arguments: Hashable) -> bool:
     try:
         with torch.inference_mode(False), torch.enable_grad():
             trial(*arguments)
-    # A missing operator, other arguments, or a refusal (NotImplementedError is a RuntimeError).
+    # The operator is missing, takes other arguments, or refuses; NotImplementedError is among the
+    # RuntimeErrors.
     except (AttributeError, TypeError, RuntimeError):
         return False
     return True
