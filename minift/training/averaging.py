@@ -19,6 +19,7 @@ from contextlib import contextmanager
 import torch
 
 from minift.models.base import PretrainedModel
+from minift.nn.kernels import lerp_tensors_
 from minift.training.options import TrainOptions
 
 
@@ -47,7 +48,7 @@ class WeightAverages:
     def update(self, step: int) -> None:
         """Add the weights after `step` steps to the mean."""
         if self.mean and step > self.first:
-            torch._foreach_lerp_(list(self.mean.values()), self.parameters, 1 / (step - self.first))
+            lerp_tensors_(list(self.mean.values()), self.parameters, 1 / (step - self.first))
 
     @contextmanager
     @torch.no_grad()

@@ -25,6 +25,7 @@ from minift.data.batching import chunks, progress_bar, training_batches
 from minift.device import autocast
 from minift.models.adapters import save_adapter
 from minift.models.base import PretrainedModel
+from minift.nn.kernels import sparse_embedding_gradients
 from minift.tasks.base import Feature, Task
 from minift.training.averaging import WeightAverages
 from minift.training.checkpoint import TrainerState, load_state, save_state
@@ -36,7 +37,6 @@ from minift.training.optim import (
     make_optimizer,
     parameter_groups,
     set_learning_rate,
-    sparse_embedding_gradients,
 )
 from minift.training.options import TrainOptions
 from minift.training.progress import numbers, one_line

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from minift.errors import NonFiniteError
-from minift.training.optim import gradient_values
+from minift.nn.kernels import gradient_values
 
 
 def stop_if_not_finite(

@@ -16,9 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from minift.models.base import PretrainedModel
-
-# Parameters of an embedding table from which a sparse gradient is faster than a dense one.
-MIN_SPARSE_SIZE = 2**20
+from minift.nn.kernels import gradient_values, lerp_tensors_, scale_tensors_
 
 
 @torch.no_grad()
@@ -32,7 +30,7 @@ def l2_sp_step(parameters: Sequence[Tensor], pretrained: Sequence[Tensor], share
     pretrained: the values before the first step: pretrained weights, and for a new head the values
         that it was initialised with.
     """
-    torch._foreach_lerp_(list(parameters), list(pretrained), share)
+    lerp_tensors_(parameters, pretrained, share)
 
 
 def parameter_groups(
@@ -98,55 +96,6 @@ def make_optimizer(name: str, groups: Sequence[Mapping[str, Any]]) -> torch.opti
     return torch.optim.AdamW(own, lr=0.0, fused=True)
 
 
-def sparse_embedding_gradients(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Let the gradient of a large embedding table hold only the rows that a step has used.
-
-    A table of 30,000 rows has a dense gradient of 30,000 rows although a batch uses a few hundred;
-    to allocate and fill it takes a twelfth of a step.  The gradient therefore stays sparse until
-    the optimiser needs a dense one.  It then gets a buffer that is kept from step to step and is
-    zero outside those rows.
-
-        ids 7 2 7  ->  rows 2, 7 (summed)  ->  norm, clipping  ->  0 0 g2 0 0 0 0 g7 0 ...  ->  step
-
-    The optimiser updates every row as usual: AdamW also moves rows that are not in the batch, by
-    their running means.  A table that is also the output layer gets a dense gradient from there and
-    is left dense.  CPU only; a GPU fills memory fast enough.
-    """
-    buffers: dict[Tensor, Tensor] = {}  # table -> its dense gradient
-    used: dict[Tensor, Tensor] = {}  # table -> the rows that are not zero in the buffer
-    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-    large = [
-        module
-        for module in tables
-        if module.weight.numel() >= MIN_SPARSE_SIZE and module.weight.device.type == "cpu"
-    ]
-    for module in large:
-        module.sparse = module.weight.requires_grad
-
-    def make_dense(*_: Any) -> None:
-        for table in (module.weight for module in large):
-            if table.grad is not None and table.grad.is_sparse:
-                sparse = table.grad.coalesce()
-                if table not in buffers:
-                    buffers[table] = torch.zeros_like(table)
-                used[table] = sparse.indices()[0]
-                table.grad = buffers[table].index_copy_(0, used[table], sparse.values())
-
-    def clear(*_: Any) -> None:
-        for table, rows in used.items():
-            buffers[table].index_fill_(0, rows, 0.0)
-            table.grad = None
-        used.clear()
-
-    optimizer.register_step_pre_hook(make_dense)
-    optimizer.register_step_post_hook(clear)
-
-
-def gradient_values(gradient: Tensor) -> Tensor:
-    """The gradient as a tensor to change in place; of a coalesced sparse one, its stored rows."""
-    return gradient._values() if gradient.is_sparse else gradient
-
-
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     """Set each group's learning rate: the run's times the group's factor."""
     for group in optimizer.param_groups:
@@ -168,5 +117,5 @@ def average_and_clip_gradients(model: nn.Module, count: Tensor, max_norm: float)
     gradients = [gradient_values(parameter.grad) for parameter in trained]
     norm = torch.nn.utils.get_total_norm(gradients) / count
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0) / count
-    torch._foreach_mul_(gradients, factor)
+    scale_tensors_(gradients, factor)
     return norm

@@ -8,12 +8,12 @@ import torch
 
 from minift.data.batching import IGNORE_INDEX
 from minift.device import autocast
+from minift.nn.kernels import sparse_embedding_gradients
 from minift.training.optim import (
     average_and_clip_gradients,
     make_optimizer,
     parameter_groups,
     set_learning_rate,
-    sparse_embedding_gradients,
 )
 
 SPEED_RATIO = "times faster minift is: above 1 is better"

@@ -132,7 +132,8 @@ def test_static_steps_as_on_a_gpu_give_the_same(number, monkeypatch):
     assert torch.equal(model.generate(ids, mask, **settings), expected)
 
 
-def test_batches_can_share_the_prepared_weights(model):
+def test_batches_can_share_the_prepared_weights(model, monkeypatch):
+    monkeypatch.setattr("minift.nn.kernels.ENABLED", True)
     model = copy.deepcopy(model).float()  # in double precision nothing is prepared
     ids, mask = sources(seed=3)
     alone = model.generate(ids, mask, max_new_tokens=8, num_beams=2)

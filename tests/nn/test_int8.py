@@ -12,18 +12,63 @@ from torch import nn
 from minift import BertForSequenceClassification, T5Config, T5ForConditionalGeneration
 from minift.errors import UserError
 from minift.nn.int8 import Int8Linear, quantize_int8
+from minift.nn.kernels import _succeeds
 
 
+@pytest.fixture(params=[True, False], ids=["torch's operator", "plain formula"])
+def _both_ways(request, monkeypatch):
+    """Each test runs with torch's operator and with the formula."""
+    monkeypatch.setattr("minift.nn.kernels.ENABLED", request.param)
+
+
+@pytest.mark.usefixtures("_both_ways")
 def test_weights_are_rounded_row_by_row():
-    """The worked example of the module: a row of hundredths is exact, and so is a small one."""
+    """The worked example of the module: rows of hundredths are exact, and so are small ones."""
     weight = torch.tensor([[0.50, -1.27, 0.02], [0.0050, -0.0127, 0.0002]])
     bias = torch.tensor([1.0, -1.0])
-    x = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
-    found = Int8Linear(weight, bias)(x)
-    torch.testing.assert_close(found, x @ weight.T + bias, atol=0.01, rtol=0.01)
+    x = torch.tensor([[-0.27, 1.00, 0.50], [0.0, 0.0, 0.0]])
+    expected = torch.tensor([[-1.395 + 1, -0.01395 - 1], [1.0, -1.0]])
+    torch.testing.assert_close(Int8Linear(weight, bias)(x), expected)
     assert torch.equal(Int8Linear(torch.zeros(2, 3), None)(x), torch.zeros(2, 2))
 
 
+def test_the_formula_equals_torchs_operator(monkeypatch):
+    """Up to rounding, on inputs none of which is half-way between two integers.
+
+    Half-way either integer may be taken: which one differs between torch's own engines.
+    """
+    monkeypatch.setattr("minift.nn.kernels.ENABLED", True)
+    if torch.backends.quantized.engine in ("none", "qnnpack"):
+        pytest.skip("torch has no engine here that quantises inputs to 7 bits")
+    for rows, size, lowest in [(1, 7, 0), (8, 256, -61), (300, 256, -127), (3, 2048, -20)]:
+        layer = nn.Linear(size, 33, bias=size != 7)
+        integers = torch.randint(lowest, lowest + 128, (rows, size)).float()
+        integers[0, :2] = torch.tensor([lowest, lowest + 127])  # the ends of the range
+        offsets = torch.empty(rows, size).uniform_(-0.4, 0.4)
+        offsets[integers == lowest] = offsets[integers == lowest + 127] = 0
+        for scale in (0.1, 3e-3, 1e-6):  # the last is below the limit
+            x = (integers + offsets) * scale
+            monkeypatch.setattr("minift.nn.kernels.ENABLED", True)
+            operator = Int8Linear(layer.weight, layer.bias)
+            monkeypatch.setattr("minift.nn.kernels.ENABLED", False)
+            formula = Int8Linear(layer.weight, layer.bias)
+            assert operator.prepacked is not None
+            assert formula.prepacked is None
+            torch.testing.assert_close(formula(x), operator(x), rtol=1e-5, atol=1e-4 * scale)
+    assert operator(x[:0]).shape == formula(x[:0]).shape == (0, 33)
+    assert operator(x[None]).shape == formula(x[None]).shape == (1, 3, 33)
+
+
+def test_a_torch_without_the_operator_computes_the_formula(monkeypatch):
+    monkeypatch.setattr("minift.nn.kernels.ENABLED", True)
+    _succeeds.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.delattr(torch, "quantize_per_channel")
+        assert Int8Linear(torch.ones(2, 3)).prepacked is None
+    _succeeds.cache_clear()
+
+
+@pytest.mark.usefixtures("_both_ways")
 @pytest.mark.parametrize("rows", [1, 8, 300])
 def test_products_are_close(rows):
     layer = nn.Linear(256, 512)
@@ -34,6 +79,7 @@ def test_products_are_close(rows):
     assert (found - exact).std() < 0.03 * exact.std()
 
 
+@pytest.mark.usefixtures("_both_ways")
 def test_a_bert(tiny_bert):
     model = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
     ids = torch.randint(5, 40, (4, 9))
@@ -46,6 +92,7 @@ def test_a_bert(tiny_bert):
     assert all(not isinstance(module, Int8Linear) for module in model.modules())
 
 
+@pytest.mark.usefixtures("_both_ways")
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("kind", ["relu", "gated-gelu"])
 def test_a_t5(tied, kind):

@@ -15,6 +15,7 @@ from minift.generation.cache import DecoderState
 from minift.models.bert import BertConfig, BertForSequenceClassification
 from minift.models.t5 import T5Config, T5ForConditionalGeneration
 from minift.nn.attention import packed_attention
+from minift.nn.kernels import has_varlen_attention
 from minift.nn.packing import pack
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
@@ -24,10 +25,7 @@ def assert_near(found, expected, close):
     torch.testing.assert_close(found.float().cpu(), expected.float(), atol=close, rtol=close)
 
 
-@pytest.mark.parametrize("cls_only", [False, True])
-@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("rows", MASKS.values(), ids=MASKS)
-def test_attention_and_its_gradients(rows, kind, cls_only):
+def assert_attention_is_that_of_the_cpu(rows, kind, cls_only):
     mask = torch.tensor(rows)
     x = torch.randn(int(mask.sum()), 3, 2, 16)
     results = {}
@@ -41,7 +39,32 @@ def test_attention_and_its_gradients(rows, kind, cls_only):
         mixed.sin().sum().backward()
         results[device] = mixed, leaf.grad
     for found, expected in zip(results["cuda"], results["cpu"], strict=True):
-        assert_near(found, expected, 2e-2 if kind is torch.bfloat16 else 1e-5)
+        assert_near(found, expected, 2e-2 if kind.itemsize == 2 else 1e-5)
+
+
+@pytest.mark.parametrize("cls_only", [False, True])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("rows", MASKS.values(), ids=MASKS)
+def test_attention_and_its_gradients(rows, kind, cls_only):
+    assert_attention_is_that_of_the_cpu(rows, kind, cls_only)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+def test_attention_has_a_variable_length_kernel(kind, monkeypatch):
+    """Every GPU has one for these; for bfloat16 only newer ones, and none for float64."""
+    monkeypatch.setattr("minift.nn.kernels.ENABLED", True)
+    q = torch.ones(3, 2, 16, device="cuda", dtype=kind)
+    assert has_varlen_attention(q)
+    assert not has_varlen_attention(q.double())
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_on_a_gpu_without_the_flash_kernel(kind, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("FlashAttention only supports Ampere GPUs or newer.")
+
+    monkeypatch.setattr("minift.nn.kernels._flash", refuse)
+    assert_attention_is_that_of_the_cpu(MASKS["right padding"], kind, cls_only=False)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])

@@ -18,7 +18,7 @@ class Root(nn.Module):
     """The gradient of the square root at 0 is infinite, its value is not."""
 
     def forward(self, x):
-        return x.clamp_min(0).sqrt()
+        return x.sqrt()
 
 
 def chain(*layers):

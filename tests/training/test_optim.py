@@ -18,13 +18,13 @@ from minift import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from minift.nn.kernels import sparse_embedding_gradients
 from minift.training.optim import (
     average_and_clip_gradients,
     describe_groups,
     make_optimizer,
     parameter_groups,
     set_learning_rate,
-    sparse_embedding_gradients,
 )
 
 
@@ -124,49 +124,10 @@ def test_gradients_of_a_sum_become_those_of_the_mean_clipped(max_norm):
         torch.testing.assert_close(a.grad, b.grad)
 
 
-class Bag(nn.Module):
-    """The mean of some rows of a table, and a line through it."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight_map = nn.Embedding(50, 8)
-        self.line = nn.Linear(8, 1)
-
-    def forward(self, ids):
-        return self.line(self.weight_map(ids).mean(1)).squeeze(-1)
-
-
-@pytest.mark.parametrize("name", ["adamw", "adafactor"])
-def test_sparse_gradients_train_as_dense_ones_do(monkeypatch, name):
-    """Over steps that accumulate, clip and use rows twice; rows that are not used move alike."""
-    monkeypatch.setattr("minift.training.optim.MIN_SPARSE_SIZE", 400)
-    plain, apart = Bag(), Bag()
-    apart.load_state_dict(plain.state_dict())
-    optimizers = []
-    for model in (plain, apart):
-        group = {"params": list(model.parameters()), "weight_decay": 0.1, "factor": 1.0}
-        optimizers.append(make_optimizer(name, [group]))
-        set_learning_rate(optimizers[-1], 0.05)
-    sparse_embedding_gradients(apart, optimizers[1])
-    for _ in range(6):
-        batches = [torch.randint(0, 30, (4, 3)) for _ in range(2)]
-        norms = []
-        for model, optimizer in zip((plain, apart), optimizers, strict=True):
-            for ids in batches:
-                model(ids).square().sum().backward()
-            assert model.weight_map.weight.grad.is_sparse == (model is apart)
-            norms.append(average_and_clip_gradients(model, torch.tensor(8.0), max_norm=0.05))
-            optimizer.step()
-            optimizer.zero_grad()
-        torch.testing.assert_close(*norms)
-    for a, b in zip(plain.parameters(), apart.parameters(), strict=True):
-        torch.testing.assert_close(a, b)
-    assert not torch.equal(apart.weight_map.weight[40:], Bag().weight_map.weight[40:])
-
-
 def test_which_gradients_are_sparse(monkeypatch, tiny_bert):
     """Those of large trainable tables that no output layer shares."""
-    monkeypatch.setattr("minift.training.optim.MIN_SPARSE_SIZE", 100)
+    monkeypatch.setattr("minift.nn.kernels.ENABLED", True)
+    monkeypatch.setattr("minift.nn.kernels.MIN_SPARSE_SIZE", 100)
     models = tiny_models(tiny_bert)
     ids = torch.randint(1, 9, (2, 5))
     found = {}
@@ -191,6 +152,10 @@ def test_which_gradients_are_sparse(monkeypatch, tiny_bert):
     frozen.encoder.requires_grad_(False)
     sparse_embedding_gradients(frozen, make_optimizer("adamw", parameter_groups(frozen, 0.0)))
     assert not any(getattr(module, "sparse", False) for module in frozen.modules())
+    off = models["encoder"]
+    monkeypatch.setattr("minift.nn.kernels.ENABLED", False)
+    sparse_embedding_gradients(off, make_optimizer("adamw", parameter_groups(off, 0.0)))
+    assert not any(getattr(module, "sparse", False) for module in off.modules())
 
 
 def test_adamw_follows_the_paper():
