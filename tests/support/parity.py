@@ -17,8 +17,11 @@ from minift import weights
 TOLERANCE = 1e-5
 
 
-def random_batch(config, seed: int, batch: int = 4, width: int = 11):
-    """ids, a mask with padding and gaps (never in the first column), token types: (B, T)."""
+def random_batch(config, seed: int, batch: int = 4, width: int = 11) -> tuple[Tensor, ...]:
+    """ids, a mask with padding and gaps (never in the first column): (B, T).
+
+    And token types (B, T), if the config has any.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def draw(high: int) -> Tensor:
@@ -27,7 +30,10 @@ def random_batch(config, seed: int, batch: int = 4, width: int = 11):
     mask = (torch.rand(batch, width, generator=generator) > 0.3).long()
     mask[:, 0] = 1
     mask[0] = 1
-    return draw(config.vocab_size), mask, draw(config.type_vocab_size)
+    ids = draw(config.vocab_size)
+    if not hasattr(config, "type_vocab_size"):
+        return ids, mask
+    return ids, mask, draw(config.type_vocab_size)
 
 
 def assert_close(name: str, ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> None:
@@ -37,10 +43,13 @@ def assert_close(name: str, ours: Tensor, theirs: Tensor, tolerance: float = TOL
     )
 
 
-def assert_same_hidden_states(ours, theirs, ids, mask, types, tolerance=TOLERANCE) -> None:
-    """Layer by layer, so that a failure names the first layer that differs."""
-    expected = theirs(ids, mask, types, output_hidden_states=True).hidden_states
-    found = [packing.pad(x) for x, packing in ours.hidden_states(ids, mask, types)]
+def assert_same_hidden_states(ours, theirs, ids, mask, *types, tolerance=TOLERANCE) -> None:
+    """Layer by layer, so that a failure names the first layer that differs.
+
+    types: the token types, if the encoder has any.
+    """
+    expected = theirs(ids, mask, *types, output_hidden_states=True).hidden_states
+    found = [packing.pad(x) for x, packing in ours.hidden_states(ids, mask, *types)]
     assert len(found) == len(expected)
     for i, (x, y) in enumerate(zip(found, expected, strict=True)):
         real = mask.bool()
