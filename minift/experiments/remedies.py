@@ -17,6 +17,7 @@ from typing import Any
 from minift.experiments.comparison import CompareOptions, finished_run, table_of_means
 from minift.experiments.forgetting import TwoTaskOptions, TwoTasks
 from minift.pretraining.probe import ProbeOptions, probe_loss, train_probe
+from minift.tasks.classification import ClassificationTask
 from minift.training.options import TrainOptions
 
 REPLAY = "replay"  # the one remedy that changes the data, by `TwoTaskOptions.replay_ratio`
@@ -69,7 +70,7 @@ def compare_remedies(
             replace(options, seed=seed, output_dir=before),
             "the first task",
         )
-        _, model = TwoTasks.from_pretrained(before)
+        _, model = ClassificationTask.from_pretrained(before)
         loss_before = probe_loss(model, folder / "probe", probe) if probe else None
         rows = []
         for name, changes in remedies(learning_rate, model.num_layers).items():
@@ -91,7 +92,7 @@ def compare_remedies(
                 "seconds": second["train_seconds"],
             }
             if probe:
-                _, model_after = TwoTasks.from_pretrained(target)
+                _, model_after = ClassificationTask.from_pretrained(target)
                 row["masked-LM loss before"] = loss_before
                 row["masked-LM loss after"] = probe_loss(model_after, folder / "probe", probe)
             rows.append(row)

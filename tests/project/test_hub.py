@@ -155,6 +155,16 @@ def test_only_the_needed_files_are_downloaded(server, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_a_repository_without_an_owner_is_found_by_its_name(server, weights):
+    server.add("distilbert-base-uncased", GOOD)
+    folder = hub.download("distilbert-base-uncased")
+    assert folder == weights / "distilbert-base-uncased"
+    assert names(folder) == set(GOOD)
+    server.requests.clear()
+    assert hub.find_checkpoint("distilbert-base-uncased") == folder
+    assert server.requests == []
+
+
 def test_shards_are_downloaded_where_there_is_no_single_file(server):
     server.add("o/big", {"config.json": b"{}"} | SHARDS | EXTRA)
     assert names(hub.find_checkpoint("o/big")) == {"config.json", *SHARDS}

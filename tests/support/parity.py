@@ -30,7 +30,7 @@ def random_batch(config, seed: int, batch: int = 4, width: int = 11) -> tuple[Te
     mask = (torch.rand(batch, width, generator=generator) > 0.3).long()
     mask[:, 0] = 1
     mask[0] = 1
-    ids = draw(config.vocab_size)
+    ids = 1 + draw(config.vocab_size - 1)  # id 0 is padding, which has no gradient there
     if not hasattr(config, "type_vocab_size"):
         return ids, mask
     return ids, mask, draw(config.type_vocab_size)

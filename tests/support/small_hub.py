@@ -13,6 +13,9 @@ from urllib.parse import unquote, urlsplit
 
 from minift.errors import UserError
 
+# owner/name, or the name alone, as those of the oldest repositories.
+NAME = r"[^/]+(?:/(?!revision/|tree/|resolve/)[^/]+)?"
+
 
 @dataclass
 class Repo:
@@ -54,8 +57,8 @@ class Handler(BaseHTTPRequestHandler):
 
     hub: Hub
     paths = re.compile(
-        r"/api/models/(?P<repo>[^/]+/[^/]+)(/(?P<what>revision|tree)/(?P<revision>[^/]+))?"
-        r"|/(?P<repo2>[^/]+/[^/]+)/resolve/(?P<revision2>[^/]+)/(?P<file>.+)"
+        rf"/api/models/(?P<repo>{NAME})(/(?P<what>revision|tree)/(?P<revision>[^/]+))?"
+        rf"|/(?P<repo2>{NAME})/resolve/(?P<revision2>[^/]+)/(?P<file>.+)"
     )
 
     def log_message(self, *_: object) -> None:
