@@ -11,6 +11,14 @@ from minift.models.bert import (
     BertForTokenClassification,
     BertModel,
 )
+from minift.models.distilbert import (
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    DistilBertForQuestionAnswering,
+    DistilBertForSequenceClassification,
+    DistilBertForTokenClassification,
+    DistilBertModel,
+)
 from minift.models.t5 import T5ForConditionalGeneration
 from minift.models.t5_layers import T5Config
 from minift.nn.lora import LoraConfig, merge_lora
@@ -23,6 +31,12 @@ __all__ = [
     "BertForSequenceClassification",
     "BertForTokenClassification",
     "BertModel",
+    "DistilBertConfig",
+    "DistilBertForMaskedLM",
+    "DistilBertForQuestionAnswering",
+    "DistilBertForSequenceClassification",
+    "DistilBertForTokenClassification",
+    "DistilBertModel",
     "GenerationConfig",
     "LoraConfig",
     "T5Config",

@@ -13,6 +13,12 @@ from minift.models.bert import (
     BertForSequenceClassification,
     BertForTokenClassification,
 )
+from minift.models.distilbert import (
+    DistilBertForMaskedLM,
+    DistilBertForQuestionAnswering,
+    DistilBertForSequenceClassification,
+    DistilBertForTokenClassification,
+)
 from minift.models.t5 import T5ForConditionalGeneration
 
 # model_type -> the models with a head or an output layer.  A task finds its own by the base class,
@@ -23,6 +29,12 @@ FAMILIES: dict[str, tuple[type[PretrainedModel], ...]] = {
         BertForTokenClassification,
         BertForQuestionAnswering,
         BertForMaskedLM,
+    ),
+    "distilbert": (
+        DistilBertForSequenceClassification,
+        DistilBertForTokenClassification,
+        DistilBertForQuestionAnswering,
+        DistilBertForMaskedLM,
     ),
     "t5": (T5ForConditionalGeneration,),
 }

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.encoders import DISTILBERT
 from support.parity import assert_close, random_batch
 
 from minift import (
@@ -20,6 +21,7 @@ from minift import (
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
+    DistilBertForSequenceClassification,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -83,8 +85,8 @@ def outputs(model):
         mask[1, 5:] = 0
         targets = torch.randint(2, 61, (3, 6), generator=generator)
         return model(ids, mask, decoder_input_ids=targets)
-    ids, mask, types = random_batch(model.config, seed=0)
-    found = model(ids, mask, types)
+    ids, mask, *types = random_batch(model.config, seed=0)
+    found = model(ids, mask, *types)
     found = torch.stack(found, -1) if isinstance(found, tuple) else found
     return found[mask.bool()] if found.shape[:2] == mask.shape else found
 
@@ -527,6 +529,8 @@ REFERENCES = {
     "sequence, linear": ("SEQ_CLS", {}, "all-linear"),
     "tokens": ("TOKEN_CLS", {}, ["key", "output.dense"]),
     "answers": ("QUESTION_ANS", {}, None),
+    "distilbert": ("SEQ_CLS", {}, ["q_lin", "v_lin"]),
+    "distilbert, all": ("SEQ_CLS", {}, ["q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"]),
     "t5": ("SEQ_2_SEQ_LM", {}, None),
     "t5, all": ("SEQ_2_SEQ_LM", {}, ["q", "k", "v", "o", "wi", "wo"]),
     "gated": (
@@ -543,6 +547,9 @@ def peft_base(name: str, changes):
 
     torch.manual_seed(1)
     kind = name.split(",")[0]
+    if kind == "distilbert":
+        config = DISTILBERT.config(n_layers=2, initializer_range=0.1)
+        return transformers.DistilBertForSequenceClassification(config).eval()
     if kind in BERTS:
         config = transformers.BertConfig(
             vocab_size=99,
@@ -571,8 +578,8 @@ def their_outputs(model):
         mask[1, 5:] = 0
         targets = torch.randint(2, 61, (3, 6), generator=generator)
         return model(input_ids=ids, attention_mask=mask, decoder_input_ids=targets).logits
-    ids, mask, types = random_batch(config, seed=0)
-    found = model(input_ids=ids, attention_mask=mask, token_type_ids=types)
+    inputs = random_batch(config, seed=0)
+    found, mask = model(*inputs), inputs[1]
     if hasattr(found, "start_logits"):
         return torch.stack((found.start_logits, found.end_logits), -1)[mask.bool()]
     return found.logits[mask.bool()] if found.logits.dim() == 3 else found.logits
@@ -586,11 +593,15 @@ def test_adapters_go_from_peft_to_minift_and_back(tmp_path, peft, name):
     base = tmp_path / "base"
     theirs.save_pretrained(base)
     settings = {"r": 3, "lora_alpha": 7, "lora_dropout": 0.2, "target_modules": targets}
+    if "distilbert" in name:  # peft takes only the second layer of its head for the head
+        settings["modules_to_save"] = ["pre_classifier", "classifier"]
     theirs = peft.get_peft_model(theirs, peft.LoraConfig(task_type=task_type, **settings)).eval()
     randomise(theirs)
     theirs.save_pretrained(tmp_path / "theirs")
 
-    kind = {**BERTS, **dict.fromkeys(T5S, T5ForConditionalGeneration)}[name.split(",")[0]]
+    kinds = {**BERTS, "distilbert": DistilBertForSequenceClassification}
+    kinds |= dict.fromkeys(T5S, T5ForConditionalGeneration)
+    kind = kinds[name.split(",")[0]]
     ours = load_adapter(kind.from_pretrained(base), tmp_path / "theirs")
     plain = outputs(kind.from_pretrained(base))
     expected, found = their_outputs(theirs), outputs(ours)

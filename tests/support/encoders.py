@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,48 @@ BERT = Family(
     },
 )
 
-FAMILIES = {"bert": BERT}
+
+def random_variants(count: int) -> dict[str, dict[str, Any]]:
+    """Sizes drawn at random, with names of DistilBERT's config."""
+    draw = random.Random(0)
+    return {
+        f"random {i}": {
+            "n_heads": (heads := draw.choice([1, 2, 3, 5])),
+            "dim": heads * draw.choice([4, 6, 8]),
+            "hidden_dim": draw.randint(3, 50),
+            "n_layers": draw.randint(1, 5),
+            "vocab_size": draw.randint(20, 200),
+            "max_position_embeddings": draw.randint(11, 40),
+            "activation": draw.choice(["gelu", "relu"]),
+            "sinusoidal_pos_embds": draw.random() < 0.5,
+        }
+        for i in range(count)
+    }
+
+
+DISTILBERT = Family(
+    "DistilBert",
+    {
+        "vocab_size": 99,
+        "dim": 32,
+        "n_layers": 3,
+        "n_heads": 4,
+        "hidden_dim": 37,
+        "max_position_embeddings": 24,
+        "initializer_range": 0.2,
+    },
+    {
+        "plain": {},
+        "sinusoidal": {"sinusoidal_pos_embds": True},
+        "five labels": {"num_labels": 5},
+        "own dropouts": {"seq_classif_dropout": 0.4, "qa_dropout": 0.3, "dropout": 0.5},
+        "no pad token": {"pad_token_id": None},
+        **random_variants(10),
+    },
+    token_types=False,
+)
+
+FAMILIES = {"bert": BERT, "distilbert": DISTILBERT}
 # Family and variant -> both, for tests of every configuration.
 CONFIGS = {
     f"{name}, {variant}": (family, changes)

@@ -72,6 +72,23 @@ FAMILIES = {
         max_grad_norm=0.5,
         zero_gradients=("attention.self.key.bias",),
     ),
+    "distilbert": Family(
+        "DistilBertForSequenceClassification",
+        {
+            "dim": 32,
+            "n_layers": 2,
+            "n_heads": 4,
+            "hidden_dim": 64,
+            "max_position_embeddings": 64,
+            "id2label": {0: "neg", 1: "pos"},
+        },
+        task="classification",
+        fixture="tiny_bert",
+        records="reviews",
+        batch_size=10,
+        max_grad_norm=0.5,
+        zero_gradients=("attention.k_lin.bias",),
+    ),
     "t5": Family(
         "T5ForConditionalGeneration",
         {
