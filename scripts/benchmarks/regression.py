@@ -41,12 +41,13 @@ MEASUREMENTS = (*TRAINING, *GENERATION)
 
 # Arguments: a checkpoint, beams, calls.  Prints the seconds, and the tokens of each source.
 GENERATE = """
-import json, sys, time
+import json, pathlib, sys, time
 import torch
-from minift import T5ForConditionalGeneration
+import minift
 
 folder, beams, calls = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-model = T5ForConditionalGeneration.from_pretrained(folder)
+config = json.loads(pathlib.Path(folder, "config.json").read_text())
+model = getattr(minift, config["architectures"][0]).from_pretrained(folder)
 torch.manual_seed(1)
 ids = torch.randint(3, model.config.vocab_size, (8, 256))
 settings = {"max_new_tokens": 48, "min_new_tokens": 48, "num_beams": beams}
@@ -65,8 +66,10 @@ class RegressionOptions:
 
     pairs: int = option(15, "Pairs of runs that count; with fewer than 6 there is no interval.")
     only: tuple[str, ...] = option(MEASUREMENTS, "What to measure.")
-    encoder: str = option("all-MiniLM-L6-v2", "BERT that classification trains.")
-    seq2seq: str = option("minift-t5-mini", "T5 that summarization trains, and that generates.")
+    encoder: str = option("all-MiniLM-L6-v2", "Encoder that classification trains.")
+    seq2seq: str = option(
+        "minift-t5-mini", "Encoder-decoder that summarization trains, and that generates."
+    )
     records: int | None = option(
         None, "Training records of a run. Default: enough for about ten seconds on two cores."
     )
@@ -150,7 +153,7 @@ def train(checkout: Path, task: str, flags: dict[str, Any]) -> Timed:
 
 
 def generate(checkout: Path, folder: Path, words: Sequence[Any]) -> Timed:
-    """Generate with the checkout's T5; the outputs are the tokens of each source."""
+    """Generate with the checkout's model; the outputs are the tokens of each source."""
     return Timed(*json.loads(run_python(checkout, folder, "-c", GENERATE, *words)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,38 @@ def test_no_function_imports_but_an_optional_package():
                     if isinstance(part, (ast.Import, ast.ImportFrom)):
                         named = getattr(part, "module", None) or part.names[0].name
                         assert named.split(".")[0] in OPTIONAL, f"{path}, line {part.lineno}"
+
+
+FAMILY_NAMES = re.compile("bert|t5", re.IGNORECASE)
+# Names of the library `tokenizers`.
+OTHERS_NAMES = {"BertNormalizer", "BertPreTokenizer"}
+WITHOUT_FAMILIES = ("tasks", "training", "generation", "experiments", "pretraining", "nn")
+
+
+def identifiers(tree: ast.AST):
+    """(identifier, line) of every name, attribute, definition, parameter and import."""
+    for node in ast.walk(tree):
+        for field in ("id", "attr", "name", "arg", "module", "asname"):
+            value = getattr(node, field, None)
+            if isinstance(value, str):
+                yield value, getattr(node, "lineno", 0)
+
+
+def test_no_code_outside_of_models_names_a_family():
+    """Its own file and the registry know a family; strings may name the default of a flag."""
+    paths = [path for part in WITHOUT_FAMILIES for path in (PACKAGE / part).rglob("*.py")]
+    paths += (ROOT / "scripts").rglob("*.py")
+    assert len(paths) > 60
+    found = [
+        f"{path.relative_to(ROOT)}, line {line}: {name}"
+        for path in paths
+        for name, line in identifiers(ast.parse(path.read_text("utf-8")))
+        if FAMILY_NAMES.search(name) and name not in OTHERS_NAMES
+    ]
+    assert not found
+    source = "from minift.models.bert import BertModel as B\nx = y.t5_size\n"
+    caught = [name for name, _ in identifiers(ast.parse(source)) if FAMILY_NAMES.search(name)]
+    assert caught == ["minift.models.bert", "BertModel", "t5_size"]
 
 
 def test_transformers_is_nowhere_in_the_package():
