@@ -7,10 +7,11 @@ the checkpoint, or it belongs to a head that the caller asked for, or loading is
 A name on disk and the name of an attribute are two things.  `PretrainedConfig.disk_names` maps the
 fields of a config, `WeightMap.names` the tensors:
 
-    here                                  on disk, BERT                          DistilBERT
-    config.hidden_size                    "hidden_size"                          "dim"
-    encoder.layers.0.feed_forward.up      bert.encoder.layer.0.intermediate...   distilbert.trans...
-    head                                  classifier, qa_outputs                 ...
+    here                                  on disk
+    config.hidden_size                    "hidden_size" (BERT), "dim" (DistilBERT)
+    encoder.layers.0.attention.output     bert.encoder.layer.0.attention.output.dense
+                                          distilbert.transformer.layer.0.attention.out_lin
+    head                                  classifier, or qa_outputs
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from support.running import ROOT
 
 TEACHING_PATH = [
     "minift/models/bert.py",
+    "minift/models/encoder.py",  # the base class of the first
     "minift/nn/attention.py",
     "minift/tasks/classification.py",
     "minift/training/loop.py",
