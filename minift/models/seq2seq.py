@@ -200,15 +200,13 @@ class Seq2SeqModel(PretrainedModel):
 
         The result begins with the prompt and is padded.
 
-        decoder_input_ids: the prompts (B, P) that the targets begin with, without padding; None:
-            the decoder start token, P = 1.
+        decoder_input_ids: the prompts (B, P) that the targets begin with, without padding.  The
+            decoder start token is put before them if none has it.  None: that token, P = 1.
         settings: the fields of `GenerationConfig`, `max_new_tokens` among them.
         generator: makes sampling reproducible.
         """
         config, generation = self.config, GenerationConfig(**settings)
-        prompts = decoder_input_ids
-        if prompts is None:
-            prompts = input_ids.new_full((len(input_ids), 1), config.decoder_start_token_id)
+        prompts = self._prompts(len(input_ids), decoder_input_ids).to(input_ids.device)
         special = SpecialTokens(eos=config.eos_token_id, pad=config.pad_token_id)
         rows_per_source = generation.rows_per_source
         max_length = prompts.shape[1] - 1 + generation.max_new_tokens  # the last one is not read
@@ -216,6 +214,23 @@ class Seq2SeqModel(PretrainedModel):
             memory = self.encoder_memory(*self.encode(input_ids, attention_mask))
             decoder = DecoderState(self, memory, rows_per_source, max_length)
             return search(decoder, prompts, special, generation, generator)
+
+    def _prompts(self, batch_size: int, decoder_input_ids: Tensor | None) -> Tensor:
+        """The prompts (B, P) with the decoder start token; `ValueError` if they do not fit."""
+        start = torch.full((batch_size, 1), self.config.decoder_start_token_id)
+        if decoder_input_ids is None:
+            return start
+        prompts = decoder_input_ids
+        if prompts.dim() != 2 or len(prompts) != batch_size or not prompts.shape[1]:
+            raise ValueError(
+                f"decoder_input_ids must be ({batch_size}, at least 1), a prompt for each source, "
+                f"not {tuple(prompts.shape)}"
+            )
+        if prompts.is_floating_point():
+            raise ValueError(f"decoder_input_ids holds {prompts.dtype}, not integers")
+        if (prompts[:, 0] != self.config.decoder_start_token_id).all():
+            prompts = torch.cat([start.to(prompts), prompts], 1)
+        return prompts
 
     def prepacked_for_generation(self, num_rows: int) -> AbstractContextManager[None]:
         """In this context, `generate` does not lay out the weights again for each batch.

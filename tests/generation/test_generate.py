@@ -66,7 +66,8 @@ def test_prompts_are_continued_as_by_transformers(tmp_path, number):
         ids, mask = sources(10 * number + case)
         generator = torch.Generator().manual_seed(case)
         prompts = torch.randint(2, 61, (len(ids), draw.randint(1, 5)), generator=generator)
-        prompts[:, 0] = 0
+        if case % 2:
+            prompts[:, 0] = 0  # else the start token is put before them
         settings = random_settings(draw, beams=case % 3 > 0)
         expected = theirs.generate(
             input_ids=ids,
@@ -77,8 +78,10 @@ def test_prompts_are_continued_as_by_transformers(tmp_path, number):
         )
         found = ours.generate(ids, mask, decoder_input_ids=prompts, **settings)
         assert without_padding(found) == without_padding(expected), settings
+        begin = 1 - case % 2
         returned = settings.get("num_return_sequences", 1)
-        assert torch.equal(found[:, : prompts.shape[1]], prompts.repeat_interleave(returned, 0))
+        kept = found[:, begin : begin + prompts.shape[1]]
+        assert torch.equal(kept, prompts.repeat_interleave(returned, 0))
 
 
 @pytest.mark.parametrize("static", [False, True])
@@ -296,6 +299,22 @@ def test_processors_and_warpers_equal_transformers():
             assert torch.equal(warp_logits(found, rules, at_least), wanted)
 
 
+@pytest.mark.parametrize("number", range(6))
+def test_sampled_tokens_equal_those_of_transformers(tmp_path, number):
+    """From the same random numbers, for a single source, so that no row leaves the batch early."""
+    draw = random.Random(number)
+    theirs = reference(tmp_path, seed=number, num_decoder_layers=2).double()
+    ours = T5ForConditionalGeneration.from_pretrained(tmp_path).double()
+    for case in range(5):
+        ids, _ = sources(10 * number + case, batch=3)
+        settings = random_settings(draw, beams=case % 2 > 0, sampling=True)
+        torch.manual_seed(case)
+        expected = theirs.generate(input_ids=ids[:1], **settings)
+        torch.manual_seed(case)
+        found = ours.generate(ids[:1], **settings)
+        assert without_padding(found) == without_padding(expected), settings
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 def test_sampling_is_reproducible(model, beams):
     ids, mask = sources(0)
@@ -340,6 +359,16 @@ def test_returned_beams_differ_and_the_best_comes_first(model):
 def test_settings_that_contradict_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         GenerationConfig(**{"max_new_tokens": 5, **settings})
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (8, 3), (4, 0), (4,)])
+def test_prompts_that_do_not_fit_the_sources_are_refused(model, shape):
+    ids, mask = sources(0)
+    prompts = torch.zeros(shape, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"decoder_input_ids must be \(4, at least 1\)"):
+        model.generate(ids, mask, decoder_input_ids=prompts, max_new_tokens=3)
+    with pytest.raises(ValueError, match=r"float32, not integers"):
+        model.generate(ids, mask, decoder_input_ids=torch.ones(4, 3), max_new_tokens=3)
 
 
 def test_there_is_no_default_length(model):

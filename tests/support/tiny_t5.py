@@ -49,7 +49,8 @@ def sources(seed: int, batch: int = 4, width: int = 9):
     return ids, mask
 
 
-def random_settings(draw: random.Random, beams: bool) -> dict:
+def random_settings(draw: random.Random, beams: bool, sampling: bool = False) -> dict:
+    """Settings of `generate` for both sides; a warper applies only with `sampling`."""
     settings = {
         "max_new_tokens": draw.choice([1, 2, 5, 12, 20]),
         "min_new_tokens": draw.choice([0, 0, 1, 4]),
@@ -62,4 +63,9 @@ def random_settings(draw: random.Random, beams: bool) -> dict:
         settings["length_penalty"] = draw.choice([1.0, 0.0, 2.0, 0.6, -1.0])
         settings["early_stopping"] = draw.choice([True, False, "never"])
         settings["num_return_sequences"] = draw.randint(1, settings["num_beams"])
+    if sampling:
+        settings["do_sample"] = True
+        settings["temperature"] = draw.choice([0.7, 1.0, 1.5])
+        settings["top_k"] = draw.choice([0, 5, 40])  # 0 too, since transformers has another default
+        settings["top_p"] = draw.choice([0.5, 0.8, 1.0])
     return settings
