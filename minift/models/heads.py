@@ -63,13 +63,17 @@ class EncoderWithHead(PretrainedModel):
 
     def __init__(self, config: EncoderConfig):
         super().__init__(config)
-        self.encoder = self.encoder_class(config)
+        self.encoder = self.make_encoder()
         self.head = self.make_head()
         self.apply(self.init_weights)
 
     @classmethod
     def weight_map(cls) -> WeightMap:
         return cls.encoder_class.weight_map().with_head(ENCODER, cls.head_names)
+
+    def make_encoder(self) -> Encoder:
+        """The encoder, before its weights are initialised."""
+        return self.encoder_class(self.config)
 
     @abstractmethod
     def make_head(self) -> nn.Module:
@@ -133,9 +137,10 @@ class EncoderForSequenceClassification(EncoderWithHead):
 class EncoderWithTokenHead(EncoderWithHead):
     """The encoder without its pooler, and a head on every token."""
 
-    def __init__(self, config: EncoderConfig):
-        super().__init__(config)
-        self.encoder.pooler = None
+    def make_encoder(self) -> Encoder:
+        encoder = super().make_encoder()
+        encoder.pooler = None
+        return encoder
 
     def prepare_for(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
         for module in self.encoder.weight_map().modules_in_checkpoint("pooler"):
