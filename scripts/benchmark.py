@@ -10,9 +10,9 @@
     benchmark.py metrics FLAGS          rouge-score, seqeval and torchmetrics' SQuAD: speed
     benchmark.py regression OLD FLAGS   an older checkout of minift in the folder OLD: time
 
-TASK is classification, ner, qa or summarization; FLAGS are those of its training script, and of the
-measurement.  The sides run in turn, and their outputs are compared.  Needs the `benchmark` extra,
-except for regression.
+TASK is that of a training script, train_TASK.py; FLAGS are its flags and those of the measurement.
+The sides run in turn, and their outputs are compared.  Needs the `benchmark` extra, except for
+regression.
 """
 
 import importlib.util
@@ -24,6 +24,7 @@ from benchmarks.generation import GenerationOptions, generation
 from benchmarks.guarantees import guarantees
 from benchmarks.inference import InferenceOptions, inference
 from benchmarks.metrics import MetricsOptions, metrics_speed
+from benchmarks.peers import PEERS
 from benchmarks.quality import head, quality
 from benchmarks.regression import RegressionOptions, regression
 from benchmarks.training import TrainingOptions, training
@@ -60,7 +61,7 @@ def main() -> None:
     if name in OTHER_COMPARISONS:
         compare, classes = OTHER_COMPARISONS[name]
         options = command_line(*classes, argv=rest, description=__doc__)
-    elif name in TASK_COMPARISONS and rest and rest[0] in TASKS:
+    elif name in TASK_COMPARISONS and rest and rest[0] in PEERS:
         task, *flags = rest
         compare, extra = TASK_COMPARISONS[name]
         classes = (TASKS[task].options_class, TrainOptions, extra)
@@ -80,7 +81,7 @@ def main() -> None:
         raise UserError(
             f"benchmark.py: {' '.join(sys.argv[1:3])!r} names no comparison; give "
             f"{', '.join(OTHER_COMPARISONS)}, or {', '.join(TASK_COMPARISONS)} and a task "
-            f"({', '.join(TASKS)}), or regression and the folder of another checkout"
+            f"({', '.join(PEERS)}), or regression and the folder of another checkout"
         )
     for package in ("transformers", *(["datasets"] if name == "features" else [])):
         if importlib.util.find_spec(package) is None:

@@ -1,9 +1,9 @@
 """Find a learning rate with a range test: a short run whose learning rate rises exponentially.
 
-find_lr.py TASK FLAGS: TASK is classification, ner, qa or summarization; FLAGS are those of its
-training script that matter here.  --learning-rate is the last and highest learning rate (the first
-is 1 / 100,000 of it), --min-steps the number of steps.  Prints a suggestion and writes the loss
-curve into --output-dir; the run evaluates nothing and keeps no model.
+find_lr.py TASK FLAGS: TASK is that of a training script, train_TASK.py; FLAGS are those of its
+flags that matter here.  --learning-rate is the last and highest learning rate (the first is
+1 / 100,000 of it), --min-steps the number of steps.  Prints a suggestion and writes the loss curve
+into --output-dir; the run evaluates nothing and keeps no model.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """Search a grid, or a random part of it, for learning rate, number of epochs and batch size.
 
-sweep.py TASK FLAGS: TASK is classification, ner, qa or summarization; FLAGS are those of its
-training script and the values to try.  Writes a table of dev scores, a heat map and learning curves
-into --output-dir.  The same command continues an interrupted sweep.
+sweep.py TASK FLAGS: TASK is that of a training script, train_TASK.py; FLAGS are its flags and the
+values to try.  Writes a table of dev scores, a heat map and learning curves into --output-dir.  The
+same command continues an interrupted sweep.
 """
 
 import sys

@@ -205,7 +205,7 @@ def train_script(
         {task_class.name: (task_options, options)},
         seeds=repeat.seeds,
         folder=options.output_dir,
-        columns=[task_class.metrics[0].name],
+        columns=[task_class.metric_named(options.metric_for_best_model).name],
         title=f"{task_class.name}, {repeat.seeds} seeds",
         more=scores_on_test,
     )

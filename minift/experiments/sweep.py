@@ -200,7 +200,7 @@ def evaluations(run: TrainOptions) -> list[Row]:
 def read_row(run: TrainOptions, metric: Metric) -> Row:
     """A run's row in results.json, with the scores of the evaluation that chose its model.
 
-    gap: train score minus dev score.
+    gap: how much better the train score is than the dev score.
     seconds: of the whole run.
     failed: the error of a run whose loss was not finite, which has no scores; else None.
     collapsed: the run does not beat `Task.baseline_score`.
@@ -211,7 +211,7 @@ def read_row(run: TrainOptions, metric: Metric) -> Row:
         return {**row, "failed": read_json(run.output_dir / FAILED)["error"]}
     chosen = max(evaluations(run), key=lambda line: metric.sign * line["dev"][metric.name])
     train, dev = (chosen[part][metric.name] for part in ("train", "dev"))
-    row.update(score=dev, train_score=train, gap=train - dev)
+    row.update(score=dev, train_score=train, gap=metric.sign * (train - dev))
     metrics = read_json(run.output_dir / METRICS)
     row.update(seconds=metrics["seconds"], collapsed=metrics["collapsed"])
     return {**row, "dev": chosen["dev"], "train": chosen["train"]}
@@ -259,5 +259,5 @@ def draw(folder: Path, runs: Sequence[TrainOptions], rows: Sequence[Row], metric
         for learning_rate, run in sorted(longest.items())
     }
     scores = {cell: mean for cell, mean, _ in by_cell(rows, metric)}
-    drawn = heat_map(folder / "heatmap.png", scores, f"dev {metric.name}")
+    drawn = heat_map(folder / "heatmap.png", scores, f"dev {metric.name}", metric.higher_is_better)
     return drawn and curves(folder / "curves.png", panels, metric.name)

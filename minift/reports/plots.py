@@ -35,12 +35,18 @@ def scatter_plot(
     return True
 
 
-def heat_map(path: Path, scores: Mapping[tuple[float, int, int], float | None], title: str) -> bool:
+def heat_map(
+    path: Path,
+    scores: Mapping[tuple[float, int, int], float | None],
+    title: str,
+    higher_is_better: bool = True,
+) -> bool:
     """Plot scores over learning rate and epochs, one panel for each batch size.
 
     scores: (learning rate, epochs, batch size) -> score, or None for a cell that failed; at least
         one is a number.  A cell that was not tried is blank.
-    All panels share one colour scale, and each cell shows its score.
+    All panels share one colour scale, better scores have brighter cells, and each cell shows its
+    score.
     """
     try:
         from matplotlib.figure import Figure
@@ -61,10 +67,17 @@ def heat_map(path: Path, scores: Mapping[tuple[float, int, int], float | None], 
                 x, y = learning_rates.index(learning_rate), epochs.index(count)
                 grid[y][x] = math.nan if score is None else score
                 text = "failed" if score is None else f"{score:.{digits}f}"
-                # Low scores have dark cells.
-                colour = "white" if score is not None and 2 * score < low + high else "black"
+                is_dark = score is not None and (2 * score < low + high) is higher_is_better
+                colour = "white" if is_dark else "black"
                 axes.text(x, y, text, color=colour, ha="center", va="center")
-        image = axes.imshow(grid, vmin=low, vmax=high, aspect="auto", origin="lower")
+        image = axes.imshow(
+            grid,
+            vmin=low,
+            vmax=high,
+            cmap="viridis" if higher_is_better else "viridis_r",
+            aspect="auto",
+            origin="lower",
+        )
         axes.set_xticks(range(len(learning_rates)), [f"{value:g}" for value in learning_rates])
         axes.set_yticks(range(len(epochs)), map(str, epochs))
         axes.set(xlabel="learning rate", title=f"batch size {size}", facecolor="0.9")

@@ -246,7 +246,7 @@ class ClassificationTask(Task):
             text, pair = texts[i], None if record.text_pair is None else pairs[i]
             max_tokens = self.max_length - self.tokenizer.num_special(pair=pair is not None)
             parts = truncate_or_window(text, pair, max_tokens, self.options.truncation)
-            label = None if record.label is None else number[record.label]
+            label = number.get(record.label)  # None too for an unknown one, in prediction
             for a, b in parts:
                 ids, type_ids = self.tokenizer.build(a, b)
                 truncated = len(a) + len(b or []) < len(text) + len(pair or [])
@@ -265,7 +265,7 @@ class ClassificationTask(Task):
         return super().precompute_encoder_outputs(model, features, batch_size)
 
     def collate(self, features: Features) -> TokenBatch:
-        labelled = features[0].label is not None
+        labelled = all(feature.label is not None for feature in features)
         return token_batch(
             features,
             self.tokenizer.pad_token_id,

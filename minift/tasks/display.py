@@ -25,6 +25,7 @@ class Display(ABC):
     def describe(self, records: Sequence[Any], features: Sequence[Any]) -> str:
         """The first record as text, tokens and labels, and counts; printed before training."""
         fields = {name: value for name, value in vars(records[0]).items() if name != "where"}
+        fields = {name: value for name, value in fields.items() if value is not None}
         tokens = self.task.tokenizer.convert_ids_to_tokens(features[0].input_ids)
         width = max(map(len, [*fields, "tokens"]))
         lines = [
@@ -45,7 +46,8 @@ class Display(ABC):
         lines = []
         for row in self.to_rows(predictions[:3], records[:3]):
             width = max(map(len, row))
-            shown = (f"{name:{width}}  {on_one_line(value):.160}" for name, value in row.items())
+            known = ((name, value) for name, value in row.items() if value is not None)
+            shown = (f"{name:{width}}  {on_one_line(value):.160}" for name, value in known)
             lines.append("  " + "\n    ".join(shown))
         return "\n".join(lines)
 
@@ -69,12 +71,13 @@ class Display(ABC):
 
 
 def on_one_line(value: Any) -> str:
-    """A value as text without line ends and extra blanks.
+    """A value as text without line ends and extra blanks; a number with six digits.
 
-    >>> on_one_line("two\\nlines"), on_one_line(3.5)
-    ('two lines', '3.5')
+    >>> on_one_line("two\\nlines"), on_one_line(2.8273803906838095)
+    ('two lines', '2.82738')
     """
-    return " ".join(str(value).split())
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return " ".join(text.split())
 
 
 def score_table(heading: str, scores: Mapping[str, Mapping[str, float]], support: str) -> list[str]:

@@ -38,7 +38,8 @@ def load_initial_model(
     labels: the names of the classes: a checkpoint fine-tuned on the same labels keeps its head and
         the order of its labels; any other gets a new head.  Or the number of the head's rows, if
         the rows mean the same for all data (an answer's start and end): a checkpoint fine-tuned for
-        the task keeps its head.  Or None, if the task needs no head.
+        the task keeps its head, and one with another number of labels gets a new head.  Or None, if
+        the task needs no head.
     changes: fields of the model's config.
 
     Raises `UserError` if model, tokenizer and `--max-length` do not fit together.
@@ -49,7 +50,8 @@ def load_initial_model(
     if labels is None:
         model = model_class.from_pretrained(folder, **changes)
     elif isinstance(labels, int):
-        model = model_class.from_pretrained(folder, num_labels=labels, **changes)
+        other = config.labels is not None and len(config.labels) != labels
+        model = model_class.from_pretrained(folder, num_labels=labels, reset_head=other, **changes)
     else:
         same = config.labels is not None and set(config.labels) == set(labels)
         model = model_class.from_pretrained(

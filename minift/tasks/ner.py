@@ -244,7 +244,7 @@ class NerTask(Task):
                     for w in words
                 )
                 labels = None
-                if record.tags is not None:
+                if training:
                     tags = [number[record.tags[w]] for w in words]
                     strategy = self.options.label_strategy
                     labels = align_labels(spans_in_window, tags, inside, strategy, len(ids))

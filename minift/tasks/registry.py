@@ -1,4 +1,7 @@
-"""The tasks by name.  A new task adds one line."""
+"""The tasks by name.  A new task adds one entry.
+
+A checkpoint that minift did not save belongs to the first task whose kind of model it has.
+"""
 
 from __future__ import annotations
 

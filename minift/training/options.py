@@ -34,9 +34,9 @@ class TrainOptions:
     )
     learning_rate: float | None = option(
         None,
-        "Highest learning rate. Default: the task's own (5e-5 classification, 1e-4 ner, 2e-4 qa, "
-        "3e-4 summarization); 1e-3 with Adafactor, 1e-2 with --freeze-encoder, ten times the "
-        "task's own with LoRA and BitFit.",
+        "Highest learning rate. Default: the task's own, such as 5e-5 for classification; 1e-3 "
+        "with Adafactor, 1e-2 with --freeze-encoder, ten times the task's own with LoRA and "
+        "BitFit.",
         common=True,
     )
     lr_scheduler_type: Literal[tuple(SCHEDULES)] = option(

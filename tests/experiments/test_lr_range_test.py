@@ -21,6 +21,7 @@ from minift.experiments.lr_range_test import (
 )
 from minift.options import flag_of
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
+from minift.tasks.registry import TASKS
 from minift.training.options import TrainOptions
 from minift.training.run import run
 from minift.training.signals import Stopped
@@ -180,7 +181,7 @@ def test_what_the_script_refuses(tiny_bert, reviews, tmp_path):
     for words in ([], ["poetry"], ["--train-file", "a.tsv"]):
         done = run_script("find_lr", *words, check=False)
         assert done.returncode == 2
-        assert "{classification,ner,qa,summarization}" in done.stderr.splitlines()[-1]
+        assert f"{{{','.join(TASKS)}}}" in done.stderr.splitlines()[-1]
     assert "--label-strategy" in run_script("find_lr", "ner", "--help-all").stdout
     for name in UNUSED_OPTIONS:  # whatever would have no effect
         done = run_script("find_lr", "classification", flag_of(name), 1, check=False)

@@ -151,10 +151,10 @@ def test_a_task_of_six_methods_is_trained_and_predicts(
     # The default texts: the first record, the first rows.
     shown = capsys.readouterr().out
     assert f"first record ({files['train_file']}, line 1)\n  id      0\n  text    the film" in shown
-    assert "  number  3.0\n  tokens  [CLS] the film was good [SEP]\n" in shown
+    assert "  number  3\n  tokens  [CLS] the film was good [SEP]\n" in shown
     assert "features  30 of 30 records" in shown
     assert "20 of 30 training records have the same input as an earlier one" in shown
-    assert "  id         0\n    text       the b was good\n    gold       3.0\n" in shown
+    assert "  id         0\n    text       the b was good\n    gold       3\n" in shown
 
     rows = read_lines(tmp_path / "run" / "predictions.dev.jsonl")
     again = map(json.loads, predict_lines(tmp_path / "run", files["dev_file"], as_json=True))

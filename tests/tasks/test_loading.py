@@ -60,7 +60,7 @@ def test_outputs_of_a_frozen_encoder_have_no_padding(tiny_bert, tmp_path):
     train = tmp_path / "train.conll"
     train.write_text("bo B-PER\nwas O\n\nit O\nwas O\nso O\ngood O\n")
     task, model, splits = NerTask.from_options(NerOptions(model=str(tiny_bert), train_file=train))
-    features = task.featurize(splits["train"])
+    features = task.featurize(splits["train"], training=True)
     frozen = task.precompute_encoder_outputs(model, features, batch_size=2)
     for feature in frozen:
         assert feature.encoder_outputs.shape == (feature.length, 32)

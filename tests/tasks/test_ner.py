@@ -142,7 +142,7 @@ def test_the_loss_sums_over_the_labelled_tokens(tiny_bert, tagged):
     for strategy, smoothing in (("first", 0.0), ("all", 0.3), ("last", 0.0)):
         choice = {"label_strategy": strategy, "label_smoothing": smoothing}
         task, model, splits = NerTask.from_options(options(tiny_bert, tagged, None, choice)[0])
-        features = task.featurize(splits["dev"])
+        features = task.featurize(splits["dev"], training=True)
         batch = task.collate(features)
         loss, count = task.loss(model, batch)
         total, labelled = 0.0, 0

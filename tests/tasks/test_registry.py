@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from support.questions import question
@@ -88,8 +88,27 @@ def test_every_declared_metric_is_in_the_score(task_class, data_of, tiny_bert, t
     predictions = task.predict(model, task.featurize(splits["train"]), 8)
     score = task.score(predictions, splits["train"])
     assert all(isinstance(score[metric.name], float) for metric in task.metrics)
-    assert task.baseline_score(splits["train"], splits["train"]) is not None
-    assert {m.name for m in task.metrics if not m.higher_is_better} <= {"loss"}
+    baseline = task.baseline_score(splits["train"], splits["train"])
+    assert (baseline is not None) == bool(task.baseline_name)
+
+
+@pytest.mark.parametrize("task_class", TASKS.values(), ids=TASKS)
+def test_a_prediction_needs_no_label(task_class, data_of, tiny_bert, tiny_t5):
+    """Some records of a file to predict may have labels, also unknown ones, and others none."""
+    source = tiny_t5 if task_class is SummarizationTask else tiny_bert
+    options = task_class.options_class(model=str(source), train_file=data_of[task_class])
+    task, model, splits = task_class.from_options(options)
+    field = {ClassificationTask: "label", NerTask: "tags"}.get(task_class)
+    records = splits["train"][:3]
+    if field is not None:
+        other = "none such" if task_class is ClassificationTask else ("B-NONE",) * 9
+        records = [
+            records[0],
+            replace(records[1], **{field: None}),
+            replace(records[0], **{field: other}),
+        ]
+    predictions = task.predict(model, task.featurize(records), 8)
+    assert len(task.display.to_rows(predictions, records)) == len(records)
 
 
 @pytest.mark.parametrize("task_class", TASKS.values(), ids=TASKS)
