@@ -8,8 +8,9 @@ Every field becomes a flag (training/cli.py); the checks run when the dataclass 
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin
 
 
 def option(default: Any, sentence: str, *, common: bool = False, flag: bool = True) -> Any:
@@ -55,3 +56,30 @@ def require_number(config: object, name: str, low: float, high: float, kind: typ
     numeric = isinstance(value, (int, kind)) and not isinstance(value, bool)
     if not numeric or not low <= value <= high:
         raise ValueError(f"{name} is {value!r}; it must be a number from {low} to {high}")
+
+
+def check_type(name: str, value: Any, hint: Any) -> None:
+    """Raise `ValueError` unless a value that was read from a file has the type of an annotation.
+
+    hint: bool, int, float, str, None, a `Literal`, or a union of these.
+
+    >>> check_type("truncation", "middle", Literal["head", "windows"])
+    Traceback (most recent call last):
+    ValueError: truncation is 'middle'; it must be 'head' or 'windows'
+    """
+    allowed: list[str] = []
+    for kind in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,):
+        if get_origin(kind) is Literal:
+            allowed += map(repr, get_args(kind))
+            if isinstance(value, str) and value in get_args(kind):
+                return
+        elif kind is types.NoneType:
+            allowed.append("null")
+            if value is None:
+                return
+        else:
+            allowed.append(f"of type {kind.__name__}")
+            numeric = isinstance(value, (int, kind)) and not isinstance(value, bool)
+            if numeric if kind in (int, float) else isinstance(value, kind):
+                return
+    raise ValueError(f"{name} is {value!r:.80}; it must be {' or '.join(allowed)}")

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from minift import hub
 from minift.experiments.comparison import CompareOptions, finished_run, table_of_means
 from minift.experiments.forgetting import TwoTaskOptions, TwoTasks
 from minift.pretraining.probe import ProbeOptions, probe_loss, train_probe
@@ -57,6 +58,7 @@ def compare_remedies(
     correlation are multiplied by 100.  Writes the means over the seeds to table.md.
     """
     folder = options.output_dir or Path("runs/compare-forgetting")
+    TwoTasks.model_class(hub.find_checkpoint(task_options.model))  # refuses other families first
     probe = None
     if probe_options.probe_file:
         probe = train_probe(task_options.model, probe_options, folder / "probe")

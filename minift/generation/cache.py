@@ -1,4 +1,4 @@
-"""Keys and values of a decoder in generation, kept from one token to the next, for any family.
+"""Keys and values of the decoder of any encoder-decoder, kept from one token to the next.
 
     source keys, values    (B, N, T, D) for each layer, computed once, shared by a source's rows
     own keys, values       (R, N, max_length, D) for each layer, allocated once, filled token by
@@ -25,6 +25,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from minift.nn import kernels
 from minift.nn.attention import MASK_VALUE
 
 
@@ -93,7 +94,10 @@ class DecoderState:
         max_length: int,
         static: bool | None = None,
     ):
-        """max_length: maximum number of tokens that a row is given.  static: None: on a GPU."""
+        """max_length: maximum number of tokens that a row is given.
+
+        static: None: on a GPU, unless kernels are off (nn/kernels.py).
+        """
         self.model, self.rows_per_source = model, rows_per_source
         # Every step reads them, so contiguous copies pay off.
         keys, values = ([part.contiguous() for part in x] for x in (memory.keys, memory.values))
@@ -105,7 +109,7 @@ class DecoderState:
         future = torch.ones(max_length, max_length, dtype=torch.bool, device=device).triu(1)
         self.bias = model.decoder_bias(max_length).masked_fill(future, MASK_VALUE)
         self.length = 0
-        self.static = keys[0].is_cuda if static is None else static
+        self.static = keys[0].is_cuda and kernels.ENABLED if static is None else static
         if self.static:
             self.active_rows = torch.arange(num_rows, device=device)
             self.cache_position = torch.zeros(1, dtype=torch.int64, device=device)

@@ -56,8 +56,7 @@ def add_lora(model: ModelType, config: LoraConfig | None = None) -> ModelType:
 def bitfit(model: ModelType) -> ModelType:
     """Freeze all parameters but the biases and the head, in place; returns the model.
 
-    `UserError` for a model without biases in its linear layers and norms, such as T5, whose
-    relative_attention_bias is a table of embeddings, a row for each bucket of distances.
+    `UserError` for a model without biases in its linear layers and norms, such as T5.
     """
     biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
     if not biases:

@@ -41,7 +41,26 @@ HEAD = "head"  # the attribute of a model that holds its head
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainedConfig:
+class ModelSize:
+    """The size of a new model of any family.
+
+    max_tokens: of the longest input.  dropout: the probability of every dropout.
+    pad_token_id, eos_token_id: of the tokenizer; None: it has no end token.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    max_tokens: int
+    dropout: float
+    pad_token_id: int
+    eos_token_id: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedConfig(ABC):
     """The fields that every family's config.json shares."""
 
     model_type: ClassVar[str]
@@ -64,29 +83,14 @@ class PretrainedConfig:
             raise ValueError(f"label names must differ, not {list(self.labels)}")
 
     @property
+    @abstractmethod
     def max_tokens(self) -> int:
         """Maximum number of tokens of a text, special tokens included."""
-        raise NotImplementedError
 
     @classmethod
-    def from_size(
-        cls: type[ConfigType],
-        *,
-        vocab_size: int,
-        hidden_size: int,
-        intermediate_size: int,
-        num_layers: int,
-        num_heads: int,
-        max_tokens: int,
-        dropout: float,
-        pad_token_id: int,
-        eos_token_id: int | None,
-    ) -> ConfigType:
-        """The config of a new model of this size, for pre-training.
-
-        max_tokens: the longest input.  dropout: the probability of every dropout.
-        """
-        raise NotImplementedError
+    @abstractmethod
+    def from_size(cls: type[ConfigType], size: ModelSize) -> ConfigType:
+        """The config of a new model of this size, for pre-training."""
 
     @classmethod
     def with_dropout(cls, probability: float) -> dict[str, float]:
@@ -271,6 +275,8 @@ class PretrainedModel(nn.Module, ABC):
         config = cls.config_class.from_pretrained(folder, **overrides)
         checkpoint = weights.Checkpoint(folder, cls.weight_map())
         new: set[str] = set()
+        if reset_head and not hasattr(cls, "head_names"):
+            raise TypeError(f"{cls.__name__} has no head: leave reset_head out")
         if cls.label_rows is not None:
             config, reset_head = _head_config(
                 cls, config, checkpoint, num_labels, labels, reset_head

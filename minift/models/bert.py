@@ -53,6 +53,7 @@ class BertConfig(EncoderConfig):
 
     model_type = "bert"
     dropouts: ClassVar[Sequence[str]] = (*EncoderConfig.dropouts, "classifier_dropout")
+    optional_dropouts: ClassVar[Sequence[str]] = ("classifier_dropout",)
     supported_values: ClassVar[Mapping[str, Sequence[Any]]] = {
         "position_embedding_type": ("absolute", None),
         "is_decoder": (False, None),

@@ -15,12 +15,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from minift.models.base import PretrainedConfig, PretrainedModel
+from minift.models.base import ModelSize, PretrainedConfig, PretrainedModel
 from minift.nn.layers import ACTIVATIONS, init_linear
 from minift.nn.packing import Packing, pack
 from minift.options import require, require_number
@@ -37,6 +37,7 @@ class EncoderConfig(PretrainedConfig):
 
     poolings: ClassVar[Sequence[str]] = POOLINGS  # those that the family has
     dropouts: ClassVar[Sequence[str]] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    optional_dropouts: ClassVar[Sequence[str]] = ()  # those that may be None: as another one
 
     vocab_size: int = 30522  # V
     hidden_size: int = 768  # H
@@ -68,7 +69,7 @@ class EncoderConfig(PretrainedConfig):
             require_number(self, name, 1, high)
         require_number(self, "num_hidden_layers", 1, 10**3)
         for name in ("layer_norm_eps", "initializer_range", *self.dropouts):
-            if getattr(self, name) is not None:  # None: another dropout's value
+            if name not in self.optional_dropouts or getattr(self, name) is not None:
                 require_number(self, name, 0, 1, float)
         if self.pad_token_id is not None:
             require_number(self, "pad_token_id", 0, self.vocab_size - 1)
@@ -79,29 +80,17 @@ class EncoderConfig(PretrainedConfig):
             )
 
     @classmethod
-    def from_size(
-        cls: type[EncoderConfigType],
-        *,
-        vocab_size: int,
-        hidden_size: int,
-        intermediate_size: int,
-        num_layers: int,
-        num_heads: int,
-        max_tokens: int,
-        dropout: float,
-        pad_token_id: int,
-        eos_token_id: int | None,
-    ) -> EncoderConfigType:
+    def from_size(cls: type[EncoderConfigType], size: ModelSize) -> EncoderConfigType:
         return cls(
-            vocab_size=vocab_size,
-            hidden_size=hidden_size,
-            intermediate_size=intermediate_size,
-            num_hidden_layers=num_layers,
-            num_attention_heads=num_heads,
-            max_position_embeddings=max(512, max_tokens),
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-            pad_token_id=pad_token_id,
+            vocab_size=size.vocab_size,
+            hidden_size=size.hidden_size,
+            intermediate_size=size.intermediate_size,
+            num_hidden_layers=size.num_layers,
+            num_attention_heads=size.num_heads,
+            max_position_embeddings=max(512, size.max_tokens),
+            hidden_dropout_prob=size.dropout,
+            attention_probs_dropout_prob=size.dropout,
+            pad_token_id=size.pad_token_id,
         )
 
     @property
@@ -138,6 +127,7 @@ class Encoder(PretrainedModel):
         (for example after masked language modelling only).
     """
 
+    config_class: ClassVar[type[EncoderConfig]]
     config: EncoderConfig
     embeddings: nn.Module
     layers: nn.ModuleList
@@ -149,7 +139,14 @@ class Encoder(PretrainedModel):
 
     def pool(self, cls_hidden: Tensor) -> Tensor:
         """The pretrained pooler: (B, H) -> (B, H).  Families with a pooler define it."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no pooler")
+
+    def __init_subclass__(cls, **settings: Any):
+        super().__init_subclass__(**settings)
+        if not hasattr(cls, "config_class"):
+            raise TypeError(f"{cls.__name__} does not say its config_class")
+        if "pooler" in cls.config_class.poolings and cls.pool is Encoder.pool:
+            raise TypeError(f"{cls.__name__} says that it has a pooler, but defines no pool()")
 
     @property
     @abstractmethod

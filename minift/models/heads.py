@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -53,6 +53,7 @@ class EncoderWithHead(PretrainedModel):
 
     encoder_class: ClassVar[type[Encoder]]
     head_names: ClassVar[Mapping[str, Any]]
+    required: ClassVar[Sequence[str]] = ("encoder_class", "head_names")
     config: EncoderConfig
 
     def __init_subclass__(cls, **settings: Any):
@@ -62,6 +63,8 @@ class EncoderWithHead(PretrainedModel):
             cls.default_target_modules = cls.encoder_class.default_target_modules
 
     def __init__(self, config: EncoderConfig):
+        if missing := [name for name in self.required if not hasattr(self, name)]:
+            raise TypeError(f"{type(self).__name__} does not say its {', '.join(missing)}")
         super().__init__(config)
         self.encoder = self.make_encoder()
         self.head = self.make_head()
@@ -83,6 +86,9 @@ class EncoderWithHead(PretrainedModel):
     def num_labels(self) -> int:
         """Rows of the head: one for each label, two without labels."""
         return len(self.config.labels or ("LABEL_0", "LABEL_1"))
+
+    def prepare_for(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
+        return {f"{ENCODER}.{name}" for name in self.encoder.prepare_for(checkpoint, False)}
 
     def init_weights(self, module: nn.Module) -> None:
         self.encoder.init_weights(module)
@@ -106,14 +112,13 @@ class EncoderForSequenceClassification(EncoderWithHead):
         return Head(config.hidden_size, self.num_labels, config.sequence_dropout)
 
     def prepare_for(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
-        encoder = self.encoder
-        if encoder.pooler is None or encoder.pooler_is_in(checkpoint):
-            return set()
-        if self.config.pooling == "pooler":
+        pooler = self.encoder.pooler
+        new = super().prepare_for(checkpoint, head_is_new)
+        if self.config.pooling == "pooler" and self.encoder.pooler is None:
             # With this pooling the pooler is part of the head, so a new head has a new pooler.
-            return {f"{ENCODER}.pooler"} if head_is_new else set()
-        encoder.pooler = None
-        return set()
+            self.encoder.pooler = pooler
+            return {*new, f"{ENCODER}.pooler"} if head_is_new else new
+        return new
 
     def forward(
         self,
@@ -147,7 +152,7 @@ class EncoderWithTokenHead(EncoderWithHead):
             checkpoint.ignore(
                 rf"{re.escape(module)}\..*", "the pooler: a head on every token does not need it"
             )
-        return set()
+        return super().prepare_for(checkpoint, head_is_new)
 
     def forward(
         self,

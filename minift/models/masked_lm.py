@@ -47,6 +47,7 @@ class EncoderForMaskedLM(EncoderWithTokenHead):
         tensor.
     """
 
+    required = (*EncoderWithTokenHead.required, "tied_names")
     tied_names: ClassVar[Mapping[str, str]]
 
     def make_head(self) -> nn.Module:
@@ -64,7 +65,7 @@ class EncoderForMaskedLM(EncoderWithTokenHead):
         return dense in Checkpoint(folder, cls.weight_map())
 
     def prepare_for(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
-        super().prepare_for(checkpoint, head_is_new)
+        new = super().prepare_for(checkpoint, head_is_new)
         weight_map = self.weight_map()
         if head_is_new:
             own = (name for name in weight_map.names if name.startswith(f"{HEAD}."))
@@ -84,7 +85,7 @@ class EncoderForMaskedLM(EncoderWithTokenHead):
                         f"{checkpoint.folder}: the tensor {name!r} differs from {original!r}, but "
                         "this family has one tensor for both; use a checkpoint of this family"
                     )
-        return set()
+        return new
 
     def forward(
         self,

@@ -8,9 +8,10 @@ row so far, H hidden, N heads, D head width, V vocabulary.
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,24 +21,42 @@ from minift.data.batching import IGNORE_INDEX
 from minift.generation.cache import DecoderState, EncoderMemory, LayerCache
 from minift.generation.config import GenerationConfig
 from minift.generation.search import SpecialTokens, search
-from minift.models.base import PretrainedModel
+from minift.models.base import PretrainedConfig, PretrainedModel
 from minift.nn.attention import MASK_VALUE
-from minift.nn.kernels import linear, prepacked_weights
-from minift.nn.layers import NoBiasLinear
+from minift.nn.kernels import prepacked_weights
+from minift.nn.layers import NoBiasLinear, OutputEmbedding
 from minift.nn.packing import Packing
+from minift.options import require_number
 
 
-class DecoderLayer(nn.Module):
+@dataclass(frozen=True, kw_only=True)
+class Seq2SeqConfig(PretrainedConfig):
+    """The fields of config.json that encoder-decoders share."""
+
+    vocab_size: int = 32128  # V
+    pad_token_id: int = 0
+    eos_token_id: int = 1
+    decoder_start_token_id: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_number(self, "vocab_size", 1, 10**8)
+        for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
+            require_number(self, name, 0, self.vocab_size - 1)
+
+
+class DecoderLayer(nn.Module, ABC):
     """One layer of a decoder: causal self-attention, cross-attention, feed-forward block.
 
     source_keys, source_values: (B, N, T, D), of `source_keys_and_values`.
     source_bias: (B, 1, 1, T), added to the scores of cross-attention; masks padding.
     """
 
+    @abstractmethod
     def source_keys_and_values(self, encoded: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
         """Keys and values of the sources for cross-attention: (S, H) -> (B, N, T, D) each."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(
         self,
         x: Tensor,
@@ -50,8 +69,8 @@ class DecoderLayer(nn.Module):
 
         bias: (N or 1, U, U), added to the scores of self-attention; -inf above the diagonal.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def step(
         self,
         x: Tensor,
@@ -61,7 +80,6 @@ class DecoderLayer(nn.Module):
         source_bias: Tensor,
     ) -> Tensor:
         """The new tokens of each row: x (R, n, H) -> (R, n, H); their keys join the cache."""
-        raise NotImplementedError
 
 
 class Seq2SeqModel(PretrainedModel):
@@ -79,6 +97,7 @@ class Seq2SeqModel(PretrainedModel):
     lora_excluded = ("lm_head",)
     peft_task_type = "SEQ_2_SEQ_LM"
 
+    config: Seq2SeqConfig
     lm_head: nn.Linear | None
 
     @abstractmethod
@@ -105,11 +124,8 @@ class Seq2SeqModel(PretrainedModel):
 
     @property
     @abstractmethod
-    def output_embedding(self) -> nn.Embedding:
-        """The embeddings (V, H) that the output layer is tied to if `lm_head` is None.
-
-        It has an attribute `prepacked`, as a `NoBiasLinear` has.
-        """
+    def output_embedding(self) -> OutputEmbedding:
+        """The embeddings (V, H) that the output layer is tied to if `lm_head` is None."""
 
     def encoder_memory(self, encoded: Tensor, packing: Packing) -> EncoderMemory:
         """The sources' keys and values for each decoder layer, computed once."""
@@ -143,9 +159,7 @@ class Seq2SeqModel(PretrainedModel):
 
     def logits(self, x: Tensor) -> Tensor:
         """The output layer: (..., H) -> (..., V)."""
-        if self.lm_head is None:
-            return linear(x, self.output_embedding.weight, self.output_embedding.prepacked)
-        return self.lm_head(x)
+        return self.output_embedding.logits(x) if self.lm_head is None else self.lm_head(x)
 
     def replace_tied_output(self, make_layer: Callable[[Tensor], nn.Module]) -> None:
         if self.lm_head is None:

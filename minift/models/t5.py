@@ -36,7 +36,7 @@ from minift.models.t5_layers import (
     T5Stack,
 )
 from minift.nn.attention import masked_bias
-from minift.nn.layers import FeedForward, NoBiasLinear, RMSNorm
+from minift.nn.layers import FeedForward, NoBiasLinear, OutputEmbedding, RMSNorm
 from minift.nn.packing import Packing, pack
 from minift.nn.positions import RelativePositionBias
 from minift.weights import Checkpoint, WeightMap
@@ -51,8 +51,7 @@ class T5ForConditionalGeneration(Seq2SeqModel):
 
     def __init__(self, config: T5Config):
         super().__init__(config)
-        self.shared = nn.Embedding(config.vocab_size, config.d_model)
-        self.shared.prepacked = None  # see `NoBiasLinear`; used if it is also the output layer
+        self.shared = OutputEmbedding(config.vocab_size, config.d_model)
         self.encoder = T5Stack(
             config, [T5EncoderLayer(config) for _ in range(config.num_layers)], bidirectional=True
         )
@@ -80,7 +79,7 @@ class T5ForConditionalGeneration(Seq2SeqModel):
         return self.decoder.layers
 
     @property
-    def output_embedding(self) -> nn.Embedding:
+    def output_embedding(self) -> OutputEmbedding:
         return self.shared
 
     def init_weights(self, module: nn.Module) -> None:

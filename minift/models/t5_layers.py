@@ -27,8 +27,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from minift.generation.cache import LayerCache
-from minift.models.base import PretrainedConfig
-from minift.models.seq2seq import DecoderLayer
+from minift.models.base import ModelSize
+from minift.models.seq2seq import DecoderLayer, Seq2SeqConfig
 from minift.nn.attention import attention, packed_attention
 from minift.nn.layers import ACTIVATIONS, Dropout, FeedForward, NoBiasLinear, RMSNorm
 from minift.nn.packing import Packing
@@ -37,7 +37,7 @@ from minift.options import require, require_number
 
 
 @dataclass(frozen=True, kw_only=True)
-class T5Config(PretrainedConfig):
+class T5Config(Seq2SeqConfig):
     """config.json of a T5 checkpoint; the defaults are those of t5-small."""
 
     model_type = "t5"
@@ -45,13 +45,13 @@ class T5Config(PretrainedConfig):
     has_max_tokens = False  # relative positions have no maximum
     supported_values: ClassVar[Mapping[str, Sequence[Any]]] = {"is_decoder": (False, None)}
 
-    vocab_size: int = 32128  # V
     d_model: int = 512  # H
     d_kv: int = 64  # D
     d_ff: int = 2048  # I
     num_layers: int = 6  # of the encoder
     num_decoder_layers: int | None = None  # None: num_layers
     num_heads: int = 8  # N
+    n_positions: int = 512  # default length limit of sources, as in training
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128  # all greater distances share one bucket
     dropout_rate: float = 0.1
@@ -63,9 +63,6 @@ class T5Config(PretrainedConfig):
     # tie_word_embeddings.
     tie_word_embeddings: bool = True
     scale_decoder_outputs: bool | None = None
-    pad_token_id: int = 0
-    eos_token_id: int = 1
-    decoder_start_token_id: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,13 +72,13 @@ class T5Config(PretrainedConfig):
             object.__setattr__(self, "scale_decoder_outputs", self.tie_word_embeddings)
         # Bounds far above any T5, so that a damaged config is refused before it fills the memory.
         for name, high in {
-            "vocab_size": 10**8,
             "d_model": 10**5,
             "d_kv": 10**4,
             "d_ff": 10**6,
             "num_layers": 10**3,
             "num_decoder_layers": 10**3,
             "num_heads": 10**4,
+            "n_positions": 10**7,
             "relative_attention_max_distance": 10**6,
         }.items():
             require_number(self, name, 1, high)
@@ -91,8 +88,6 @@ class T5Config(PretrainedConfig):
         require_number(self, "initializer_factor", 0, 100, float)
         for name in ("tie_word_embeddings", "scale_decoder_outputs"):
             require(self, name, (True, False))
-        for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
-            require_number(self, name, 0, self.vocab_size - 1)
         names = [f"{gate}{name}" for gate in ("", "gated-") for name in ACTIVATIONS]
         require(self, "feed_forward_proj", names)
         buckets = self.relative_attention_num_buckets
@@ -103,36 +98,24 @@ class T5Config(PretrainedConfig):
             )
 
     @classmethod
-    def from_size(
-        cls,
-        *,
-        vocab_size: int,
-        hidden_size: int,
-        intermediate_size: int,
-        num_layers: int,
-        num_heads: int,
-        max_tokens: int,
-        dropout: float,
-        pad_token_id: int,
-        eos_token_id: int | None,
-    ) -> T5Config:
+    def from_size(cls, size: ModelSize) -> T5Config:
         return cls(
-            vocab_size=vocab_size,
-            d_model=hidden_size,
-            d_kv=hidden_size // num_heads,
-            d_ff=intermediate_size,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            dropout_rate=dropout,
-            pad_token_id=pad_token_id,
-            eos_token_id=eos_token_id,
-            decoder_start_token_id=pad_token_id,
+            vocab_size=size.vocab_size,
+            d_model=size.hidden_size,
+            d_kv=size.hidden_size // size.num_heads,
+            d_ff=size.intermediate_size,
+            num_layers=size.num_layers,
+            num_heads=size.num_heads,
+            dropout_rate=size.dropout,
+            pad_token_id=size.pad_token_id,
+            eos_token_id=size.eos_token_id,
+            decoder_start_token_id=size.pad_token_id,
         )
 
     @property
     def max_tokens(self) -> int:
-        """Default length limit of sources: n_positions of the config, or 512 as in training."""
-        return int(self.other_keys.get("n_positions", 512))
+        """Default length limit of sources."""
+        return self.n_positions
 
     @property
     def gated(self) -> bool:

@@ -9,8 +9,8 @@ A CPU reads 8-bit weights four times as fast as float32 ones, and multiplies the
 The scale of the inputs is (max - min) / 127, where the range includes 0.  They have 7 bits, because
 older processors add two products in 16 bits: a processor adds the zero point (27), which makes them
 unsigned (0 127 77), and takes its part out of the sum again.  The scale depends on the whole batch,
-so an output depends slightly on the other rows.  Embeddings, norms, attention and the heads with
-labels stay in float32.
+so an output depends slightly on the other rows.  Embeddings, norms, attention and the layer with a
+row for each label stay in float32.
 
 Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-
 only inference".

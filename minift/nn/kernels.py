@@ -32,7 +32,7 @@ from torch.autograd.function import once_differentiable
 
 from minift.nn.packing import Packing
 
-ENABLED = os.environ.get("MINIFT_KERNELS", "on").lower() != "off"
+ENABLED = os.environ.get("MINIFT_KERNELS", "on").lower() not in ("off", "0", "false", "no")
 
 
 def usable(trial: Callable[..., object], *arguments: Hashable) -> bool:

@@ -59,6 +59,19 @@ class NoBiasLinear(nn.Linear):
         return linear(x, self.weight, self.prepacked)
 
 
+class OutputEmbedding(nn.Embedding):
+    """An embedding (V, H) that may also be the output layer.
+
+    prepacked: as of a `NoBiasLinear`.
+    """
+
+    prepacked: Tensor | None = None
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(..., H) -> (..., V)."""
+        return linear(x, self.weight, self.prepacked)
+
+
 class FeedForward(nn.Module):
     """Pre-norm feed-forward layer without biases, with its residual: (..., H) -> (..., H).
 

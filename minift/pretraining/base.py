@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
-from minift.models.base import PretrainedModel
+from minift.models.base import ModelSize, PretrainedModel
 from minift.models.registry import FAMILIES
 from minift.options import check_range, option
 from minift.pretraining.vocabulary import SENTINELS
@@ -126,7 +126,7 @@ def new_model(
     max_tokens: int,
 ) -> PretrainedModel:
     """A randomly initialised model; max_tokens: of the longest input."""
-    config = model_class.config_class.from_size(
+    size = ModelSize(
         vocab_size=tokenizer.vocab_size,
         hidden_size=options.d_model,
         intermediate_size=options.d_ff,
@@ -137,4 +137,4 @@ def new_model(
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    return model_class(config)
+    return model_class(model_class.config_class.from_size(size))

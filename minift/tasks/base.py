@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from minift.data.read import numbered
 from minift.errors import UserError
 from minift.models.base import CONFIG, PretrainedModel
 from minift.models.registry import model_class
+from minift.options import check_type
 from minift.tasks.batches import Batch, Feature, with_encoder_outputs
 from minift.tasks.data_checks import overlaps
 from minift.tasks.display import Display
@@ -257,11 +258,18 @@ class Task(ABC):
         that is not allowed.
         """
         model, tokenizer, saved = load_task(folder, cls.model_class(folder))
+        limit = model.config.max_tokens
+        max_length = saved.get("max_length", limit)
+        hints = {**get_type_hints(cls), **get_type_hints(cls.options_class), "max_length": int}
         try:
+            for name in (*cls.saved_options, *cls.saved_fields, "max_length"):
+                if name in saved:
+                    check_type(name, saved[name], hints[name])
+            if max_length < 3 or (model.config.has_max_tokens and max_length > limit):
+                raise ValueError(f"max_length is {max_length}; it must be from 3 to {limit}")
             options = cls.options_class(**{n: saved[n] for n in cls.saved_options if n in saved})
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise UserError(f'{folder / CONFIG}: {error}; correct it under "minift"') from None
-        max_length = saved.get("max_length", model.config.max_tokens)
         fields = {name: saved[name] for name in cls.saved_fields if name in saved}
         labels = model.config.labels or ()
         return cls(options, tokenizer, max_length, labels, **fields), model

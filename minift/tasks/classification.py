@@ -52,7 +52,7 @@ class ClassificationOptions(TaskOptions):
         "head", "Part of a long text to keep: head, head+tail, or all of it in windows."
     )
     pooling: Literal[POOLINGS] | None = option(
-        None, "How a text becomes one vector; default: as the model's config says, else the pooler."
+        None, "How a text becomes one vector; default: as the model's config says."
     )
     r_drop: float = option(
         0.0, "Weight of the divergence between two passes with dropout; doubles the time; 0: off."
@@ -258,9 +258,11 @@ class ClassificationTask(Task):
     ) -> list[TextFeature]:
         head = dict(model.head_parameters())
         if new := [name for name in model.new_parameters if name not in head]:
+            (tensor, *_) = model.weight_map().checkpoint_names(new[0])
+            others = [name for name in model.config.poolings if name != model.config.pooling]
             raise UserError(
-                f"{self.options.model}: the checkpoint has no {new[0]}, and a new one cannot be "
-                "trained while the encoder is frozen; use --pooling mean or cls"
+                f"{self.options.model}: the checkpoint has no {tensor}, and a new one cannot be "
+                f"trained while the encoder is frozen; use --pooling {' or '.join(others)}"
             )
         return super().precompute_encoder_outputs(model, features, batch_size)
 

@@ -47,6 +47,10 @@ def load_initial_model(
     config = model_class.config_class.from_pretrained(folder)
     if options.dropout is not None:
         changes.update(config.with_dropout(options.dropout))
+    try:
+        replace(config, **changes)
+    except ValueError as error:
+        raise UserError(f"{options.model}: {error}; give another value") from None
     if labels is None:
         model = model_class.from_pretrained(folder, **changes)
     elif isinstance(labels, int):

@@ -38,6 +38,8 @@ def task_of(folder: Path) -> type[Task]:
     config = config if isinstance(config, dict) else {}
     name = saved_settings(config).get("task")
     architectures = config.get("architectures") or []
+    if not isinstance(architectures, list):
+        raise UserError(f"{path}: architectures is {architectures!r:.80}; write it as a list")
     if name is None:
         models = [m for models in FAMILIES.values() for m in models if m.__name__ in architectures]
         kinds = ((name, task.model_kind) for name, task in TASKS.items())
@@ -48,7 +50,7 @@ def task_of(folder: Path) -> type[Task]:
             f"{path}: architectures is {architectures!r}, which has no head for a task "
             "minift knows; give the output directory of a training script"
         )
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         raise UserError(
             f"{path}: the model's task is {name!r}, which is none of {', '.join(TASKS)}; give the "
             "output directory of one of their training scripts"

@@ -353,6 +353,8 @@ def test_returned_beams_differ_and_the_best_comes_first(model):
         ({"num_return_sequences": 2}, "num_return_sequences is 2"),
         ({"num_return_sequences": 3, "num_beams": 2}, "num_return_sequences is 3"),
         ({"early_stopping": "always"}, "early_stopping is 'always'"),
+        ({"early_stopping": 1}, "early_stopping is 1"),
+        ({"length_penalty": math.nan}, "length_penalty is nan"),
         ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size is -1"),
     ],
 )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
-from minift.models.base import PretrainedModel
+from minift.models.base import ModelSize, PretrainedConfig, PretrainedModel
 from minift.models.bert import BertConfig, BertModel
 from minift.models.encoder import Encoder
 from minift.models.heads import EncoderForTokenClassification, EncoderWithHead
 from minift.models.masked_lm import EncoderForMaskedLM
 from minift.models.registry import FAMILIES, families_with, family_model
-from minift.models.seq2seq import Seq2SeqModel
+from minift.models.seq2seq import DecoderLayer, Seq2SeqModel
 from minift.pretraining.base import Objective
 from minift.pretraining.run import OBJECTIVES
 
@@ -22,16 +24,43 @@ MODELS = [model for models in FAMILIES.values() for model in models]
 def new_model(model_class: type[PretrainedModel], dropout: float = 0.1) -> PretrainedModel:
     ids = {"pad_token_id": 0, "eos_token_id": 1}
     size = {"vocab_size": 30, "max_tokens": 16, "dropout": dropout, **ids, **TINY}
-    return model_class(model_class.config_class.from_size(**size))
+    return model_class(model_class.config_class.from_size(ModelSize(**size)))
 
 
-@pytest.mark.parametrize("base", [Encoder, EncoderWithHead, Seq2SeqModel])
+@pytest.mark.parametrize("base", [Encoder, EncoderWithHead, Seq2SeqModel, DecoderLayer])
 def test_a_forgotten_method_is_an_error_when_the_model_is_first_made(base):
     class Forgetful(base):
-        encoder_class = BertModel
+        encoder_class, config_class, pool = BertModel, BertConfig, BertModel.pool
 
     with pytest.raises(TypeError, match="abstract"):
         Forgetful(BertConfig())
+
+
+def test_a_forgotten_attribute_is_an_error_too():
+    with pytest.raises(TypeError, match="NoConfig does not say its config_class"):
+
+        class NoConfig(Encoder):
+            pass
+
+    with pytest.raises(
+        TypeError, match=r"NoPool says that it has a pooler, but defines no pool\(\)"
+    ):
+
+        class NoPool(Encoder):
+            config_class = BertConfig
+
+    class NoNames(EncoderForMaskedLM):
+        encoder_class = BertModel
+
+    with pytest.raises(TypeError, match="NoNames does not say its head_names, tied_names"):
+        NoNames(BertConfig())
+
+    @dataclass(frozen=True, kw_only=True)
+    class NoSize(PretrainedConfig):
+        max_tokens = 5
+
+    with pytest.raises(TypeError, match=r"abstract.*from_size"):
+        NoSize()
 
 
 def test_an_objective_that_forgets_something_is_refused():

@@ -7,7 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minift import BertForSequenceClassification, BertForTokenClassification, Tokenizer
+from minift import (
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    DistilBertModel,
+    Tokenizer,
+)
 from minift.errors import UserError
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.tasks.loading import load_initial_model, load_task, save_task
@@ -52,7 +59,7 @@ def test_a_new_pooler_with_a_frozen_encoder_is_refused(tiny_bert, reviews, tmp_p
     options = ClassificationOptions(model=str(tiny_bert), train_file=reviews["train"])
     task, model, _ = ClassificationTask.from_options(options)
     model.load_report = replace(model.load_report, new=("encoder.pooler.weight",))
-    with pytest.raises(UserError, match=r"no encoder.pooler.weight.*use --pooling mean or cls"):
+    with pytest.raises(UserError, match=r"no bert.pooler.dense.weight.*use --pooling cls or mean"):
         task.precompute_encoder_outputs(model, [], 2)
 
 
@@ -88,3 +95,39 @@ def test_a_saved_value_that_is_not_allowed_names_the_file(tiny_bert, tmp_path):
     save_task(model, tokenizer, tmp_path, doc_stride=-1)
     with pytest.raises(UserError, match=r'config.json: --doc-stride is -1.*under "minift"'):
         NerTask.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"truncation": "foo"}, r"truncation is 'foo'; it must be 'head' or"),
+        ({"text_column": [1]}, r"text_column is \[1\]; it must be of type str"),
+        ({"max_length": "abc"}, r"max_length is 'abc'; it must be of type int"),
+        ({"max_length": True}, r"max_length is True; it must be of type int"),
+        ({"max_length": 0}, r"max_length is 0; it must be from 3 to 64"),
+        ({"max_length": 9999}, r"max_length is 9999; it must be from 3 to 64"),
+    ],
+)
+def test_a_saved_value_of_another_type_names_the_file(tiny_bert, tmp_path, setting, words):
+    model = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
+    save_task(model, Tokenizer.from_pretrained(tiny_bert), tmp_path, **setting)
+    with pytest.raises(UserError, match=rf'config.json: {words}.*; correct it under "minift"'):
+        ClassificationTask.from_pretrained(tmp_path)
+
+
+def test_a_number_of_rows_keeps_only_a_head_that_has_as_many(tiny_bert, tmp_path):
+    model = BertForSequenceClassification.from_pretrained(tiny_bert, labels=["a", "b"])
+    model.save_pretrained(tmp_path)
+    Tokenizer.from_pretrained(tiny_bert).save_pretrained(tmp_path)
+    kept, _, _ = load_initial_model(TaskOptions(), tmp_path, BertForSequenceClassification, 2)
+    assert torch.equal(kept.head.weight, model.head.weight)
+    other, _, _ = load_initial_model(TaskOptions(), tmp_path, BertForSequenceClassification, 1)
+    assert other.load_report.new == ("head.weight", "head.bias")
+
+
+def test_an_option_that_the_family_lacks_is_refused_by_its_value(tiny_bert, tmp_path):
+    options, model_class = TaskOptions(model="x"), DistilBertForSequenceClassification
+    folder = tmp_path / "distilbert"
+    DistilBertModel(DistilBertConfig(hidden_size=12)).save_pretrained(folder)
+    with pytest.raises(UserError, match="x: pooling is 'pooler'; it must be one of 'cls', 'mean'"):
+        load_initial_model(options, folder, model_class, 2, pooling="pooler")

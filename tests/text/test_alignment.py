@@ -78,7 +78,7 @@ def oracle(features, labels, certainty=8.0):
 def answers(made: NerTask, record: TagRecord) -> tuple[dict[int, str], set[int]]:
     """word -> the tag from the oracle's scores; and the words without a subword token."""
     found, empty = {}, set()
-    features = made.featurize([record])
+    features = made.featurize([record], training=True)
     for feature, scores in zip(features, oracle(features, made.labels), strict=True):
         assert feature.length <= made.max_length
         rows = aggregate_subwords(
@@ -234,7 +234,7 @@ def test_windows_of_a_long_sentence_answer_each_word_once(task):
     record = TagRecord("0", tuple(words), ("O",) * 3000)
     for doc_stride in (0, 5, None):
         made = task(max_length=64, doc_stride=doc_stride)
-        features = made.featurize([record])
+        features = made.featurize([record], training=True)
         answered = [word for feature in features for word in feature.words]
         assert sorted(answered) == list(range(3000))
         assert len(features) > 10
