@@ -79,7 +79,7 @@ class DecoderLayer(nn.Module, ABC):
         source_values: Tensor,
         source_bias: Tensor,
     ) -> Tensor:
-        """The new tokens of each row: x (R, n, H) -> (R, n, H); their keys join the cache."""
+        """The new tokens of each row: x (R * n, H) -> (R * n, H); their keys join the cache."""
 
 
 class Seq2SeqModel(PretrainedModel):
@@ -150,12 +150,12 @@ class Seq2SeqModel(PretrainedModel):
         self, tokens: Tensor, caches: Sequence[LayerCache], memory: EncoderMemory
     ) -> Tensor:
         """The decoder's output for the new tokens of each row: (R, n) -> (R, n, H)."""
-        x = self.embed_targets(tokens, caches[0].position)  # (R, n, H)
+        x = self.embed_targets(tokens, caches[0].position).flatten(0, 1)  # (R * n, H)
         for layer, cache, keys, values in zip(
             self.decoder_layers(), caches, memory.keys, memory.values, strict=True
         ):
-            x = layer.step(x, cache, keys, values, memory.bias)  # (R, n, H)
-        return self.finish_decoder(x)
+            x = layer.step(x, cache, keys, values, memory.bias)  # (R * n, H)
+        return self.finish_decoder(x).unflatten(0, tokens.shape)  # (R, n, H)
 
     def logits(self, x: Tensor) -> Tensor:
         """The output layer: (..., H) -> (..., V)."""

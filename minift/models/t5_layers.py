@@ -136,6 +136,7 @@ class T5Attention(nn.Module):
         super().__init__()
         self.heads = config.num_heads
         self.fused = config.attn_implementation == "sdpa"
+        self.head_width = config.d_kv
         self.inner = config.num_heads * config.d_kv
         self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.output = NoBiasLinear(self.inner, config.d_model)
@@ -177,10 +178,11 @@ class T5SelfAttention(T5Attention):
         return x + self.dropout(self.output(mixed.transpose(1, 2).flatten(2)))  # (B, U, H)
 
     def step(self, x: Tensor, cache: LayerCache) -> Tensor:
-        """The decoder in generation: the new tokens of each row, x (R, n, H) -> (R, n, H)."""
-        q, k, v = (part.transpose(1, 2) for part in self.project(x))  # (R, N, n, D) each
+        """The decoder in generation: the new tokens of each row, x (R * n, H) -> (R * n, H)."""
+        qkv = self.qkv(self.norm(x)).view(len(cache.keys), -1, 3, self.heads, self.head_width)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (R, N, n, D) each
         mixed = self.padded_attention(q, *cache.extend(k, v), cache.bias)  # (R, N, n, D)
-        return x + self.output(mixed.transpose(1, 2).flatten(2))  # (R, n, H)
+        return x + self.output(mixed.transpose(1, 2).reshape(len(x), -1))  # (R * n, H)
 
 
 class T5CrossAttention(T5Attention):
@@ -253,11 +255,11 @@ class T5DecoderLayer(DecoderLayer):
         source_values: Tensor,
         source_bias: Tensor,
     ) -> Tensor:
-        x = self.attention.step(x, cache)  # (R, n, H)
-        # The rows of a source are so many queries for its keys: (B, rows_per_source * n, H)
-        grouped = x.reshape(len(source_keys), -1, x.shape[-1])
+        x = self.attention.step(x, cache)  # (R * n, H)
+        # The rows of a source are so many queries for its keys.
+        grouped = x.unflatten(0, (len(source_keys), -1))  # (B, rows_per_source * n, H)
         mixed = self.cross_attention(grouped, source_keys, source_values, source_bias)
-        return self.feed_forward(mixed.view_as(x))  # (R, n, H)
+        return self.feed_forward(mixed.flatten(0, 1))  # (R * n, H)
 
 
 class T5Stack(nn.Module):
