@@ -117,6 +117,7 @@ def test_tables_and_spreads():
     ]
 
 
+@pytest.mark.slow
 def test_plots_are_png(tmp_path):
     pytest.importorskip("matplotlib", reason="plots need matplotlib, which is not here")
     path = tmp_path / "plot.png"

@@ -54,6 +54,7 @@ def without_time(decodings: list[Decoding]) -> list[Decoding]:
     ]
 
 
+@pytest.mark.slow
 def test_every_setting_is_what_the_search_does(finished):
     folder, records = finished
     found = score_settings(folder, records, DecodingOptions(num_samples=1), 16, seed=5)

@@ -121,6 +121,7 @@ def test_the_suggested_learning_rate_trains_and_the_one_that_explodes_does_not(
     assert reached["suggested"] < 0.1 < reached["exploded"]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_test(options, tmp_path, capsys):
     class Fragile(ClassificationTask):
         calls = 0

@@ -299,6 +299,7 @@ def test_processors_and_warpers_equal_transformers():
             assert torch.equal(warp_logits(found, rules, at_least), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(6))
 def test_sampled_tokens_equal_those_of_transformers(tmp_path, number):
     """From the same random numbers, for a single source, so that no row leaves the batch early."""

@@ -33,6 +33,7 @@ def test_equals_what_seqeval_said():
         assert_same_scores(entity_f1(case["guess"], case["gold"], case["strict"]), case)
 
 
+@pytest.mark.slow
 def test_seqeval_still_says_so(recorder):
     pytest.importorskip("seqeval", reason="re-derives what seqeval said")
     now = recorder.record()["cases"]

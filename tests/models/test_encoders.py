@@ -18,11 +18,20 @@ from minift.errors import UserError
 
 transformers()  # skips these tests where it is not installed
 
-each_config = pytest.mark.parametrize(("family", "changes"), CONFIGS.values(), ids=CONFIGS)
+
+def parameters(configs) -> list:
+    """Those with sizes drawn at random, which are many, are slow."""
+    return [
+        pytest.param(*pair, id=name, marks=[pytest.mark.slow] if "random" in name else [])
+        for name, pair in configs.items()
+    ]
+
+
+each_config = pytest.mark.parametrize(("family", "changes"), parameters(CONFIGS))
 # Question answering and masked language modelling have no labels to vary.
 without_labels = {n: (f, c) for n, (f, c) in CONFIGS.items() if "num_labels" not in c}
 each_config_without_labels = pytest.mark.parametrize(
-    ("family", "changes"), without_labels.values(), ids=without_labels
+    ("family", "changes"), parameters(without_labels)
 )
 each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 each_attention = pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -8,6 +8,7 @@ import pytest
 from fuzzing import fuzz
 
 
+@pytest.mark.slow
 def test_corrupted_files_are_read_or_refused():
     # Other files each day; a failure names the seed that reproduces its file.
     first = int(time.time()) // 86_400 * 1_000

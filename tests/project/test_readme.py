@@ -129,6 +129,7 @@ def forty_lines() -> str:
     return code
 
 
+@pytest.mark.slow
 def test_fine_tuning_takes_forty_lines_and_nothing_of_training(tiny_bert, capsys):
     code = forty_lines()
     assert sum(bool(line.strip()) for line in code.splitlines()) <= 40

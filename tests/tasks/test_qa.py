@@ -180,6 +180,7 @@ def test_the_text_of_a_gold_span_is_the_gold_text(task_and_model):
             assert feature.context[slice(*found)] == text
 
 
+@pytest.mark.slow
 def test_property_any_text(task_and_model):
     hypothesis = pytest.importorskip("hypothesis", reason="needs hypothesis, not installed here")
     strategies = hypothesis.strategies

@@ -82,6 +82,7 @@ def test_what_is_frozen_stays_as_it_was(trained, tiny_bert, capsys):
         trained(freeze_layers=3)
 
 
+@pytest.mark.slow
 def test_layers_are_unfrozen_from_the_top(trained, tiny_bert):
     start = at_start(tiny_bert)
     learned = [
@@ -300,6 +301,7 @@ def test_one_option_sets_all_dropouts(tiny_bert, reviews):
         dropouts(attention_dropout=0.0)
 
 
+@pytest.mark.slow
 def test_smoothing_and_r_drop_reach_the_loss(trained):
     plain = trained()
     assert moved(plain, trained({"label_smoothing": 0.2}), "classifier") > 1e-3

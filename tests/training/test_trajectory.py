@@ -162,6 +162,7 @@ def train_reference(family: Family, task_options: Any, options: TrainOptions):
     return model, rows, largest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_twenty_steps_equal_those_of_transformers(name, request, tmp_path):
     family = FAMILIES[name]
