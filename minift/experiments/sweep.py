@@ -28,7 +28,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from minift.errors import UserError
-from minift.experiments.comparison import FAILED, finished_or_failed
+from minift.experiments.comparison import FAILED, check_dev_file, finished_or_failed
 from minift.experiments.parallel import call_all
 from minift.files import read_json, write_json, write_text
 from minift.options import check_range, flag_of, option
@@ -184,8 +184,7 @@ def check_sweep_options(task_options: TaskOptions, options: TrainOptions) -> Non
         value = getattr(options, name)
         if value != getattr(TrainOptions(), name):
             raise UserError(f"{flag_of(name)} is {value}, but {reason}")
-    if task_options.train_file and not task_options.dev_file:
-        raise UserError("--dev-file is missing; give one, since the runs are compared on it")
+    check_dev_file(task_options)
 
 
 # ---- results -----------------------------------------------------------------------------------

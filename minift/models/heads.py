@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -71,6 +72,7 @@ class EncoderWithHead(PretrainedModel):
         self.apply(self.init_weights)
 
     @classmethod
+    @cache
     def weight_map(cls) -> WeightMap:
         return cls.encoder_class.weight_map().with_head(ENCODER, cls.head_names)
 
@@ -161,7 +163,11 @@ class EncoderWithTokenHead(EncoderWithHead):
         token_type_ids: Tensor | None = None,
     ) -> Tensor:
         x, packing = self.encoder.encode(input_ids, attention_mask, token_type_ids)  # (S, H)
-        return packing.pad(self.head(x))  # (B, T, C)
+        return packing.pad(self.logits(x))  # (B, T, C)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The head on hidden states: (..., H) -> (..., C)."""
+        return self.head(x)
 
     def features(self, *inputs: Tensor | None) -> Tensor:
         """The input of the head, one vector for each token: (B, T, H)."""

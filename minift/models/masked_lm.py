@@ -87,14 +87,8 @@ class EncoderForMaskedLM(EncoderWithTokenHead):
                     )
         return new
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-    ) -> Tensor:
-        x, packing = self.encoder.encode(input_ids, attention_mask, token_type_ids)
-        return packing.pad(self.head(x, self.encoder.output_embedding.weight))
+    def logits(self, x: Tensor) -> Tensor:
+        return self.head(x, self.encoder.output_embedding.weight)  # (..., V)
 
     def masked_loss(
         self, input_ids: Tensor, is_masked: Tensor, labels: Tensor
@@ -106,7 +100,7 @@ class EncoderForMaskedLM(EncoderWithTokenHead):
         """
         x, packing = self.encoder.encode(input_ids)
         hidden = packing.pad(x)[is_masked]  # (M, H)
-        logits = self.head(hidden, self.encoder.output_embedding.weight)  # (M, V)
+        logits = self.logits(hidden)  # (M, V)
         total = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
         return total, is_masked.sum().to(total.dtype)
 
