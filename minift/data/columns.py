@@ -23,7 +23,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minift.data.read import checked, read_jsonl, read_lines
+from minift.data.read import checked
+from minift.data.rows import read_jsonl, read_lines
 from minift.data.tags import TagError, detect_scheme, parse, to_iob2
 from minift.errors import UserError, location
 

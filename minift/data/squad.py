@@ -25,11 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minift.data.read import checked, read_lines, shown, text_of
+from minift.data.read import checked, shown, text_of
+from minift.data.rows import read_lines
 from minift.errors import UserError, location
 
 MAX_SHIFT = 64  # characters before and after `answer_start` in which the answer is searched
-MAX_LINE_BYTES = 2**31 - 1  # larger than that of read.py, because the whole file is often one line
+MAX_LINE_BYTES = 2**31 - 1  # larger than that of rows.py, because the whole file is often one line
 
 
 class Answer(NamedTuple):

@@ -39,7 +39,7 @@ from torch import Tensor
 
 from minift.data.batching import IGNORE_INDEX, pad
 from minift.data.columns import TagRecord, read_tagged, untagged
-from minift.data.read import read_lines
+from minift.data.rows import read_lines
 from minift.data.tags import allowed_transitions, tag_names
 from minift.errors import UserError
 from minift.models.base import PretrainedModel

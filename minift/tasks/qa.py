@@ -40,7 +40,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minift.data.read import read_lines
+from minift.data.rows import read_lines
 from minift.data.squad import QuestionRecord, check_ids, read_squad, unanswered
 from minift.errors import UserError
 from minift.models.heads import EncoderForQuestionAnswering

@@ -34,7 +34,8 @@ from torch import Tensor
 
 from minift import metrics
 from minift.data.batching import IGNORE_INDEX, pad, progress_bar, sorted_batches
-from minift.data.read import SummaryRecord, read_lines, read_summaries
+from minift.data.read import SummaryRecord, read_summaries
+from minift.data.rows import read_lines
 from minift.errors import UserError
 from minift.generation.config import GenerationConfig
 from minift.models.base import PretrainedModel
