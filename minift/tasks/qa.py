@@ -10,12 +10,13 @@
 
 A context longer than the model is split into overlapping windows, each after the whole question:
 
-    [CLS] question [SEP] c0 c1 c2 c3 c4 c5 [SEP]         answers may start at c0 ... c4
-    [CLS] question [SEP] c4 c5 c6 c7 c8 c9 [SEP]                              c5 ... c9
+    [CLS] question [SEP] c0 c1 c2 c3 c4 c5 [SEP]         spans from c0 ... c4
+    [CLS] question [SEP] c4 c5 c6 c7 c8 c9 [SEP]                    c5 ... c9, and c4-c6, c4-c7, ...
 
-An answer may start only in the window in which its first token has the most context
-(text/windows.py), so no span is found twice.  In training, a window without the whole answer is
-labelled like a question without an answer: start and end are at [CLS].
+A span is read in one window only: the one in which its first token has the most context
+(text/windows.py), or the next that holds it whole.  So no span is found twice, and each that some
+window holds whole is found.  In training, a window without the whole answer is labelled like a
+question without an answer: start and end are at [CLS].
 
 A window scores "no answer" by the sum of the two logits of [CLS].  The null score of a question is
 the lowest of its windows, because "no answer" must hold in all of them.  The margin is the null
@@ -93,14 +94,16 @@ class WindowFeature(TokenFeature):
     context: the whole text.
     offsets: (C, 2) start and end in it, in characters, of each context token of the window.
     shift: position in `input_ids` of the first context token.
-    begin: (from, to), `to` excluded: the context tokens, from 0, at which an answer may start.
+    core: (from, to), `to` excluded: the context tokens, from 0, that have the most context here.
+    new_from: the first context token, from 0, that the window before lacks.
     answer: positions in `input_ids` of the answer's first and last token; None in prediction.
     """
 
     context: str
     offsets: np.ndarray
     shift: int
-    begin: tuple[int, int]
+    core: tuple[int, int]
+    new_from: int
     answer: tuple[int, int] | None = None
 
 
@@ -196,7 +199,9 @@ class QaTask(Task):
             bounds = self._windows(record, question, encoding)
             answer = self._answer(record, characters) if training else None
             shift = num_special + len(question)
+            before = 0  # the end of the window before
             for (start, end), core in zip(bounds, window_cores(bounds), strict=True):
+                new_from, before = before - start, end
                 ids, type_ids = self.tokenizer.build(question, encoding.ids[start:end])
                 label = None
                 if training:
@@ -205,11 +210,12 @@ class QaTask(Task):
                         label = (answer[0] - start + shift, answer[1] - start + shift)
                     elif record.answers and self.options.negative_windows == "drop":
                         continue
-                begin = (core[0] - start, core[1] - start)
+                own = (core[0] - start, core[1] - start)
                 part = characters[start:end]
-                features.append(
-                    WindowFeature(i, ids, type_ids, record.context, part, shift, begin, label)
+                window = WindowFeature(
+                    i, ids, type_ids, record.context, part, shift, own, new_from, label
                 )
+                features.append(window)
         return features
 
     def _windows(
@@ -287,7 +293,9 @@ class QaTask(Task):
             starts, ends = logits.double().numpy().T  # (T,) each
             candidates = found.setdefault(feature.record, [])
             inner = slice(feature.shift, feature.shift + len(feature.offsets))
-            spans = best_spans(starts[inner], ends[inner], feature.begin, longest, count)
+            spans = best_spans(
+                starts[inner], ends[inner], feature.core, feature.new_from, longest, count
+            )
             for score, first, last in spans:
                 start, end = span_characters(feature.context, feature.offsets, first, last)
                 candidates.append(Candidate(feature.context[start:end], start, end, score))

@@ -21,6 +21,7 @@ from minift.metrics import squad
 from minift.tasks.answers import in_sentence
 from minift.tasks.qa import NULL, QaOptions, QaTask
 from minift.text.spans import span_characters
+from minift.text.windows import best_window
 from minift.training.options import TrainOptions
 from minift.training.run import run
 
@@ -146,7 +147,7 @@ def test_every_token_is_in_a_window_and_may_start_answers_in_one(task_and_model)
             assert ids == [tokens.ids[i] for i in places]
             assert feature.token_type_ids == [0] * feature.shift + [1] * (size + 1)
             read.update(places)
-            begins += places[slice(*feature.begin)]
+            begins += places[slice(*feature.core)]
         assert read == set(range(len(tokens)))
         assert begins == list(range(len(tokens)))
 
@@ -196,7 +197,7 @@ def test_property_any_text(task_and_model):
         changed = replace(task, max_length=length)
         features = changed.featurize([QuestionRecord("0", "so", context, None, "input 1")])
         tokens = changed.tokenizer.tokens([context])[0]
-        covered = [o for f in features for o in f.offsets[slice(*f.begin)].tolist()]
+        covered = [o for f in features for o in f.offsets[slice(*f.core)].tolist()]
         assert [tuple(o) for o in covered] == tokens.offsets
         (prediction,) = changed.predict(model, features, 4)
         for candidate in prediction.candidates:
@@ -207,13 +208,20 @@ def test_property_any_text(task_and_model):
     check()
 
 
+def bounds_of(features, tokens):
+    """(start, end) of the windows of one context, in its tokens."""
+    starts = [tokens.offsets.index(tuple(f.offsets[0].tolist())) for f in features]
+    return [(start, start + len(f.offsets)) for start, f in zip(starts, features, strict=True)]
+
+
 def test_decoding_equals_brute_force_over_all_windows(task_and_model):
+    """A span is read where its first token has the most context, or in the next that holds it."""
     task, _ = task_and_model
     draw = random.Random(1)
     generator = torch.Generator().manual_seed(0)
     for case in range(60):
         record = question(0, draw, length=draw.randint(1, 40))
-        longest, count = draw.randint(1, 6), draw.randint(1, 8)
+        longest, count = draw.randint(1, 12), draw.randint(1, 8)
         changed = replace(
             task,
             max_length=draw.randint(10, 64),
@@ -222,12 +230,19 @@ def test_decoding_equals_brute_force_over_all_windows(task_and_model):
         features = changed.featurize([record])
         outputs = [torch.randn(f.length + 3, 2, generator=generator) for f in features]
         found: dict[str, float] = {}
-        for feature, logits in zip(features, outputs, strict=True):
-            rows = logits.double()
-            for i in range(*feature.begin):
-                for j in range(i, min(i + longest, len(feature.offsets))):
-                    text = record.context[feature.offsets[i][0] : feature.offsets[j][1]]
-                    score = float(rows[feature.shift + i, 0] + rows[feature.shift + j, 1])
+        (tokens,) = task.tokenizer.tokens([record.context])
+        bounds = bounds_of(features, tokens)
+        best = best_window([(i, i + 1) for i in range(len(tokens))], bounds)
+        for i in range(len(tokens)):
+            for j in range(i, min(i + longest, len(tokens))):
+                holding = [w for w, (a, b) in enumerate(bounds) if a <= i and j < b]
+                later = [w for w in holding if w >= best[i]]
+                assert bool(later) == bool(holding)  # every span that a window holds is read
+                if later:
+                    rows = outputs[later[0]].double()[features[later[0]].shift :]
+                    a = bounds[later[0]][0]
+                    text = record.context[tokens.offsets[i][0] : tokens.offsets[j][1]]
+                    score = float(rows[i - a, 0] + rows[j - a, 1])
                     found[text] = max(score, found.get(text, -math.inf))
         expected = sorted(found.items(), key=lambda pair: -pair[1])[:count]
         (prediction,) = changed.decode(features, outputs)
@@ -238,6 +253,37 @@ def test_decoding_equals_brute_force_over_all_windows(task_and_model):
         null = min(float(o[0].double().sum()) for o in outputs)
         assert prediction.null_score == pytest.approx(null)
         assert prediction.margin == pytest.approx(null - expected[0][1])
+
+
+def test_an_ideal_reader_finds_every_answer_that_a_window_holds(task_and_model):
+    """It points at the answer in each window that holds it whole, and elsewhere at [CLS]."""
+    task, _ = task_and_model
+    draw = random.Random(6)
+    held = 0
+    for _ in range(300):
+        max_length, longest = draw.randint(16, 64), draw.randint(1, 30)
+        settings = replace(
+            task.options, doc_stride=draw.randint(0, max_length - 11), max_answer_length=longest
+        )
+        changed = replace(task, max_length=max_length, options=settings)
+        words = draw.choices(FILLER, k=draw.randint(1, 150))
+        first = draw.randrange(len(words))
+        text = " ".join(words[first : first + draw.randint(1, longest)])
+        answer = Answer(text, len(" ".join(words[:first])) + bool(first))
+        record = QuestionRecord("0", "is it so", " ".join(words), (answer,), "input 1")
+        labelled = changed.featurize([record], training=True)
+        outputs = [torch.zeros(feature.length, 2) for feature in labelled]
+        for feature, logits in zip(labelled, outputs, strict=True):
+            logits[feature.answer, (0, 1)] = 9.0
+        if len(task.tokenizer.ids([text])[0]) <= longest and any(
+            feature.answer != (NULL, NULL) for feature in labelled
+        ):
+            held += 1
+            (prediction,) = changed.decode(changed.featurize([record]), outputs)
+            best = prediction.candidates[0]
+            assert (best.start, best.end) == (answer.start, answer.start + len(text))
+            assert prediction.text == text
+    assert held > 200
 
 
 def test_predictions_do_not_depend_on_the_batch(task_and_model):
