@@ -42,7 +42,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minift.data.rows import read_lines
-from minift.data.squad import QuestionRecord, check_ids, read_squad, unanswered
+from minift.data.squad import QuestionRecord, check_ids, read_squad, unanswered, with_own_ids
 from minift.errors import UserError
 from minift.models.heads import EncoderForQuestionAnswering
 from minift.options import check_range, option
@@ -57,6 +57,7 @@ from minift.tasks.answers import (
 from minift.tasks.base import Metric, Task
 from minift.tasks.batches import TokenBatch, TokenFeature, head_logits, run_batches, token_batch
 from minift.tasks.options import TaskOptions
+from minift.tasks.qa_checks import long_answers, moved_answers, unlike_kinds
 from minift.text.spans import best_spans, span_characters, token_span
 from minift.text.tokenizer import Encoding
 from minift.text.windows import window_cores, windows
@@ -79,6 +80,9 @@ class QaOptions(TaskOptions):
     )
     max_answer_length: int = option(30, "Maximum number of tokens of a predicted answer.")
     n_best_size: int = option(20, "Spans to keep for each question, best first.")
+    skip_bad_records: bool = option(
+        False, "Skip questions that cannot be used, and print their number; else they are an error."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -145,17 +149,23 @@ class QaTask(Task):
     ) -> Iterable[QuestionRecord]:
         """A SQuAD file; or, for prediction, lines question<TAB>context."""
         if isinstance(source, Path):
-            return read_squad(source, require_answers=require_labels)
+            skip_bad = options.skip_bad_records
+            return read_squad(source, require_answers=require_labels, skip_bad=skip_bad)
         return unanswered(map(_question_and_context, source))
 
     @classmethod
     def read_splits(cls, options: QaOptions) -> dict[str, list[QuestionRecord]]:
-        """As for all tasks, but questions keep the ids of their files, which must differ."""
+        """As for all tasks, but questions keep the ids of their files.
+
+        Training files may share ids.  Predictions on dev and test are stored by id, so their ids
+        must differ.
+        """
         splits = {}
         for name, paths in options.files(cls.builtin_files).items():
             splits[name] = [record for path in paths for record in cls.read(path, options)]
-            check_ids(splits[name])
-        return splits
+            if name != "train":
+                check_ids(splits[name])
+        return {**splits, "train": with_own_ids(splits["train"])}
 
     def read_inputs(
         self, inputs: Path | Iterable[str], questions: Sequence[str] = ()
@@ -177,10 +187,29 @@ class QaTask(Task):
         return 2
 
     def fit(self, splits: Mapping[str, Records]) -> QaTask:
+        # The shortest question has one token.
+        room = self.max_length - self.tokenizer.num_special(pair=True) - 1
+        if self.options.doc_stride is not None and self.options.doc_stride >= max(room, 1):
+            raise UserError(
+                f"--doc-stride is {self.options.doc_stride}, but beside a question, a window of "
+                f"{self.max_length} tokens (--max-length) has room for at most {room} of the "
+                "context; give a smaller one"
+            )
         return replace(self, no_answer=any(not record.answers for record in splits["train"]))
 
     def input_key(self, record: QuestionRecord) -> tuple[str, str]:
         return record.question, record.context
+
+    def data_checks(
+        self, splits: Mapping[str, Records], features: Mapping[str, Features]
+    ) -> list[str]:
+        asked = {name: splits[name] for name in ("train", "dev", "test") if name in splits}
+        return [
+            *super().data_checks(splits, features),
+            *moved_answers(asked),
+            *long_answers(asked, self.tokenizer, self.options.max_answer_length),
+            *unlike_kinds(asked),
+        ]
 
     def featurize(self, records: Records, training: bool = False) -> list[WindowFeature]:
         """[CLS] question [SEP] window [SEP], one feature for each window of each context.
@@ -232,15 +261,15 @@ class QaTask(Task):
         if max_tokens < 1:
             raise UserError(
                 f"{record.where}: the question has {len(question)} tokens, which leaves no room "
-                f"for its context in a window of {self.max_length}; shorten it, or give a larger "
-                "--max-length"
+                f"for its context in a window of {self.max_length}; shorten it, or train with a "
+                "larger --max-length"
             )
         if doc_stride >= max_tokens and len(encoding) > max_tokens:
             raise UserError(
                 f"{record.where}: the question has {len(question)} tokens and leaves room for "
                 f"{max_tokens} of the context in a window of {self.max_length}, so --doc-stride "
-                f"{doc_stride} is impossible; give one from 0 to {max_tokens - 1}, or a larger "
-                "--max-length"
+                f"{doc_stride} is impossible; shorten the question, or train with one from 0 to "
+                f"{max_tokens - 1}, or with a larger --max-length"
             )
         return windows(len(encoding), max_tokens, min(doc_stride, max_tokens - 1))
 

@@ -46,6 +46,7 @@ from minift.tasks.batches import TokenBatch, TokenFeature, token_batch
 from minift.tasks.data_checks import all_truncated
 from minift.tasks.display import Display
 from minift.tasks.options import TaskOptions
+from minift.text.sentences import first_sentence
 
 # Defaults of the training script.  On few documents a small model soon forgets how to copy, so the
 # lower half is frozen and the saved weights are averages.  T5 was pretrained with Adafactor.
@@ -373,20 +374,6 @@ def lead_scores(records: Records) -> dict[str, float]:
     """ROUGE of the documents' first sentences, the lead baseline."""
     references = [list(record.summaries) for record in records]
     return metrics.rouge([first_sentence(record.document) for record in records], references)
-
-
-def first_sentence(text: str) -> str:
-    """The text up to the first word that ends with a full stop, "!" or "?".
-
-    >>> first_sentence("Rain fell. It was cold.")
-    'Rain fell.'
-    """
-    words = []
-    for word in text.split():
-        words.append(word)
-        if word.rstrip("\"'”’)").endswith((".", "!", "?")):
-            break
-    return " ".join(words)
 
 
 def _documents(texts: Iterable[str]) -> Iterable[SummaryRecord]:
