@@ -43,9 +43,14 @@ from minift.models.seq2seq import Seq2SeqModel
 from minift.options import check_range, flag_of, option
 from minift.tasks.base import Metric, Task
 from minift.tasks.batches import TokenBatch, TokenFeature, token_batch
-from minift.tasks.data_checks import all_truncated
 from minift.tasks.display import Display
 from minift.tasks.options import TaskOptions
+from minift.tasks.summary_checks import (
+    is_unread,
+    missing_characters,
+    truncated_documents,
+    unread_by_rouge,
+)
 from minift.text.sentences import first_sentence
 
 # Defaults of the training script.  On few documents a small model soon forgets how to copy, so the
@@ -72,6 +77,11 @@ class SummarizationOptions(TaskOptions):
 
     model: str = option(
         "minift-t5-mini", "Folder, name under weights/ or hub id of the model.", common=True
+    )
+    document_column: str = option("document", "Column or key of the documents.", common=True)
+    summary_column: str = option("summary", "Column or key of the summaries.", common=True)
+    skip_bad_records: bool = option(
+        False, "Skip records that cannot be used, and print their number; else they are an error."
     )
     source_prefix: str = option("summarize: ", "Text before each document.")
     targets: Literal["first", "all"] = option(
@@ -217,8 +227,8 @@ class SummarizationTask(Task):
     builtin_files = "reports.{}.jsonl"
     baseline_name = "the first sentence"
     saved_options = (
-        *("source_prefix", "num_beams", "length_penalty", "no_repeat_ngram_size"),
-        "beam_early_stopping",
+        *("document_column", "summary_column", "source_prefix"),
+        *("num_beams", "length_penalty", "no_repeat_ngram_size", "beam_early_stopping"),
     )
     saved_fields = ("max_target_length",)
 
@@ -233,10 +243,16 @@ class SummarizationTask(Task):
         *,
         require_labels: bool = True,
     ) -> Iterable[SummaryRecord]:
-        """A JSONL file; or, for prediction, a .txt file with one document, or documents."""
+        """A JSONL or CSV file; or, for prediction, a .txt file with one document, or documents."""
         if isinstance(source, Path):
             if require_labels or not source.name.lower().removesuffix(".gz").endswith(".txt"):
-                return read_summaries(source, require_summary=require_labels)
+                return read_summaries(
+                    source,
+                    document_column=options.document_column,
+                    summary_column=options.summary_column,
+                    require_summary=require_labels,
+                    skip_bad=options.skip_bad_records,
+                )
             source = ["\n".join(line for _, line in read_lines(source))]
         return _documents(source)
 
@@ -266,9 +282,13 @@ class SummarizationTask(Task):
     def data_checks(
         self, splits: Mapping[str, Records], features: Mapping[str, Features]
     ) -> list[str]:
+        read = {name: splits[name] for name in ("train", "dev", "test") if name in splits}
+        targets = [text for r in splits["train"] for text in targets_of(r, self.options)]
         return [
             *super().data_checks(splits, features),
-            *all_truncated(features["train"], self.max_length),
+            *truncated_documents(read, features, self.max_length),
+            *missing_characters(read, features, targets, self.tokenizer),
+            *unread_by_rouge(read),
         ]
 
     def featurize(self, records: Records, training: bool = False) -> list[SummaryFeature]:
@@ -361,7 +381,9 @@ class SummarizationTask(Task):
             **{f"lead_{name}": value for name, value in lead.items()},
         }
 
-    def baseline_score(self, train: Records, dev: Records) -> float:
+    def baseline_score(self, train: Records, dev: Records) -> float | None:
+        if 2 * sum(map(is_unread, dev)) > len(dev):  # ROUGE is near 0 whatever is predicted
+            return None
         return lead_scores(dev)["rougeL"]
 
 
