@@ -73,6 +73,24 @@ def writing(path: Path) -> Iterator[None]:
         ) from None
 
 
+def check_output_dir(folder: Path) -> None:
+    """Raise `UserError` unless a folder exists and is writable, or can be made.
+
+    It is asked before a run starts, so that a run does not end for its folder after hours.
+    """
+    try:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:
+        raise UserError(
+            f"{str(folder)!r:.200}: is no usable --output-dir ({error.strerror}); choose another"
+        ) from None
+    if not existing.is_dir():
+        where = "is a file" if existing == folder else f"{existing} is a file"
+        raise UserError(f"{folder}: {where}; give --output-dir a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{existing}: is not writable; choose another --output-dir")
+
+
 def require_space(folder: Path, size: int) -> None:
     """Raise `UserError` if the disk of a folder has less than `size` bytes free."""
     free = shutil.disk_usage(folder).free

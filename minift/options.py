@@ -8,9 +8,12 @@ Every field becomes a flag (training/cli.py); the checks run when the dataclass 
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 from collections.abc import Sequence
 from typing import Any, Literal, Union, get_args, get_origin
+
+LARGEST = 2**31 - 1  # of an integer option without another upper bound; torch overflows above
 
 
 def option(default: Any, sentence: str, *, common: bool = False, flag: bool = True) -> Any:
@@ -32,12 +35,27 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def check_range(options: object, name: str, low: float, high: float = float("inf")) -> None:
-    """Raise `ValueError` if an option is outside its bounds; None is allowed."""
-    value = getattr(options, name)
-    if value is not None and not low <= value <= high:
-        bounds = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
-        raise ValueError(f"{flag_of(name)} is {value}; it must be {bounds}")
+def check_range(options: object, name: str, low: float, high: float | None = None) -> None:
+    """Raise `ValueError` if an option, or one of its values, is not a number within its bounds.
+
+    high: None: any finite number; of integers those up to `LARGEST`.  None is allowed as the value.
+    """
+    given = getattr(options, name)
+    several = isinstance(given, tuple | list)
+    for value in given if several else (given,):
+        if value is None:
+            continue
+        problem = f"{flag_of(name)} {'has' if several else 'is'} {value!r}"
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{problem}; it must be a number")
+        largest = LARGEST if isinstance(value, int) else sys.float_info.max
+        if value < low and high is None:
+            raise ValueError(f"{problem}; it must be at least {low}")
+        if not low <= value <= (largest if high is None else high):  # nan and inf too
+            bounds = f"from {low} to {high or largest}"
+            if high is None and isinstance(value, float):
+                bounds = f"a finite number of at least {low}"
+            raise ValueError(f"{problem}; it must be {bounds}")
 
 
 def require(config: object, name: str, allowed: Sequence[Any]) -> None:

@@ -48,6 +48,7 @@ from minift.training.optim import (
     parameter_groups,
     set_learning_rate,
 )
+from minift.training.options import MAX_SEED
 from minift.training.progress import describe_model
 from minift.training.run_dir import METRICS, check_same_options, choose_output_dir, run_lock
 from minift.training.schedules import cosine
@@ -110,6 +111,7 @@ class PretrainOptions:
         for name in ("save_steps", "workers"):
             check_range(self, name, 0)
         check_range(self, "warmup_ratio", 0, 1)
+        check_range(self, "seed", 0, MAX_SEED)
         check_range(self, "block_size", 8)
         check_range(self, "learning_rate", 1e-12)
         check_device(self.device)

@@ -26,6 +26,7 @@ from minift.models.registry import model_class
 from minift.options import check_type
 from minift.tasks.batches import Batch, Feature, with_encoder_outputs
 from minift.tasks.data_checks import overlaps
+from minift.tasks.defaults import TrainDefaults
 from minift.tasks.display import Display
 from minift.tasks.loading import load_initial_model, load_task, save_task
 from minift.tasks.options import TaskOptions
@@ -70,6 +71,10 @@ class Task(ABC):
     metrics: ClassVar[tuple[Metric, ...]]  # may choose the best model; the first is the default
     builtin_files: ClassVar[str] = ""  # of the built-in set, {} for the split; empty: there is none
     baseline_name: ClassVar[str] = ""  # describes the prediction that `baseline_score` scores
+    # Below so many training records, the recipe of training/defaults.py is the default; 0: never.
+    few_records: ClassVar[int] = 0
+    # Training options without a meaning for the task -> why, and what to do.
+    unsupported_options: ClassVar[Mapping[str, str]] = {}
     # Options and further fields that prediction needs; saved with the model, under "minift" in
     # config.json.
     saved_options: ClassVar[tuple[str, ...]] = ()
@@ -179,6 +184,11 @@ class Task(ABC):
     def config_changes(cls, options: Any) -> dict[str, Any]:
         """Fields of the model's config that the options change."""
         return {}
+
+    @classmethod
+    def train_defaults(cls, options: Any) -> TrainDefaults:
+        """The training options that suit the task and the model of its options."""
+        return TrainDefaults()
 
     def fit(self: TaskType, splits: Mapping[str, Sequence[Any]]) -> TaskType:
         """The task with everything that it takes from the training data, such as class weights.

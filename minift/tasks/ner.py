@@ -45,7 +45,7 @@ from minift.errors import UserError
 from minift.models.base import PretrainedModel
 from minift.models.heads import EncoderForTokenClassification
 from minift.options import check_range, option
-from minift.tasks.base import Metric, Task
+from minift.tasks.base import Metric, Task, TrainDefaults
 from minift.tasks.batches import TokenBatch, TokenFeature, head_logits, run_batches, token_batch
 from minift.tasks.data_checks import rare_labels
 from minift.tasks.entities import EntityDisplay, TagPrediction, score_entities
@@ -148,6 +148,10 @@ class NerTask(Task):
 
     options: NerOptions
     schemes: tuple[str, ...] = ()
+
+    @classmethod
+    def train_defaults(cls, options: NerOptions) -> TrainDefaults:
+        return TrainDefaults(epochs=5)  # the built-in set has few sentences
 
     @classmethod
     def read(

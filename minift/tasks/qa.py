@@ -53,7 +53,7 @@ from minift.tasks.answers import (
     decide,
     score_answers,
 )
-from minift.tasks.base import Metric, Task
+from minift.tasks.base import Metric, Task, TrainDefaults
 from minift.tasks.batches import TokenBatch, TokenFeature, head_logits, run_batches, token_batch
 from minift.tasks.options import TaskOptions
 from minift.text.spans import best_spans, span_characters, token_span
@@ -135,6 +135,11 @@ class QaTask(Task):
     options: QaOptions
     no_answer: bool = True
     null_threshold: float | None = None
+
+    @classmethod
+    def train_defaults(cls, options: QaOptions) -> TrainDefaults:
+        # A new head needs many steps; small batches make them from few questions.
+        return TrainDefaults(epochs=2, batch_size=8)
 
     @classmethod
     def read(

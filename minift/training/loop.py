@@ -61,7 +61,7 @@ def train(
 
     features: the training data.
     scored: the splits that each evaluation scores, by name; the score of "dev" chooses the best.
-    options: with a learning rate (`TrainOptions.with_learning_rate`).
+    options: without None for the task to decide (training/defaults.py).
     stop: when it is requested, the loop finishes the step, saves the state and raises `Stopped`.
     """
     lengths = [feature.length for feature in features]

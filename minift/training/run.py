@@ -21,6 +21,8 @@ from minift.files import write_json, write_jsonl
 from minift.models.base import PretrainedModel
 from minift.tasks.base import Feature, Task
 from minift.training.checkpoint import remove_state
+from minift.training.cli import as_dict
+from minift.training.defaults import with_defaults
 from minift.training.freezing import prepare_parameters
 from minift.training.log import environment, peak_memory_mb
 from minift.training.loop import train
@@ -33,7 +35,6 @@ from minift.training.run_dir import (
     check_same_start,
     choose_output_dir,
     digests,
-    resolve_options,
     run_lock,
 )
 from minift.training.signals import StopRequest
@@ -49,13 +50,13 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     started = time.perf_counter()
     task_class.metric_named(options.metric_for_best_model)  # a wrong name is an error at once
     folder = choose_output_dir(options, task_class.name)
-    options = options.with_learning_rate(task_options.default_learning_rate)
     device = pick_device(options.device)
-    resolved = {**resolve_options(task_options, options), "output_dir": str(folder)}
-    if options.resume and not options.accept_changes:
-        check_same_options(folder, resolved, "resume it with the same options")
     torch.manual_seed(options.seed)
     task, model, splits = task_class.from_options(task_options)
+    options, reasons = with_defaults(task_class, task_options, options, len(splits["train"]))
+    resolved = {**as_dict(task_options, options), "output_dir": str(folder)}
+    if options.resume and not options.accept_changes:
+        check_same_options(folder, resolved, "resume it with the same options")
     model.to(device)
     initial_digests = digests(splits, model)
     if options.resume and not options.accept_changes:
@@ -66,6 +67,8 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
         chosen = random.Random(options.seed).sample(range(len(splits["train"])), count)
         splits = {**splits, TRAIN_SAMPLE: [splits["train"][i] for i in sorted(chosen)]}
     features = {s: task.featurize(records, s == "train") for s, records in splits.items()}
+    for reason in reasons:
+        print(f"defaults  {reason}")
     print("options   " + ", ".join(f"{k}={v}" for k, v in resolved.items()))
     print("records   " + ", ".join(f"{split} {len(r)}" for split, r in splits.items()))
     print(escape_controls(task.display.describe(splits["train"], features["train"])))
@@ -160,8 +163,8 @@ def evaluate_best_model(
         if collapsed:
             print(
                 f"\nwarning: {metric.name} {value:.4f} on dev is no better than the {baseline:.4f} "
-                f"of the baseline ({task.baseline_name}); a lower --learning-rate, more steps or "
-                "another --seed may help"
+                f"of the baseline ({task.baseline_name}); more steps (--min-steps), another "
+                "--learning-rate (find_lr.py suggests one) or another --seed may help"
             )
     return results
 

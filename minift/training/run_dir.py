@@ -19,9 +19,8 @@ from typing import Any
 from torch import nn
 
 from minift.errors import UserError
-from minift.files import read_json, remove_left_overs, write_json
+from minift.files import check_output_dir, read_json, remove_left_overs, write_json
 from minift.options import flag_of
-from minift.training.cli import as_dict
 from minift.training.log import LOG
 from minift.training.options import TrainOptions
 
@@ -40,8 +39,7 @@ def choose_output_dir(options: TrainOptions, task: str) -> Path:
     if folder is None:
         candidates = (Path("runs") / f"{task}-{i}" for i in range(1, 10**6))
         return next(path for path in candidates if not path.exists())
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; give --output-dir a folder")
+    check_output_dir(folder)
     # A killed process may leave temporary files, whose names begin with a dot.
     used = folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir())
     if used and not (options.resume or options.overwrite):
@@ -88,11 +86,6 @@ def run_lock(folder: Path, options: TrainOptions, resolved: Mapping[str, Any]) -
         yield
     finally:
         os.close(descriptor)
-
-
-def resolve_options(task_options: Any, options: TrainOptions) -> dict[str, Any]:
-    """All options of a run with its learning rate, as they are printed and stored."""
-    return as_dict(task_options, options.with_learning_rate(task_options.default_learning_rate))
 
 
 def check_same_options(folder: Path, resolved: Mapping[str, Any], remedy: str) -> None:

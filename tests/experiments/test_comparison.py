@@ -16,9 +16,9 @@ from minift.reports.plots import scatter_plot
 from minift.reports.tables import markdown_table, mean_and_spread
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.text.alignment import AGGREGATION_STRATEGIES
+from minift.training.defaults import resolve_options
 from minift.training.options import TrainOptions
 from minift.training.run import run
-from minift.training.run_dir import resolve_options
 
 
 @pytest.mark.slow
