@@ -20,7 +20,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from minift.models.base import ModelSize, PretrainedConfig, PretrainedModel
+from minift.models.base import PretrainedModel
+from minift.models.config import ModelSize, PretrainedConfig
 from minift.nn.layers import ACTIVATIONS, init_linear
 from minift.nn.packing import Packing, pack
 from minift.options import require, require_number

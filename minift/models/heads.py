@@ -19,6 +19,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -76,6 +77,20 @@ class EncoderWithHead(PretrainedModel):
     def weight_map(cls) -> WeightMap:
         return cls.encoder_class.weight_map().with_head(ENCODER, cls.head_names)
 
+    @classmethod
+    def head_fits(cls, folder: Path, config: EncoderConfig) -> bool:
+        """Whether a checkpoint has the whole head that a config describes."""
+        checkpoint = Checkpoint(folder, cls.weight_map())
+        if not all(name in checkpoint for name in cls.head_tensors(config)):
+            return False
+        (label_rows,) = cls.weight_map().checkpoint_names(cls.label_rows)
+        return checkpoint.shape(label_rows)[0] == len(config.labels or ())
+
+    @classmethod
+    def head_tensors(cls, config: EncoderConfig) -> list[str]:
+        """The names in a checkpoint of the head's tensors."""
+        return [name for ours in cls.head_names for name in cls.weight_map().checkpoint_names(ours)]
+
     def make_encoder(self) -> Encoder:
         """The encoder, before its weights are initialised."""
         return self.encoder_class(self.config)
@@ -112,6 +127,18 @@ class EncoderForSequenceClassification(EncoderWithHead):
     def make_head(self) -> nn.Module:
         config = self.config
         return Head(config.hidden_size, self.num_labels, config.sequence_dropout)
+
+    @property
+    def unlike_transformers(self) -> str | None:
+        own, theirs = self.config.pooling, self.config.poolings[0]
+        return None if own == theirs else f"it knows the pooling {theirs!r} alone, not {own!r}"
+
+    @classmethod
+    def head_tensors(cls, config: EncoderConfig) -> list[str]:
+        names, encoder = super().head_tensors(config), cls.encoder_class.weight_map()
+        if config.pooling == "pooler":
+            names += encoder.checkpoint_names("pooler.weight")
+        return names
 
     def prepare_for(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
         pooler = self.encoder.pooler

@@ -9,7 +9,8 @@ from typing import Any
 
 from minift.errors import UserError
 from minift.files import write_manifest
-from minift.models.base import CONFIG, PretrainedModel
+from minift.models.base import PretrainedModel
+from minift.models.config import CONFIG
 from minift.tasks.options import TaskOptions
 from minift.text.tokenizer import TOKENIZER_FILES, Tokenizer
 from minift.weights import WEIGHTS
@@ -35,8 +36,9 @@ def load_initial_model(
     """The model that a run starts from, its tokenizer, and the maximum number of input tokens.
 
     folder, model_class: of the checkpoint that `options.model` names.
-    labels: the names of the classes: a checkpoint fine-tuned on the same labels keeps its head and
-        the order of its labels; any other gets a new head.  Or the number of the head's rows, if
+    labels: the names of the classes: a checkpoint fine-tuned on the same labels, one for each text,
+        keeps its head and the order of its labels; any other gets a new head, also one whose head
+        is incomplete.  Or the number of the head's rows, if
         the rows mean the same for all data (an answer's start and end): a checkpoint fine-tuned for
         the task keeps its head, and one with another number of labels gets a new head.  Or None, if
         the task needs no head.
@@ -48,7 +50,7 @@ def load_initial_model(
     if options.dropout is not None:
         changes.update(config.with_dropout(options.dropout))
     try:
-        replace(config, **changes)
+        wanted = replace(config, **changes)
     except ValueError as error:
         raise UserError(f"{options.model}: {error}; give another value") from None
     if labels is None:
@@ -58,6 +60,9 @@ def load_initial_model(
         model = model_class.from_pretrained(folder, num_labels=labels, reset_head=other, **changes)
     else:
         same = config.labels is not None and set(config.labels) == set(labels)
+        # A head for several labels at once, or for a number, was trained for another loss.
+        same = same and config.problem_type in (None, "single_label_classification")
+        same = same and model_class.head_fits(folder, wanted)
         model = model_class.from_pretrained(
             folder, labels=config.labels if same else labels, reset_head=not same, **changes
         )
