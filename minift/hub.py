@@ -102,6 +102,18 @@ def find_checkpoint(source: str | os.PathLike, revision: str | None = None) -> P
     return _from_hub(DEFAULT_ID if name == DEFAULT_MODEL else name, revision)
 
 
+def lasting_name(source: str | os.PathLike) -> tuple[str, str | None]:
+    """A source as other programs find it from any place, and its revision.
+
+    A hub id, as it was given, or the absolute path of a folder.
+    """
+    name, revision = _parse(source, None)
+    local = Path(os.path.expanduser(name))
+    if not local.is_dir() and revision is None:
+        local = weights_dir() / (DEFAULT_MODEL if name == DEFAULT_ID else name)
+    return (os.path.abspath(local), None) if local.is_dir() else (name, revision)
+
+
 def download(source: str, revision: str | None = None, under: Path | None = None) -> Path:
     """Copy a checkpoint into weights/ (or `under`), where its short name finds it; its folder.
 

@@ -85,7 +85,11 @@ class WeightMap:
         return list(dict.fromkeys(name.rpartition(".")[0] for name in theirs))
 
     def canonical(self, name: str) -> str:
-        """A checkpoint's name without the prefix and with its present ending, for comparison."""
+        """A checkpoint's name without the prefix and with its present ending, for comparison.
+
+        `torch.compile` and DistributedDataParallel put "_orig_mod." and "module." into names.
+        """
+        name = re.sub(r"(^|\.)((_orig_mod|module)\.)+", r"\1", name)
         for old, new in self.aliases.items():
             if name.endswith(old):
                 name = name.removesuffix(old) + new

@@ -168,6 +168,11 @@ class PretrainedModel(nn.Module, ABC):
             model.get_submodule(name).to_empty(device="cpu").apply(model.init_weights)
         return model.eval()
 
+    @classmethod
+    def head_fits(cls, folder: Path, config: Any) -> bool:
+        """Whether a checkpoint has the whole head that a config describes; False without a head."""
+        return False
+
     def prepare_for(self, checkpoint: weights.Checkpoint, head_is_new: bool) -> set[str]:
         """Fit optional modules to the checkpoint; returns the modules to initialise.
 

@@ -102,6 +102,17 @@ class PretrainedConfig(ABC):
     def max_tokens(self) -> int:
         """Maximum number of tokens of a text, special tokens included."""
 
+    @property
+    def has_token_types(self) -> bool:
+        """Whether the model tells the first text of a pair from the second by token types."""
+        return False
+
+    @property
+    def input_names(self) -> list[str]:
+        """The tokenizer's outputs that the model takes, as `transformers` names them."""
+        types = ["token_type_ids"] if self.has_token_types else []
+        return ["input_ids", *types, "attention_mask"]
+
     @classmethod
     @abstractmethod
     def from_size(cls: type[ConfigType], size: ModelSize) -> ConfigType:

@@ -79,17 +79,12 @@ class EncoderWithHead(PretrainedModel):
 
     @classmethod
     def head_fits(cls, folder: Path, config: EncoderConfig) -> bool:
-        """Whether a checkpoint has the whole head that a config describes."""
         checkpoint = Checkpoint(folder, cls.weight_map())
-        if not all(name in checkpoint for name in cls.head_tensors(config)):
+        names_of = cls.weight_map().checkpoint_names
+        if not all(name in checkpoint for ours in cls.head_names for name in names_of(ours)):
             return False
-        (label_rows,) = cls.weight_map().checkpoint_names(cls.label_rows)
+        (label_rows,) = names_of(cls.label_rows)
         return checkpoint.shape(label_rows)[0] == len(config.labels or ())
-
-    @classmethod
-    def head_tensors(cls, config: EncoderConfig) -> list[str]:
-        """The names in a checkpoint of the head's tensors."""
-        return [name for ours in cls.head_names for name in cls.weight_map().checkpoint_names(ours)]
 
     def make_encoder(self) -> Encoder:
         """The encoder, before its weights are initialised."""
@@ -134,11 +129,18 @@ class EncoderForSequenceClassification(EncoderWithHead):
         return None if own == theirs else f"it knows the pooling {theirs!r} alone, not {own!r}"
 
     @classmethod
-    def head_tensors(cls, config: EncoderConfig) -> list[str]:
-        names, encoder = super().head_tensors(config), cls.encoder_class.weight_map()
-        if config.pooling == "pooler":
-            names += encoder.checkpoint_names("pooler.weight")
-        return names
+    def head_fits(cls, folder: Path, config: EncoderConfig) -> bool:
+        # With the pooling "pooler" the pooler is part of the head.
+        pooled = config.pooling != "pooler" or cls.has_pooler(folder)
+        return pooled and super().head_fits(folder, config)
+
+    @classmethod
+    def has_pooler(cls, folder: Path) -> bool:
+        """Whether a checkpoint has the weights of the family's pooler."""
+        weight_map = cls.encoder_class.weight_map()
+        checkpoint = Checkpoint(folder, weight_map)
+        modules = weight_map.modules_in_checkpoint("pooler")
+        return any(f"{module}.weight" in checkpoint for module in modules)
 
     def prepare_for(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
         pooler = self.encoder.pooler

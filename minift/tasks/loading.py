@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from minift.errors import UserError
-from minift.files import write_manifest
+from minift.files import write_json, write_manifest
+from minift.generation.config import GenerationConfig
 from minift.models.base import PretrainedModel
-from minift.models.config import CONFIG
+from minift.models.config import CONFIG, default_labels
 from minift.tasks.options import TaskOptions
 from minift.text.tokenizer import TOKENIZER_FILES, Tokenizer
 from minift.weights import WEIGHTS
+
+GENERATION_CONFIG = "generation_config.json"
 
 # Settings of runs that an earlier version saved: they must not be ignored silently.
 RENAMED_SETTINGS = {
@@ -56,8 +59,10 @@ def load_initial_model(
     if labels is None:
         model = model_class.from_pretrained(folder, **changes)
     elif isinstance(labels, int):
-        other = config.labels is not None and len(config.labels) != labels
-        model = model_class.from_pretrained(folder, num_labels=labels, reset_head=other, **changes)
+        fits = model_class.head_fits(folder, replace(wanted, labels=default_labels(labels)))
+        model = model_class.from_pretrained(
+            folder, num_labels=labels, reset_head=not fits, **changes
+        )
     else:
         same = config.labels is not None and set(config.labels) == set(labels)
         # A head for several labels at once, or for a number, was trained for another loss.
@@ -81,7 +86,9 @@ def load_initial_model(
             f"--max-length is {options.max_length}, but {options.model} reads at most {limit} "
             "tokens; give a smaller value"
         )
-    return model, tokenizer, options.max_length or limit
+    max_length = options.max_length or limit
+    # The saved tokenizer has the task's limit, so that `transformers` truncates alike.
+    return model, tokenizer.for_model(config.input_names, max_length), max_length
 
 
 def save_task(model: PretrainedModel, tokenizer: Tokenizer, folder: Path, **settings: Any) -> None:
@@ -91,6 +98,21 @@ def save_task(model: PretrainedModel, tokenizer: Tokenizer, folder: Path, **sett
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_manifest(folder, (CONFIG, WEIGHTS, *TOKENIZER_FILES))
+
+
+def save_generation(
+    model: PretrainedModel, folder: Path, generation: GenerationConfig, source_prefix: str
+) -> None:
+    """Write generation_config.json; call it before `save_task`.
+
+    With it `generate` of `transformers` gives the task's predictions.  Its pipeline "summarization"
+    takes the prefix from config.json.
+    """
+    ids = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
+    values = {**generation.to_dict(), **{name: getattr(model.config, name) for name in ids}}
+    write_json(folder / GENERATION_CONFIG, values)
+    params = {"task_specific_params": {"summarization": {"prefix": source_prefix}}}
+    model.config = replace(model.config, other_keys={**model.config.other_keys, **params})
 
 
 def load_task(
@@ -108,7 +130,7 @@ def load_task(
                 f'{folder / CONFIG}: the setting {name!r} under "minift" is now '
                 f"{RENAMED_SETTINGS[name]!r}; rename it there"
             )
-    return model, Tokenizer.from_pretrained(folder), settings
+    return model, Tokenizer.from_pretrained(folder).for_model(model.config.input_names), settings
 
 
 def saved_settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,7 @@ from minift.tasks.base import Metric, Task
 from minift.tasks.batches import TokenBatch, TokenFeature, token_batch
 from minift.tasks.data_checks import all_truncated
 from minift.tasks.display import Display
+from minift.tasks.loading import save_generation
 from minift.tasks.options import TaskOptions
 
 # Defaults of the training script.  On few documents a small model soon forgets how to copy, so the
@@ -248,6 +249,11 @@ class SummarizationTask(Task):
             ]
             length = 1 + max(map(len, self.tokenizer.ids(targets)))
         return replace(self, max_target_length=length)
+
+    def save(self, model: PretrainedModel, folder: Path) -> None:
+        generation = self.options.generation(self.max_target_length)
+        save_generation(model, folder, generation, self.options.source_prefix)
+        super().save(model, folder)
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> tuple[SummarizationTask, PretrainedModel]:
