@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minift.errors import UserError
-from minift.files import check_whole, read_json, require_space, write_atomically
+from minift.files import check_whole, require_space, shard_names, write_atomically
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -188,13 +188,9 @@ def weight_files(folder: Path) -> list[Path]:
         check_whole(folder / WEIGHTS)
         return [folder / WEIGHTS]
     if (folder / INDEX).exists():
-        index = read_json(folder / INDEX)
-        shards = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(shards, dict) or not shards:
-            raise UserError(f"{folder / INDEX}: has no 'weight_map'; restore the file")
-        names = sorted(set(map(str, shards.values())))
+        names = shard_names(folder / INDEX)
         for name in names:
-            if Path(name).name != name or not (folder / name).is_file():
+            if not (folder / name).is_file():
                 raise UserError(f"{folder / INDEX}: names the shard {name!r}, which is not there")
         return [folder / name for name in names]
     if (folder / "pytorch_model.bin").exists():
