@@ -105,14 +105,16 @@ def save_generation(
 ) -> None:
     """Write generation_config.json; call it before `save_task`.
 
-    With it `generate` of `transformers` gives the task's predictions.  Its pipeline "summarization"
-    takes the prefix from config.json.
+    With it `generate` of `transformers` gives the task's predictions.  The pipeline "summarization"
+    of its 4.x has beams and a length of its own, unless config.json has settings for it.
     """
     ids = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
-    values = {**generation.to_dict(), **{name: getattr(model.config, name) for name in ids}}
-    write_json(folder / GENERATION_CONFIG, values)
-    params = {"task_specific_params": {"summarization": {"prefix": source_prefix}}}
-    model.config = replace(model.config, other_keys={**model.config.other_keys, **params})
+    settings = generation.to_dict()
+    ids_of = {name: getattr(model.config, name) for name in ids}
+    write_json(folder / GENERATION_CONFIG, {**settings, **ids_of})
+    params = {"summarization": {"prefix": source_prefix, **settings}}
+    other_keys = {**model.config.other_keys, "task_specific_params": params}
+    model.config = replace(model.config, other_keys=other_keys)
 
 
 def load_task(
