@@ -187,6 +187,8 @@ def pretrain_in(
     dropouts = {name: getattr(default, name) for name in default.dropouts}
     model.config = replace(model.config, **dropouts)
     model.save_pretrained(folder, dtype=torch.float16)
+    config = model.config
+    tokenizer.for_model(config.input_names, config.max_tokens).save_pretrained(folder)
     return {
         "task": "pretraining",
         "options": resolved,

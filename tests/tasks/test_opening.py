@@ -317,25 +317,8 @@ def cases(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("opening")
     letters = "abcdefghijklmnopqrstuvwxyz"
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    words = [
-        "good",
-        "bad",
-        "film",
-        "food",
-        "very",
-        "not",
-        "the",
-        "is",
-        "was",
-        "great",
-        "awful",
-        "slow",
-        "so",
-        "it",
-        "!",
-        ",",
-    ]
-    vocab = [*special, *letters, *(f"##{letter}" for letter in letters), *words]
+    words = "good bad film food very not the is was great awful slow so it ! ,"
+    vocab = [*special, *letters, *(f"##{letter}" for letter in letters), *words.split()]
     path = folder / "cases.json"
     made = make_cases(folder, vocab, ROOT / "weights" / "minift-t5-mini")
     path.write_text(json.dumps(list(made)))
