@@ -39,6 +39,22 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def shard_names(index: Path) -> list[str]:
+    """The files that a model.safetensors.index.json names; `UserError` if they are no plain names.
+
+    Their names are free: model-00001-of-00002.safetensors, pytorch_model-00001.safetensors, ...
+    """
+    value = read_json(index)
+    shards = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(shards, dict) or not shards:
+        raise UserError(f"{index}: has no 'weight_map'; restore the file")
+    names = sorted(set(map(str, shards.values())))
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise UserError(f"{index}: names the shard {name!r:.80}, which is no safetensors file")
+    return names
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file in one step: `write` fills a temporary file beside `path`, which is renamed.
 

@@ -29,7 +29,8 @@ from minift.data.batching import batched, progress_bar
 from minift.device import autocast, check_device, check_precision, pick_device
 from minift.errors import UserError
 from minift.files import write_json
-from minift.models.base import CONFIG, PretrainedModel
+from minift.models.base import PretrainedModel
+from minift.models.config import CONFIG
 from minift.models.registry import families_with, family_model, read_model_type
 from minift.options import check_range, option
 from minift.pretraining.base import ModelOptions, Objective, new_model
@@ -188,6 +189,8 @@ def pretrain_in(
     dropouts = {name: getattr(default, name) for name in default.dropouts}
     model.config = replace(model.config, **dropouts)
     model.save_pretrained(folder, dtype=torch.float16)
+    config = model.config
+    tokenizer.for_model(config.input_names, config.max_tokens).save_pretrained(folder)
     return {
         "task": "pretraining",
         "options": resolved,

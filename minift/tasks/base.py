@@ -21,7 +21,8 @@ from torch import Tensor
 from minift import hub
 from minift.data.read import numbered
 from minift.errors import UserError
-from minift.models.base import CONFIG, PretrainedModel
+from minift.models.base import PretrainedModel
+from minift.models.config import CONFIG
 from minift.models.registry import model_class
 from minift.options import check_type
 from minift.tasks.batches import Batch, Feature, with_encoder_outputs

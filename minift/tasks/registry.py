@@ -10,7 +10,7 @@ from pathlib import Path
 
 from minift.errors import UserError
 from minift.files import read_json
-from minift.models.base import CONFIG
+from minift.models.config import CONFIG
 from minift.models.registry import FAMILIES
 from minift.tasks.base import Task
 from minift.tasks.classification import ClassificationTask

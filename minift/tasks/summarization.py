@@ -46,6 +46,7 @@ from minift.tasks.base import Metric, Task, TrainDefaults
 from minift.tasks.batches import TokenBatch, TokenFeature, token_batch
 from minift.tasks.data_checks import all_truncated
 from minift.tasks.display import Display
+from minift.tasks.loading import save_generation
 from minift.tasks.options import TaskOptions
 
 DEFAULT_MODEL = "minift-t5-mini"
@@ -257,6 +258,11 @@ class SummarizationTask(Task):
             ]
             length = 1 + max(map(len, self.tokenizer.ids(targets)))
         return replace(self, max_target_length=length)
+
+    def save(self, model: PretrainedModel, folder: Path) -> None:
+        generation = self.options.generation(self.max_target_length)
+        save_generation(model, folder, generation, self.options.source_prefix)
+        super().save(model, folder)
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> tuple[SummarizationTask, PretrainedModel]:

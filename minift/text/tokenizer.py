@@ -90,6 +90,9 @@ class Tokenizer:
         self._config = config
         self.max_length = max_length
         self._layouts = [_layout(backend, pair) for pair in (False, True)]
+        # As in `transformers`: a tokenizer that does not name token types gives type 0 to all.
+        if "token_type_ids" not in config.get("model_input_names", ("token_type_ids",)):
+            self._layouts = [[(s, i, 0) for s, i, _ in layout] for layout in self._layouts]
 
     @classmethod
     def from_pretrained(
@@ -112,6 +115,18 @@ class Tokenizer:
             raise UserError(
                 f"{folder}: its tokenizer cannot encode a letter ({error}); restore tokenizer.json"
             ) from None
+
+    def for_model(self, input_names: Sequence[str], max_length: int | None = None) -> Tokenizer:
+        """The same tokenizer for a model; `save_pretrained` writes what follows.
+
+        input_names: the inputs of the model, as `transformers` names them, such as
+            "token_type_ids".  Those that the tokenizer's own model_input_names lack stay out.
+        max_length: the limit; None: the tokenizer's own.
+        """
+        own = self._config.get("model_input_names", input_names)
+        names = [name for name in input_names if name in own]
+        config = {**self._config, "model_input_names": names}
+        return Tokenizer(self._backend, config, max_length or self.max_length)
 
     # ---- text -> tokens ------------------------------------------------------------------------
 

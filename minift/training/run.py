@@ -120,6 +120,8 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
         remove_state(folder)
     which = "best" if "dev" in splits else "last"
     print(f"\nthe {which} model is in {folder} ({metrics['seconds']:.0f} s in all)")
+    if (reason := best.unlike_transformers) is not None:
+        print(f"transformers cannot load it: {reason}")
     return metrics
 
 
