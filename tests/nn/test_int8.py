@@ -112,6 +112,7 @@ def test_a_t5(tied, kind):
     assert (exact.argmax(-1) == found.argmax(-1)).float().mean() > 0.7
 
 
+@pytest.mark.usefixtures("_both_ways")
 def test_mixed_precision():
     """The products are those of float32, in the type of the input."""
     layer, x = Int8Linear(torch.randn(6, 300), torch.randn(6)), torch.randn(3, 300).bfloat16()

@@ -164,16 +164,15 @@ def test_prepacked_weights_give_the_same_products(rows):
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("inside", [True, False], ids=["packed inside", "packed outside"])
 def test_mixed_precision_takes_the_plain_weights(kind, inside):
-    """The operator for prepacked weights takes no bfloat16, or ignores that autocast asks for it."""
+    """The operator for prepacked weights refuses bfloat16 or ignores autocast."""
     layer, x = NoBiasLinear(16, 24), torch.randn(8, 16, dtype=kind)
     autocast = torch.autocast("cpu", torch.bfloat16)
     with torch.no_grad(), autocast:
         expected = layer(x)
-    order = (autocast, None) if inside else (None, autocast)
-    with torch.no_grad(), order[0] or nullcontext():
-        with prepacked_weights([layer], num_rows=8), order[1] or nullcontext():
-            assert (layer.prepacked is None) is inside
-            found = layer(x)
+    before, after = (autocast, nullcontext()) if inside else (nullcontext(), autocast)
+    with torch.no_grad(), before, prepacked_weights([layer], num_rows=8), after:
+        assert (layer.prepacked is None) is inside
+        found = layer(x)
     assert found.dtype is torch.bfloat16
     assert torch.equal(found, expected)
 
