@@ -36,10 +36,8 @@ BERT_CLASSES = {
 }
 # Those that split texts into words by a program or a dictionary, before subword tokens.
 WORD_SPLITTERS = {
-    f"{name}Tokenizer"
-    for name in [
-        *("BertJapanese", "Bertweet", "Cpm", "Flaubert", "FSMT", "Phobert", "RoFormer", "XLM")
-    ]
+    *("BertJapaneseTokenizer", "BertweetTokenizer", "CpmTokenizer", "FlaubertTokenizer"),
+    *("FSMTTokenizer", "PhobertTokenizer", "RoFormerTokenizer", "XLMTokenizer"),
 }
 # The settings of BertJapaneseTokenizer with which it would be BERT's.
 BERT_SPLITS = {"word_tokenizer_type": "basic", "subword_tokenizer_type": "wordpiece"}
