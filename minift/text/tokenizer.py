@@ -102,10 +102,6 @@ class Tokenizer:
         self.max_length = max_length
         self.split_special_tokens = split_special_tokens
         self.control_tokens = control_tokens(backend, config)
-        # Reads texts; `_backend` knows the names of all tokens.
-        self._reader = (
-            without_tokens(backend, self.control_tokens) if split_special_tokens else backend
-        )
         self._layouts = [_layout(backend, pair) for pair in (False, True)]
 
     @classmethod
@@ -134,6 +130,13 @@ class Tokenizer:
             raise UserError(
                 f"{folder}: its tokenizer cannot encode a letter ({error}); restore tokenizer.json"
             ) from None
+
+    @cached_property
+    def _reader(self) -> tokenizers.Tokenizer:
+        """Reads texts, while `_backend` knows the names of all tokens."""
+        if not self.split_special_tokens:
+            return self._backend
+        return without_tokens(self._backend, self.control_tokens)
 
     # ---- text -> tokens ------------------------------------------------------------------------
 
