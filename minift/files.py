@@ -33,7 +33,7 @@ def read_json(path: Path) -> Any:
         raise UserError(
             f"{path}, line {error.lineno}: not valid JSON ({error.msg}); restore the file"
         ) from None
-    except (UnicodeDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # not UTF-8, a number of 5,000 digits, deep nesting
         raise UserError(f"{path}: not a JSON file in UTF-8; restore the file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None

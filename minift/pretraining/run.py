@@ -238,7 +238,9 @@ def make_tokenizer(
     if (folder / "tokenizer.json").exists():
         return Tokenizer.from_pretrained(folder)
     if options.model is not None:
-        Tokenizer.from_pretrained(options.model).save_pretrained(folder)
+        # Saved for people too, who write [MASK] where a word is asked for.
+        start = Tokenizer.from_pretrained(options.model, split_special_tokens=False)
+        start.save_pretrained(folder)
         return Tokenizer.from_pretrained(folder)
     count = sum(1 for _ in read_documents(options.train_file))
     every = max(1, count // model_options.tokenizer_documents)

@@ -26,7 +26,7 @@ from minift.models.config import CONFIG
 from minift.models.registry import model_class
 from minift.options import check_type
 from minift.tasks.batches import Batch, Feature, with_encoder_outputs
-from minift.tasks.data_checks import overlaps
+from minift.tasks.data_checks import overlaps, spelled_special_tokens
 from minift.tasks.defaults import TrainDefaults
 from minift.tasks.display import Display
 from minift.tasks.loading import load_initial_model, load_task, save_task
@@ -250,7 +250,8 @@ class Task(ABC):
         self, splits: Mapping[str, Sequence[Any]], features: Mapping[str, Sequence[Feature]]
     ) -> list[str]:
         """Warnings about usable but doubtful data; printed before training."""
-        return overlaps(self.input_key, splits)
+        spelled = spelled_special_tokens(self.tokenizer, splits)
+        return [*overlaps(self.input_key, splits), *spelled]
 
     # ---- prediction with a saved model ---------------------------------------------------------
 

@@ -12,6 +12,7 @@ from minift.files import write_json, write_manifest
 from minift.generation.config import GenerationConfig
 from minift.models.base import PretrainedModel
 from minift.models.config import CONFIG, default_labels
+from minift.models.seq2seq import Seq2SeqConfig
 from minift.tasks.options import TaskOptions
 from minift.text.tokenizer import TOKENIZER_FILES, Tokenizer
 from minift.weights import WEIGHTS
@@ -143,3 +144,31 @@ def saved_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     settings = config.get("minift")
     return settings if isinstance(settings, dict) else {}
+
+
+def check_special_tokens(source: object, config: Seq2SeqConfig, tokenizer: Tokenizer) -> None:
+    """Refuse an encoder-decoder whose config.json and tokenizer name different special tokens.
+
+    It would be trained towards the end token of one and stop at that of the other.
+
+    source: the checkpoint, for the message.
+    """
+    for name in ("eos_token", "pad_token"):
+        ours, theirs = getattr(tokenizer, f"{name}_id"), getattr(config, f"{name}_id")
+        if ours is None:
+            raise UserError(
+                f"{source}: the tokenizer has no {name}, which every summary needs; name it in "
+                "tokenizer_config.json"
+            )
+        if ours != theirs:
+            raise UserError(
+                f"{source}: {name}_id is {theirs} in {CONFIG}, but the tokenizer's {name} "
+                f"{tokenizer.convert_ids_to_tokens([ours])[0]!r} has the id {ours}; correct the "
+                "wrong one"
+            )
+    start = config.decoder_start_token_id
+    if start not in map(tokenizer.id_of, tokenizer.control_tokens):
+        raise UserError(
+            f"{source}: decoder_start_token_id is {start} in {CONFIG}, which is no special token "
+            "of the tokenizer; correct it"
+        )

@@ -46,7 +46,7 @@ from minift.tasks.base import Metric, Task, TrainDefaults
 from minift.tasks.batches import TokenBatch, TokenFeature, token_batch
 from minift.tasks.data_checks import all_truncated
 from minift.tasks.display import Display
-from minift.tasks.loading import save_generation
+from minift.tasks.loading import check_special_tokens, save_generation
 from minift.tasks.options import TaskOptions
 
 DEFAULT_MODEL = "minift-t5-mini"
@@ -265,8 +265,17 @@ class SummarizationTask(Task):
         super().save(model, folder)
 
     @classmethod
+    def from_records(
+        cls, options: SummarizationOptions, splits: Mapping[str, Records]
+    ) -> tuple[SummarizationTask, PretrainedModel]:
+        task, model = super().from_records(options, splits)
+        check_special_tokens(options.model, model.config, task.tokenizer)
+        return task, model
+
+    @classmethod
     def from_pretrained(cls, folder: Path) -> tuple[SummarizationTask, PretrainedModel]:
         task, model = super().from_pretrained(folder)
+        check_special_tokens(folder, model.config, task.tokenizer)
         if task.max_target_length is None:
             raise UserError(
                 f"{folder}: config.json has no length limit for summaries "
