@@ -29,11 +29,15 @@ from minift.nn.kernels import sparse_embedding_gradients
 from minift.tasks.base import Feature, Task
 from minift.training.averaging import WeightAverages
 from minift.training.checkpoint import TrainerState, load_state, save_state
-from minift.training.freezing import freeze_lower_layers, lowest_trainable_depth
+from minift.training.freezing import (
+    freeze_lower_layers,
+    lowest_trainable_depth,
+    pretrained_parameters,
+)
 from minift.training.log import Log
 from minift.training.optim import (
+    L2SP,
     describe_groups,
-    l2_sp_step,
     make_optimizer,
     parameter_groups,
     set_learning_rate,
@@ -77,18 +81,17 @@ def train(
     total_steps = len(steps_of(0)) * epochs
     warmup_steps = math.ceil(total_steps * options.warmup_ratio)
     schedule = SCHEDULES[options.lr_scheduler_type]
+    pretrained = pretrained_parameters(model, options)
     groups = parameter_groups(
-        model, options.weight_decay, options.layerwise_lr_decay, options.head_lr_multiplier
+        *(model, options.weight_decay, options.layerwise_lr_decay, options.head_lr_multiplier),
+        *(options.l2_sp, pretrained),
     )
     if len({group["factor"] for group in groups}) > 1:
         print(describe_groups(groups, options.learning_rate), flush=True)
     optimizer = make_optimizer(options.optimizer, groups)
     sparse_embedding_gradients(model, optimizer)
-    pretrained = [  # initial values for L2-SP, group by group; empty without it
-        [parameter.detach().clone() for parameter in group["params"]]
-        for group in (groups if options.l2_sp else [])
-    ]
-    averages = WeightAverages(model, options, total_steps)
+    l2_sp = L2SP(optimizer)
+    averages = WeightAverages(model, options, total_steps, pretrained)
     state = TrainerState()
     if options.resume:
         state = load_state(folder, model, optimizer, averages.mean) or state
@@ -120,8 +123,7 @@ def train(
                 totals += losses
                 optimizer.step()
                 optimizer.zero_grad()
-                for group, weights in zip(optimizer.param_groups, pretrained, strict=False):
-                    l2_sp_step(group["params"], weights, group["lr"] * options.l2_sp)
+                l2_sp.step()
             state.step += 1
             averages.update(state.step)
             state.epoch, state.batch = (epoch, i + 1) if i + 1 < len(steps) else (epoch + 1, 0)

@@ -61,7 +61,9 @@ class TrainOptions:
         1.0, "Clip the gradient to this L2 norm over all parameters; a large number: off."
     )
     l2_sp: float = option(
-        0.0, "Decay towards the initial weights (L2-SP), in addition to --weight-decay; 0: off."
+        0.0,
+        "Decay of pretrained parameters towards their initial values (L2-SP), which replaces their "
+        "weight decay; a new head keeps --weight-decay; 0: off.",
     )
     freeze_encoder: bool = option(
         False, "Train only the head, on encoder outputs computed once.", common=True
@@ -88,7 +90,8 @@ class TrainOptions:
     )
     wise_ft_alpha: float = option(
         1.0,
-        "Save alpha * fine-tuned + (1 - alpha) * pretrained weights (WiSE-FT); 1: off.",
+        "Save alpha * fine-tuned + (1 - alpha) * pretrained weights (WiSE-FT); a new head is saved "
+        "as trained; 1: off.",
     )
     min_steps: int = option(
         0, "Least number of optimiser steps; adds epochs where data is small; 0: off."
