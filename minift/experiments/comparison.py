@@ -22,7 +22,14 @@ from minift.training.cli import command_line
 from minift.training.options import TrainOptions
 from minift.training.progress import numbers
 from minift.training.run import run
-from minift.training.run_dir import METRICS, check_same_options, choose_output_dir, resolve_options
+from minift.training.run_dir import (
+    METRICS,
+    OPTIONS,
+    check_same_options,
+    choose_output_dir,
+    resolve_options,
+    write_options,
+)
 from minift.training.signals import Stopped
 
 FAILED = "failed.json"
@@ -70,6 +77,8 @@ def finished_run(
     try:
         return run(task_class, task_options, changed)
     except NonFiniteError as error:
+        if not (folder / OPTIONS).exists():  # it failed before it had logged anything
+            write_options(folder, resolve_options(task_options, options))
         write_json(folder / FAILED, {"error": str(error)})
         raise
     except Stopped as stopped:

@@ -250,7 +250,7 @@ class SummarizationTask(Task):
         return replace(self, max_target_length=length)
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> tuple[SummarizationTask, PretrainedModel]:
+    def from_pretrained(cls, folder: str | Path) -> tuple[SummarizationTask, PretrainedModel]:
         task, model = super().from_pretrained(folder)
         if task.max_target_length is None:
             raise UserError(

@@ -21,6 +21,7 @@ import torch
 from minift.models.base import PretrainedModel
 from minift.nn.kernels import lerp_tensors_
 from minift.training.options import TrainOptions
+from minift.training.state import TrainerState
 
 
 class WeightAverages:
@@ -54,17 +55,18 @@ class WeightAverages:
         }
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Add the weights after `step` steps to the mean."""
-        if self.mean and step > self.first:
-            lerp_tensors_(list(self.mean.values()), self.parameters, 1 / (step - self.first))
+    def update(self, state: TrainerState) -> None:
+        """Add the weights after a step to the mean; counts them in the state."""
+        state.averaged = state.averaged + 1 if self.mean and state.step > self.first else 0
+        if state.averaged:
+            lerp_tensors_(list(self.mean.values()), self.parameters, 1 / state.averaged)
 
     @contextmanager
     @torch.no_grad()
-    def applied(self, step: int) -> Iterator[None]:
-        """In this context, the model has the averages after `step` steps, not its own weights."""
+    def applied(self, state: TrainerState) -> Iterator[None]:
+        """In this context, the model has the averages so far, not its own weights."""
         own = [p.detach().clone() for p in self.parameters]
-        if self.mean and step > self.first:
+        if self.mean and state.averaged:
             for parameter, mean in zip(self.parameters, self.mean.values(), strict=True):
                 parameter.copy_(mean)
         for parameter, pretrained in zip(self.parameters, self.pretrained, strict=False):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from minift.device import check_device, check_precision
-from minift.options import check_range, flag_of, option
+from minift.options import check_range, convert_paths, flag_of, option
 from minift.training.schedules import SCHEDULES
 
 
@@ -25,7 +25,10 @@ class TrainOptions:
     )
     overwrite: bool = option(False, "Replace the run in --output-dir.", common=True)
     accept_changes: bool = option(
-        False, "With --resume: continue although options, data or initial weights have changed."
+        False,
+        "With --resume: continue although options, data or initial weights have changed, at the "
+        "same position in the data. Options that choose the trained parameters, and the labels, "
+        "must stay the same.",
     )
     epochs: int = option(4, "Passes over the training data.", common=True)
     batch_size: int = option(16, "Records (or windows of them) in a forward pass.", common=True)
@@ -128,6 +131,7 @@ class TrainOptions:
     precision: str = option("fp32", "fp32, or bf16: mixed precision with float32 weights.")
 
     def __post_init__(self) -> None:
+        convert_paths(self)
         for name in ("epochs", "batch_size", "gradient_accumulation_steps", "logging_steps"):
             check_range(self, name, 1)
         for name in (

@@ -18,6 +18,7 @@ from minift.training.freezing import prepare_parameters, pretrained_parameters
 from minift.training.optim import L2SP, make_optimizer, parameter_groups
 from minift.training.options import TrainOptions
 from minift.training.run import run
+from minift.training.state import TrainerState
 
 
 def weights(folder):
@@ -260,13 +261,15 @@ def test_averages_by_hand(tiny_bert):
     model = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
     options = TrainOptions(swa_fraction=0.5, wise_ft_alpha=0.75)
     averages = WeightAverages(model, options, 4, pretrained_parameters(model, options))
+    state = TrainerState()
     parameter, head = model.encoder.layers[0].attention.output.weight, model.head.weight
     begin = parameter.detach().clone()
     for step in range(1, 5):
         parameter.data.copy_(begin + step)
         head.data.fill_(step)
-        averages.update(step)
-        with averages.applied(step):
+        state.step = step
+        averages.update(state)
+        with averages.applied(state):
             # Steps 3 and 4 make the mean; a new head has no pretrained value.
             mean = {1: 1, 2: 2, 3: 3, 4: 3.5}[step]
             torch.testing.assert_close(parameter.detach(), begin + 0.75 * mean)
