@@ -11,7 +11,8 @@ import dataclasses
 import sys
 import types
 from collections.abc import Sequence
-from typing import Any, Literal, Union, get_args, get_origin
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 LARGEST = 2**31 - 1  # of an integer option without another upper bound; torch overflows above
 
@@ -24,6 +25,20 @@ def option(default: Any, sentence: str, *, common: bool = False, flag: bool = Tr
     """
     metadata = {"help": sentence, "common": common, "flag": flag}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def convert_paths(options: object) -> None:
+    """Turn the strings in fields for paths into `Path`s, in place; a tuple may be one path.
+
+    Called by `__post_init__`, because people write strings in Python.
+    """
+    for name, hint in get_type_hints(type(options)).items():
+        value = getattr(options, name)
+        if hint == tuple[Path, ...]:
+            value = (value,) if isinstance(value, str | Path) else value
+            object.__setattr__(options, name, tuple(map(Path, value)))
+        elif hint in (Path, Path | None) and isinstance(value, str):
+            object.__setattr__(options, name, Path(value))
 
 
 def flag_of(name: str) -> str:

@@ -23,7 +23,13 @@ from minift.training.defaults import resolve_options
 from minift.training.options import MAX_SEED, TrainOptions
 from minift.training.progress import numbers
 from minift.training.run import run
-from minift.training.run_dir import METRICS, check_same_options, choose_output_dir
+from minift.training.run_dir import (
+    METRICS,
+    OPTIONS,
+    check_same_options,
+    choose_output_dir,
+    write_options,
+)
 from minift.training.signals import Stopped
 
 FAILED = "failed.json"
@@ -84,6 +90,8 @@ def finished_run(
     try:
         return run(task_class, task_options, changed)
     except NonFiniteError as error:
+        if not (folder / OPTIONS).exists():  # it failed before it had logged anything
+            write_options(folder, resolve_options(task_class, task_options, options))
         write_json(folder / FAILED, {"error": str(error)})
         raise
     except Stopped as stopped:

@@ -154,7 +154,7 @@ class PretrainedConfig(ABC):
         return cls(**{**known, **overrides}, other_keys=other_keys)
 
     @classmethod
-    def from_pretrained(cls: type[ConfigType], folder: Path, **overrides: Any) -> ConfigType:
+    def from_pretrained(cls: type[ConfigType], folder: str | Path, **overrides: Any) -> ConfigType:
         """The config in a checkpoint's folder; `UserError` names the file if it is unusable."""
         path = Path(folder) / CONFIG
         values = read_json(path)

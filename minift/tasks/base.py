@@ -255,7 +255,7 @@ class Task(ABC):
 
     # ---- prediction with a saved model ---------------------------------------------------------
 
-    def save(self, model: PretrainedModel, folder: Path) -> None:
+    def save(self, model: PretrainedModel, folder: str | Path) -> None:
         """Write the model and everything that `from_pretrained` needs."""
         settings = {"task": self.name, "max_length": self.max_length}
         settings |= {name: getattr(self.options, name) for name in self.saved_options}
@@ -263,12 +263,15 @@ class Task(ABC):
         save_task(model, self.tokenizer, folder, **settings)
 
     @classmethod
-    def from_pretrained(cls: type[TaskType], folder: Path) -> tuple[TaskType, PretrainedModel]:
+    def from_pretrained(
+        cls: type[TaskType], folder: str | Path
+    ) -> tuple[TaskType, PretrainedModel]:
         """The task and the model that `save` wrote, for prediction.
 
         A setting that config.json does not hold has its default.  Raises `UserError` for a value
         that is not allowed.
         """
+        folder = Path(folder)
         model, tokenizer, saved = load_task(folder, cls.model_class(folder))
         limit = model.config.max_tokens
         max_length = saved.get("max_length", limit)
@@ -287,10 +290,11 @@ class Task(ABC):
         return cls(options, tokenizer, max_length, labels, **fields), model
 
     def read_inputs(
-        self, inputs: Path | Iterable[str], questions: Sequence[str] = ()
+        self, inputs: str | Path | Iterable[str], questions: Sequence[str] = ()
     ) -> Iterable[Any]:
         """Records for prediction, from lines of text or from a data file, labels optional.
 
+        inputs: the lines, or the path of the file.
         questions: asked of every input; `UserError` if the task answers no questions.
         """
         if questions:
@@ -298,4 +302,5 @@ class Task(ABC):
                 f"--question is {questions[0]!r:.60}, but the model was trained for {self.name}, "
                 "which answers no questions; leave it out"
             )
-        return self.read(inputs, self.options, require_labels=False)
+        source = Path(inputs) if isinstance(inputs, str) else inputs
+        return self.read(source, self.options, require_labels=False)

@@ -92,13 +92,15 @@ def load_initial_model(
     return model, tokenizer.for_model(config.input_names, max_length), max_length
 
 
-def save_task(model: PretrainedModel, tokenizer: Tokenizer, folder: Path, **settings: Any) -> None:
+def save_task(
+    model: PretrainedModel, tokenizer: Tokenizer, folder: str | Path, **settings: Any
+) -> None:
     """Save model and tokenizer; config.json keeps under "minift" the settings for prediction."""
     other_keys = {**model.config.other_keys, "minift": settings}
     model.config = replace(model.config, other_keys=other_keys)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_manifest(folder, (CONFIG, WEIGHTS, *TOKENIZER_FILES))
+    write_manifest(Path(folder), (CONFIG, WEIGHTS, *TOKENIZER_FILES))
 
 
 def save_generation(

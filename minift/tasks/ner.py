@@ -192,7 +192,7 @@ class NerTask(Task):
         return replace(self, schemes=tuple(map(", ".join, schemes)))
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> tuple[NerTask, PretrainedModel]:
+    def from_pretrained(cls, folder: str | Path) -> tuple[NerTask, PretrainedModel]:
         task, model = super().from_pretrained(folder)
         if "O" not in task.labels or not all(
             label == "O" or label[:2] in ("B-", "I-") for label in task.labels

@@ -160,13 +160,13 @@ class QaTask(Task):
         return splits
 
     def read_inputs(
-        self, inputs: Path | Iterable[str], questions: Sequence[str] = ()
+        self, inputs: str | Path | Iterable[str], questions: Sequence[str] = ()
     ) -> Iterable[QuestionRecord]:
         """As for all tasks; or questions, each asked of a whole text file or of each line."""
         if not questions:
             return super().read_inputs(inputs)
-        if isinstance(inputs, Path):
-            inputs = ["\n".join(line for _, line in read_lines(inputs))]
+        if isinstance(inputs, str | Path):
+            inputs = ["\n".join(line for _, line in read_lines(Path(inputs)))]
         return unanswered((q, text.rstrip("\r\n")) for text in inputs for q in questions)
 
     @classmethod

@@ -273,7 +273,7 @@ class SummarizationTask(Task):
         return task, model
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> tuple[SummarizationTask, PretrainedModel]:
+    def from_pretrained(cls, folder: str | Path) -> tuple[SummarizationTask, PretrainedModel]:
         task, model = super().from_pretrained(folder)
         check_special_tokens(folder, model.config, task.tokenizer)
         if task.max_target_length is None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
+from minift.data.batching import print_line
 from minift.errors import UserError, escape_controls
 from minift.options import flag_of
 from minift.training.signals import Stopped
@@ -274,5 +275,5 @@ def run_script(main: Callable[[], object]) -> NoReturn:
 
 
 def _print_error(message: str, status: int) -> int:
-    print(escape_controls(" ".join(message.split())), file=sys.stderr)
+    print_line(escape_controls(" ".join(message.split())), to_stderr=True)
     return status

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from minift.device import check_device, check_precision
-from minift.options import check_range, flag_of, option
+from minift.options import check_range, convert_paths, flag_of, option
 from minift.training.schedules import SCHEDULES
 
 MAX_SEED = 2**32 - 1
@@ -30,7 +30,10 @@ class TrainOptions:
     )
     overwrite: bool = option(False, "Replace the run in --output-dir.", common=True)
     accept_changes: bool = option(
-        False, "With --resume: continue although options, data or initial weights have changed."
+        False,
+        "With --resume: continue although options, data or initial weights have changed, at the "
+        "same position in the data. Options that choose the trained parameters, and the labels, "
+        "must stay the same.",
     )
     epochs: int | None = option(
         None, "Passes over the training data; default: the task's own, 4 or fewer.", common=True
@@ -74,7 +77,9 @@ class TrainOptions:
         1.0, "Clip the gradient to this L2 norm over all parameters; a large number: off."
     )
     l2_sp: float = option(
-        0.0, "Decay towards the initial weights (L2-SP), in addition to --weight-decay; 0: off."
+        0.0,
+        "Decay of pretrained parameters towards their initial values (L2-SP), which replaces their "
+        "weight decay; a new head keeps --weight-decay; 0: off.",
     )
     freeze_encoder: bool = option(
         False, "Train only the head, on encoder outputs computed once.", common=True
@@ -105,7 +110,8 @@ class TrainOptions:
     )
     wise_ft_alpha: float = option(
         1.0,
-        "Save alpha * fine-tuned + (1 - alpha) * pretrained weights (WiSE-FT); 1: off.",
+        "Save alpha * fine-tuned + (1 - alpha) * pretrained weights (WiSE-FT); a new head is saved "
+        "as trained; 1: off.",
     )
     min_steps: int | None = option(
         None,
@@ -144,6 +150,7 @@ class TrainOptions:
     precision: str = option("fp32", "fp32, or bf16: mixed precision with float32 weights.")
 
     def __post_init__(self) -> None:
+        convert_paths(self)
         check_range(self, "epochs", 1, 1_000_000)
         for name in ("batch_size", "gradient_accumulation_steps", "logging_steps"):
             check_range(self, name, 1)
