@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from minift.data.rows import Row, first_fields, names_columns, read_jsonl, read_tsv, reader_of
-from minift.errors import UserError, location
+from minift.errors import UserError, escape_controls, location
 
 RecordType = TypeVar("RecordType")
 
@@ -181,6 +181,13 @@ def read_summaries(path: str | os.PathLike, *, require_summary: bool = True) -> 
     if not records:
         raise UserError(f"{path}: holds no record; give a file with at least one")
     return records
+
+
+def print_skipped(path: Path, skipped: Sequence[UserError], total: int) -> None:
+    """Print how many records of a file were skipped (--skip-bad-records), and why the first was."""
+    if skipped:
+        message = f"warning: {path}: {len(skipped)} of {total} records are skipped; {skipped[0]}"
+        print(escape_controls(" ".join(message.split())))
 
 
 def records_of(lines: Iterable[str]) -> Iterator[TextRecord]:

@@ -110,7 +110,7 @@ class EncoderConfig(PretrainedConfig):
 
     @property
     def span_dropout(self) -> float:
-        """Dropout in the head of question answering."""
+        """Dropout in the head of question answering: none, as in BERT, whatever --dropout is."""
         return 0.0
 
 

@@ -48,6 +48,7 @@ from minift.tasks.data_checks import all_truncated
 from minift.tasks.display import Display
 from minift.tasks.loading import check_special_tokens, save_generation
 from minift.tasks.options import TaskOptions
+from minift.text.sentences import first_sentence
 
 DEFAULT_MODEL = "minift-t5-mini"
 # Encoder-decoders are fine-tuned with the optimiser that they were pretrained with.
@@ -397,20 +398,6 @@ def lead_scores(records: Records) -> dict[str, float]:
     """ROUGE of the documents' first sentences, the lead baseline."""
     references = [list(record.summaries) for record in records]
     return metrics.rouge([first_sentence(record.document) for record in records], references)
-
-
-def first_sentence(text: str) -> str:
-    """The text up to the first word that ends with a full stop, "!" or "?".
-
-    >>> first_sentence("Rain fell. It was cold.")
-    'Rain fell.'
-    """
-    words = []
-    for word in text.split():
-        words.append(word)
-        if word.rstrip("\"'”’)").endswith((".", "!", "?")):
-            break
-    return " ".join(words)
 
 
 def _documents(texts: Iterable[str]) -> Iterable[SummaryRecord]:
