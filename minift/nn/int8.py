@@ -41,7 +41,10 @@ MIN_INPUT_SCALE = 6.1e-5  # the lower limit of torch's operator
 
 
 class Int8Linear(nn.Module):
-    """(..., H) -> (..., O), from the weight (O, H) and the bias (O,) of a linear layer."""
+    """(..., H) -> (..., O), from the weight (O, H) and the bias (O,) of a linear layer.
+
+    The operators take float32; the output has the type of the input.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
         super().__init__()
@@ -56,8 +59,10 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.prepacked is None:
-            return int8_linear(x, self.weight, self.scales, self.bias)
-        return _linear(x, self.prepacked)
+            y = int8_linear(x.float(), self.weight, self.scales, self.bias)
+        else:
+            y = _linear(x.float(), self.prepacked)
+        return y.to(x.dtype)
 
 
 def weight_scales(weight: Tensor) -> Tensor:
@@ -74,7 +79,8 @@ def int8_linear(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None) 
     lowest, highest = torch.cat([x.flatten(), x.new_zeros(1)]).aminmax()
     scale = ((highest.double() - lowest) / MAX_INPUT).clamp(min=MIN_INPUT_SCALE).float()
     inputs = (x * (1 / scale)).round()  # (..., H)
-    outputs = (inputs @ weight.float().T) * (scale * scales)  # (..., O)
+    with torch.autocast(x.device.type, enabled=False):  # bfloat16 could not hold the sums
+        outputs = (inputs @ weight.float().T) * (scale * scales)  # (..., O)
     return outputs if bias is None else outputs + bias
 
 

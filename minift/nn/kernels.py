@@ -155,9 +155,10 @@ def linear(x: Tensor, weight: Tensor, prepacked: Tensor | None = None) -> Tensor
     """x times weight transposed: (..., H), (I, H) -> (..., I).
 
     Plain formula: `F.linear`.
-    prepacked: the weight as `prepacked_weights` lays it out, or None.
+    prepacked: the weight as `prepacked_weights` lays it out, or None.  Its operator computes in
+        float32, and torch.compile cannot translate it; elsewhere the plain formula is used.
     """
-    if prepacked is None:
+    if prepacked is None or not _runs_in_float32(x) or torch.compiler.is_compiling():
         return F.linear(x, weight)
     return torch.ops.mkldnn._linear_pointwise(x, prepacked, None, "none", [], "")
 
@@ -173,13 +174,13 @@ def prepacked_weights(modules: Iterable[nn.Module], num_rows: int) -> Iterator[N
     modules: each has `weight` and an attribute `prepacked`, which `linear` is given.
     num_rows: about how many rows an input has.
     A nested block does nothing, so several batches can share one layout.  On a GPU, in other
-    precisions than float32, and in a torch without oneDNN, nothing happens.
+    precisions than float32 (autocast among them), and in a torch without oneDNN, nothing happens.
     """
     chosen = [
         module
         for module in modules
         if module.weight.device.type == "cpu"
-        and module.weight.dtype is torch.float32
+        and _runs_in_float32(module.weight)
         and module.prepacked is None
         and usable(_try_prepacking)
     ]
@@ -190,6 +191,11 @@ def prepacked_weights(modules: Iterable[nn.Module], num_rows: int) -> Iterator[N
     finally:
         for module in chosen:
             module.prepacked = None
+
+
+def _runs_in_float32(x: Tensor) -> bool:
+    """Whether a product with x is computed in float32: mixed precision is off."""
+    return x.dtype is torch.float32 and not torch.is_autocast_enabled(x.device.type)
 
 
 def _prepack(weight: Tensor, num_rows: int) -> Tensor:

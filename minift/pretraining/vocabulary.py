@@ -31,10 +31,9 @@ from tokenizers import (
 )
 
 from minift.files import write_json, write_text
-from minift.text.pipeline import WORDPIECE_SPECIAL_TOKENS
+from minift.text.special_tokens import UNIGRAM_SPECIAL_TOKENS, WORDPIECE_SPECIAL_TOKENS
 
 SENTINELS = 100
-UNIGRAM_SPECIAL_TOKENS = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
 def sentinel(number: int) -> str:

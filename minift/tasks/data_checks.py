@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+from minift.text.tokenizer import Tokenizer
+
 
 def overlaps(
     input_key: Callable[[Any], Hashable], splits: Mapping[str, Sequence[Any]]
@@ -36,6 +38,32 @@ def overlaps(
                 f"so the {split} score overstates performance on new data"
             )
     return warnings
+
+
+def spelled_special_tokens(tokenizer: Tokenizer, splits: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Records in which somebody wrote a special token: the model reads it as other text."""
+    warnings = []
+    for split, records in splits.items():
+        found = []
+        for record in records:
+            texts = [v for name, v in vars(record).items() if name not in ("id", "where")]
+            if token := _spelled(tokenizer, texts):
+                found.append((record, token))
+        if found:
+            record, token = found[0]
+            warnings.append(
+                f"{len(found)} of {len(records)} {split} records spell a special token of the "
+                f"model ({record.where}: {token}); it is read as text"
+            )
+    return warnings
+
+
+def _spelled(tokenizer: Tokenizer, value: Any) -> str | None:
+    """The first special token in a text, or in a list of texts."""
+    if isinstance(value, str):
+        return tokenizer.spelled_control_token(value)
+    parts = value if isinstance(value, list | tuple) else ()
+    return next((token for part in parts if (token := _spelled(tokenizer, part))), None)
 
 
 def rare_labels(labels: Iterable[str]) -> list[str]:

@@ -54,7 +54,7 @@ from minift.tasks.answers import (
     decide,
     score_answers,
 )
-from minift.tasks.base import Metric, Task
+from minift.tasks.base import Metric, Task, TrainDefaults
 from minift.tasks.batches import TokenBatch, TokenFeature, head_logits, run_batches, token_batch
 from minift.tasks.options import TaskOptions
 from minift.tasks.qa_checks import long_answers, moved_answers, unlike_kinds
@@ -144,6 +144,11 @@ class QaTask(Task):
     null_threshold: float | None = None
 
     @classmethod
+    def train_defaults(cls, options: QaOptions) -> TrainDefaults:
+        # A new head needs many steps; small batches make them from few questions.
+        return TrainDefaults(epochs=2, batch_size=8)
+
+    @classmethod
     def read(
         cls, source: Path | Iterable[str], options: QaOptions, *, require_labels: bool = True
     ) -> Iterable[QuestionRecord]:
@@ -168,13 +173,13 @@ class QaTask(Task):
         return {**splits, "train": with_own_ids(splits["train"])}
 
     def read_inputs(
-        self, inputs: Path | Iterable[str], questions: Sequence[str] = ()
+        self, inputs: str | Path | Iterable[str], questions: Sequence[str] = ()
     ) -> Iterable[QuestionRecord]:
         """As for all tasks; or questions, each asked of a whole text file or of each line."""
         if not questions:
             return super().read_inputs(inputs)
-        if isinstance(inputs, Path):
-            inputs = ["\n".join(line for _, line in read_lines(inputs))]
+        if isinstance(inputs, str | Path):
+            inputs = ["\n".join(line for _, line in read_lines(Path(inputs)))]
         return unanswered((q, text.rstrip("\r\n")) for text in inputs for q in questions)
 
     @classmethod

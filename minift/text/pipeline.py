@@ -10,6 +10,7 @@ added_tokens.json
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,37 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from minift.errors import UserError
 from minift.files import check_whole, read_json
+from minift.text.special_tokens import (
+    NAMES,
+    WORDPIECE_SPECIAL_TOKENS,
+    content,
+    default_tokens,
+    unknown_token,
+)
 
 NO_LIMIT = 10**9  # a model_max_length above this (1e30 is common) means no limit
 
-# In the order of their ids in vocabularies that minift trains.
-WORDPIECE_SPECIAL_TOKENS = {
-    "pad_token": "[PAD]",
-    "unk_token": "[UNK]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "mask_token": "[MASK]",
+# Tokenizers that build BERT's pipeline from a vocab.txt.
+BERT_CLASSES = {
+    f"{name}Tokenizer"
+    for name in ("Bert", "ConvBert", "DistilBert", "Electra", "Lxmert", "MobileBert", "SqueezeBert")
 }
+# Those that split texts into words by a program or a dictionary, before subword tokens.
+WORD_SPLITTERS = {
+    *("BertJapaneseTokenizer", "BertweetTokenizer", "CpmTokenizer", "FlaubertTokenizer"),
+    *("FSMTTokenizer", "PhobertTokenizer", "RoFormerTokenizer", "XLMTokenizer"),
+}
+# The settings of BertJapaneseTokenizer with which it would be BERT's.
+BERT_SPLITS = {"word_tokenizer_type": "basic", "subword_tokenizer_type": "wordpiece"}
 # A setting of tokenizer_config.json -> the field of the normalizer that it sets.
 BERT_SETTINGS = {
     "do_lower_case": "lowercase",
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
+
+MANY_CAPITALS = 0.01  # share of the tokens; that of bert-base-cased is 0.4
+ADDED_TOKENS = ("additional_special_tokens", "extra_special_tokens")
 
 
 def read_pipeline(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
@@ -44,7 +59,9 @@ def read_pipeline(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     exists, if a file is damaged, or if the padding token is missing.
     """
     config = read_config(folder)
-    if (path := folder / "tokenizer.json").exists():
+    has_pipeline = (path := folder / "tokenizer.json").exists()
+    _check_class(folder, config, has_pipeline)
+    if has_pipeline:
         backend = _read_tokenizer_json(path, config)
     elif (path := folder / "vocab.txt").exists():
         backend = _build_bert(path, config)
@@ -53,17 +70,43 @@ def read_pipeline(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
             f"{folder}: holds neither tokenizer.json nor vocab.txt; copy the tokenizer's files "
             "there, or save it as tokenizer.json with the library that it comes from"
         )
-    if isinstance(backend.model, models.WordPiece):
-        config = {**WORDPIECE_SPECIAL_TOKENS, **config}
-        if backend.post_processor is None:
-            backend.post_processor = _bert_template(path, backend, config)
+    config = {**default_tokens(backend), **config}
+    if isinstance(backend.model, models.WordPiece) and backend.post_processor is None:
+        backend.post_processor = _bert_template(path, backend, config)
     token_id(path, backend, config, "pad_token")  # every batch needs it
+    named, found = config.get("unk_token"), unknown_token(backend)
+    if named is not None and found is not None and content(named) != found:
+        raise UserError(
+            f"{path}: gives {found!r} for what it does not know, but unk_token is "
+            f"{content(named)!r}; correct unk_token in tokenizer_config.json"
+        )
     return backend, config
 
 
-def content(token: str | dict[str, Any]) -> str:
-    """The text of a special token, which may be stored together with its settings."""
-    return token["content"] if isinstance(token, dict) else token
+def _check_class(folder: Path, config: dict[str, Any], has_pipeline: bool) -> None:
+    """Refuse a tokenizer that is not the pipeline in its tokenizer.json, or BERT's.
+
+    has_pipeline: whether there is a tokenizer.json; a vocab.txt says less about its use.
+    """
+    name = config.get("tokenizer_class") or read_object(folder / "config.json").get(
+        "tokenizer_class"
+    )
+    if not isinstance(name, str | None):
+        path = folder / "tokenizer_config.json"
+        raise UserError(f"{path}: tokenizer_class is {name!r:.80}; give the name of a class")
+    family = (name or "BertTokenizer").removesuffix("Fast")
+    other = [key for key, usual in BERT_SPLITS.items() if config.get(key, usual) != usual]
+    if family in WORD_SPLITTERS or other:
+        told = "".join(f" with {key} {config[key]!r:.80}" for key in other)
+        raise UserError(
+            f"{folder}: its tokenizer is {name or 'of BERT'}{told}, which needs a program that "
+            "splits texts into words, and minift has none; use a checkpoint with another tokenizer"
+        )
+    if not has_pipeline and (folder / "vocab.txt").exists() and family not in BERT_CLASSES:
+        raise UserError(
+            f"{folder}: its tokenizer is {name}, for which minift needs tokenizer.json; save it "
+            "with the library that it comes from"
+        )
 
 
 def token_id(
@@ -86,6 +129,10 @@ def read_object(path: Path) -> dict[str, Any]:
     value = read_json(path) if path.exists() else {}
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds {type(value).__name__}, not an object; restore the file")
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path}: holds half of a surrogate pair; restore the file") from None
     return value
 
 
@@ -99,11 +146,27 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = {name: value for name, value in config.items() if name not in unset}
     for name, value in config.items():
         text = value.get("content") if isinstance(value, dict) else value
-        if name.endswith("_token") and not isinstance(value, bool) and not isinstance(text, str):
+        is_flag = isinstance(value, bool) and name not in NAMES  # such as add_bos_token
+        if name.endswith("_token") and not is_flag and not isinstance(text, str):
             raise UserError(f"{path}: {name} is {value!r}; give the token as a string")
         if name in BERT_SETTINGS and not isinstance(value, bool | None):
             raise UserError(f"{path}: {name} is {value!r}; give true or false")
+        if name == "model_input_names" and not isinstance(value, list):
+            raise UserError(f"{path}: {name} is {value!r}; give a list of names")
+        if name in ADDED_TOKENS:
+            _listed(path, name, value)
     return config
+
+
+def _listed(path: Path, name: str, value: Any) -> list[str | dict[str, Any]]:
+    """The tokens of a setting, a list or, with a name for each token, an object."""
+    tokens = list(value.values()) if isinstance(value, dict) else value
+    if not isinstance(tokens, list) or not all(
+        isinstance(token.get("content") if isinstance(token, dict) else token, str)
+        for token in tokens
+    ):
+        raise UserError(f"{path}: {name} is {value!r:.80}; give a list of tokens")
+    return tokens
 
 
 def stored_limit(folder: Path, config: dict[str, Any]) -> int | None:
@@ -140,6 +203,8 @@ def _read_tokenizer_json(path: Path, config: dict[str, Any]) -> tokenizers.Token
 def _build_bert(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
     """BERT's pipeline around a vocab.txt.
 
+    Without `do_lower_case` in tokenizer_config.json the vocabulary decides (`_is_cased`).
+
     Clean, lower-case, strip accents -> words and punctuation -> WordPiece: at each position the
     longest subword token that matches; a word of more than 100 characters becomes [UNK].
     """
@@ -153,7 +218,7 @@ def _build_bert(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
     backend = tokenizers.Tokenizer(model)
     token_id(path, backend, config, "unk_token")
     backend.normalizer = normalizers.BertNormalizer(
-        lowercase=config.get("do_lower_case", True),
+        lowercase=config.get("do_lower_case", not _is_cased(backend.get_vocab())),
         strip_accents=config["strip_accents"],
         handle_chinese_chars=config.get("tokenize_chinese_chars", True),
     )
@@ -169,6 +234,15 @@ def _build_bert(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
             f"damaged ({_line(error)}); restore these files"
         ) from None
     return backend
+
+
+def _is_cased(tokens: Iterable[str]) -> bool:
+    """Whether a vocabulary has capital letters, which a lower-cased text could never reach.
+
+    A few may be tokens that somebody added; special and unused tokens are in brackets.
+    """
+    words = [token for token in tokens if not token.startswith("[")]
+    return sum(token != token.lower() for token in words) > MANY_CAPITALS * len(words)
 
 
 def _bert_template(
@@ -190,8 +264,8 @@ def _add_tokens(folder: Path, backend: tokenizers.Tokenizer, config: dict[str, A
     special = [config[name] for name in WORDPIECE_SPECIAL_TOKENS]
     if backend.token_to_id(content(config["mask_token"])) is None:
         special.remove(config["mask_token"])  # the embedding has no row for it
-    for key in ("additional_special_tokens", "extra_special_tokens"):
-        special += config.get(key, [])
+    for key in ADDED_TOKENS:
+        special += _listed(folder / "tokenizer_config.json", key, config.get(key, []))
     added = [(i, token) for token, i in read_object(folder / "added_tokens.json").items()]
     added += [(int(i), token) for i, token in config.get("added_tokens_decoder", {}).items()]
     added.sort(key=lambda entry: entry[0])

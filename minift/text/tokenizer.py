@@ -17,16 +17,20 @@ truncates and adds special tokens, on lists, and `data.batching.pad` pads batche
 padding that a tokenizer.json switches on (that of all-MiniLM-L6-v2 truncates at 128 tokens) never
 apply.
 
-A special token that is written out inside a text, such as "[SEP]", becomes that special token, as
-in `transformers`.  WordPiece: Schuster and Nakajima 2012, "Japanese and Korean voice search"; in
-BERT: Devlin et al. 2018.
+A special token that is written out in a text, such as "[SEP]", is text (text/special_tokens.py),
+unless `split_special_tokens` is False, which is the default of `transformers`.
+
+WordPiece: Schuster and Nakajima 2012, "Japanese and Korean voice search"; in BERT: Devlin et al.
+2018.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +40,17 @@ from tokenizers import normalizers
 from minift import hub
 from minift.errors import UserError
 from minift.files import write_json, write_text
-from minift.text.pipeline import BERT_SETTINGS, content, read_pipeline, stored_limit
+from minift.text.pipeline import BERT_SETTINGS, read_pipeline, stored_limit
+from minift.text.special_tokens import content, control_tokens, spelled_in, without_tokens
 from minift.text.windows import truncate_pair
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")  # written by `save_pretrained`
 CHUNK = 1024  # texts for one call of Rust: enough to run in parallel, few enough to save memory
 # Keys of tokenizer_config.json that are not saved: they name files of another machine or code to
-# run, or repeat tokenizer.json.
+# run, repeat tokenizer.json, or are set by `Tokenizer`.
 DROPPED_KEYS = {
     *("name_or_path", "tokenizer_file", "special_tokens_map_file", "auto_map"),
-    "added_tokens_decoder",
+    *("added_tokens_decoder", "split_special_tokens"),
 }
 
 
@@ -79,39 +84,75 @@ class Tokenizer:
     """Splits texts into subword tokens; made by `from_pretrained`, not changed by its methods.
 
     max_length: maximum number of tokens of an encoding, special tokens included; None: no limit.
+    split_special_tokens: whether a control token that a text spells, such as "[SEP]", is text.
+    control_tokens: the special tokens that stand for no text.
     """
 
     def __init__(
-        self, backend: tokenizers.Tokenizer, config: dict[str, Any], max_length: int | None = None
+        self,
+        backend: tokenizers.Tokenizer,
+        config: dict[str, Any],
+        max_length: int | None = None,
+        split_special_tokens: bool = True,
     ) -> None:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
         self._config = config
         self.max_length = max_length
+        self.split_special_tokens = split_special_tokens
+        self.control_tokens = control_tokens(backend, config)
         self._layouts = [_layout(backend, pair) for pair in (False, True)]
+        # As in `transformers`: a tokenizer that does not name token types gives type 0 to all.
+        if "token_type_ids" not in config.get("model_input_names", ("token_type_ids",)):
+            self._layouts = [[(s, i, 0) for s, i, _ in layout] for layout in self._layouts]
 
     @classmethod
     def from_pretrained(
-        cls, source: str | os.PathLike, *, max_length: int | None = None
+        cls,
+        source: str | os.PathLike,
+        *,
+        max_length: int | None = None,
+        split_special_tokens: bool = True,
     ) -> Tokenizer:
         """Load the tokenizer of a folder, a checkpoint name or a hub id (see `minift.hub`).
 
         Reads tokenizer.json, or else builds BERT's pipeline from vocab.txt.  max_length: the
-        model's limit; the smaller one of it and the tokenizer's limit applies.  Raises `UserError`
-        for missing or damaged files.
+        model's limit; the smaller one of it and the tokenizer's limit applies.
+        split_special_tokens: see `Tokenizer`; what the folder's settings say of it is ignored.
+        Raises `UserError` for missing or damaged files.
         """
         folder = hub.find_checkpoint(source)
         backend, config = read_pipeline(folder)
         limits = [limit for limit in (max_length, stored_limit(folder, config)) if limit]
         try:
-            return cls(backend, config, min(limits, default=None))
+            return cls(backend, config, min(limits, default=None), split_special_tokens)
         except BaseException as error:  # a panic in Rust is not an Exception
             if type(error).__name__ != "PanicException":
                 raise
             raise UserError(
                 f"{folder}: its tokenizer cannot encode a letter ({error}); restore tokenizer.json"
             ) from None
+
+    def for_model(self, input_names: Sequence[str], max_length: int | None = None) -> Tokenizer:
+        """The same tokenizer for a model; `save_pretrained` writes what follows.
+
+        input_names: the inputs of the model, as `transformers` names them, such as
+            "token_type_ids".  Those that the tokenizer's own model_input_names lack stay out.
+        max_length: the limit; None: the tokenizer's own.
+        """
+        own = self._config.get("model_input_names", input_names)
+        names = [name for name in input_names if name in own]
+        config = {**self._config, "model_input_names": names}
+        limit = max_length or self.max_length
+        return Tokenizer(self._backend, config, limit, self.split_special_tokens)
+
+    @cached_property
+    def _reader(self) -> tokenizers.Tokenizer:
+        """Reads texts, while `_backend` knows the names of all tokens."""
+        if not self.split_special_tokens:
+            return self._backend
+        return without_tokens(self._backend, self.control_tokens)
 
     # ---- text -> tokens ------------------------------------------------------------------------
 
@@ -216,7 +257,7 @@ class Tokenizer:
         """The Rust encoding of each text; without offsets if `fast`."""
         if isinstance(texts, str):
             raise TypeError("texts is one str; give a list, or call the tokenizer for one text")
-        encode = self._backend.encode_batch_fast if fast else self._backend.encode_batch
+        encode = self._reader.encode_batch_fast if fast else self._reader.encode_batch
         for start in range(0, len(texts), CHUNK):
             chunk = list(texts[start : start + CHUNK])
             for i, text in enumerate(chunk, start):
@@ -270,6 +311,15 @@ class Tokenizer:
     def eos_token_id(self) -> int | None:
         return self._special_id("eos_token")
 
+    def spelled_control_token(self, text: str) -> str | None:
+        """The first control token that a text spells, such as "[SEP]"; None without one."""
+        found = self._control_pattern.search(text)
+        return found and found[0]
+
+    @cached_property
+    def _control_pattern(self) -> re.Pattern[str]:
+        return spelled_in(self.control_tokens)
+
     def id_of(self, token: str) -> int | None:
         """The id of a token; None if there is no such token."""
         return self._backend.token_to_id(token)
@@ -299,7 +349,13 @@ class Tokenizer:
             }
         name = "BertTokenizer" if settings else "PreTrainedTokenizerFast"
         limit = {} if self.max_length is None else {"model_max_length": self.max_length}
-        config = {"tokenizer_class": name, **kept, **settings, **limit}
+        # `transformers` would split markers too, which are special tokens but not control tokens.
+        special = {
+            t.content for t in self._backend.get_added_tokens_decoder().values() if t.special
+        }
+        splits = self.split_special_tokens and special <= set(self.control_tokens)
+        split = {"split_special_tokens": True} if splits else {}
+        config = {"tokenizer_class": name, **kept, **settings, **limit, **split}
         write_text(Path(folder, TOKENIZER_FILES[0]), self._backend.to_str(pretty=True))
         write_json(Path(folder, TOKENIZER_FILES[1]), config)
 

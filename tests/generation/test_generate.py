@@ -151,6 +151,17 @@ def test_batches_can_share_the_prepared_weights(model, monkeypatch):
     assert prepared is not None
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_mixed_precision(model, beams):
+    """As training with --precision bf16 generates on dev, on any processor."""
+    model = copy.deepcopy(model).float()
+    ids, mask = sources(seed=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.generate(ids, mask, max_new_tokens=6, num_beams=beams)
+    assert (found[:, 0] == 0).all()
+    assert 2 <= found.shape[1] <= 7
+
+
 def test_the_cache_changes_nothing(model):
     """Each greedy token is the best by the whole decoder run again from the start."""
     ids, mask = sources(1)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from minift.models.base import ModelSize, PretrainedConfig, PretrainedModel
+from minift.models.base import PretrainedModel
 from minift.models.bert import BertConfig, BertModel
+from minift.models.config import ModelSize, PretrainedConfig
 from minift.models.encoder import Encoder
 from minift.models.heads import (
     EncoderForQuestionAnswering,

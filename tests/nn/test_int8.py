@@ -112,6 +112,16 @@ def test_a_t5(tied, kind):
     assert (exact.argmax(-1) == found.argmax(-1)).float().mean() > 0.7
 
 
+@pytest.mark.usefixtures("_both_ways")
+def test_mixed_precision():
+    """The products are those of float32, in the type of the input."""
+    layer, x = Int8Linear(torch.randn(6, 300), torch.randn(6)), torch.randn(3, 300).bfloat16()
+    expected = layer(x.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(x.float()), expected)
+        assert torch.equal(layer(x), expected.bfloat16())
+
+
 def test_not_on_a_gpu(monkeypatch):
     model = T5ForConditionalGeneration(T5Config(vocab_size=9, d_model=8, d_kv=4, num_layers=1))
     monkeypatch.setattr(type(model), "device", torch.device("cuda:0"))

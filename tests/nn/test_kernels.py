@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import runpy
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -158,6 +159,39 @@ def test_prepacked_weights_give_the_same_products(rows):
         assert layer.prepacked is not None
         torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
     assert layer.prepacked is None
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("inside", [True, False], ids=["packed inside", "packed outside"])
+def test_mixed_precision_takes_the_plain_weights(kind, inside):
+    """The operator for prepacked weights refuses bfloat16 or ignores autocast."""
+    layer, x = NoBiasLinear(16, 24), torch.randn(8, 16, dtype=kind)
+    autocast = torch.autocast("cpu", torch.bfloat16)
+    with torch.no_grad(), autocast:
+        expected = layer(x)
+    before, after = (autocast, nullcontext()) if inside else (nullcontext(), autocast)
+    with torch.no_grad(), before, prepacked_weights([layer], num_rows=8), after:
+        assert (layer.prepacked is None) is inside
+        found = layer(x)
+    assert found.dtype is torch.bfloat16
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
+def test_a_compiled_layer_takes_the_plain_weights():
+    """Inductor has no translation of the operator for prepacked weights."""
+    layer, x, operators = NoBiasLinear(16, 24), torch.randn(8, 16), []
+
+    def backend(graph, inputs):
+        operators.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    compiled, expected = torch.compile(layer, backend=backend), layer(x)
+    with torch.no_grad(), prepacked_weights([layer], num_rows=8):
+        assert layer.prepacked is not None
+        torch.testing.assert_close(compiled(x), expected)
+    assert any("linear" in name for name in operators)
+    assert not any("mkldnn" in name for name in operators)
 
 
 def without_one_dnn(patch):

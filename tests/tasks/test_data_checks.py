@@ -6,11 +6,14 @@ import random
 
 from support.questions import question
 from support.questions import write as write_questions
+from support.summaries import write
 
+from minift.data.squad import Answer, QuestionRecord
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.tasks.data_checks import overlaps, rare_labels
 from minift.tasks.ner import NerOptions, NerTask
 from minift.tasks.qa import QaOptions, QaTask
+from minift.tasks.summarization import SummarizationOptions, SummarizationTask
 from minift.training.options import TrainOptions
 from minift.training.run import run
 
@@ -89,3 +92,30 @@ def test_many_rare_labels_are_not_all_listed():
 
 def test_good_data_has_no_warnings():
     assert overlaps(str, {"train": [1, 2], "dev": [3], "test": [4]}) == []
+
+
+def test_special_tokens_that_records_spell(tiny_bert, tiny_t5, tmp_path):
+    lines = tmp_path / "train.tsv"
+    lines.write_text("it was [SEP] good\ta\nit was good\tb\nso [sep]\ta\n[MASK]\tb\n")
+    options = ClassificationOptions(model=str(tiny_bert), train_file=lines, dev_file=lines)
+    found = [line for line in data_checks(ClassificationTask, options) if "spell a" in line]
+    assert found == [
+        f"2 of 4 {split} records spell a special token of the model ({lines}, line 1: [SEP]); it "
+        "is read as text"
+        for split in ("train", "dev")
+    ]
+    words = tmp_path / "train.conll"
+    words.write_text("good O\n[CLS] B-X\n\nbad B-X\n")
+    options = NerOptions(model=str(tiny_bert), train_file=words, dev_file=words)
+    assert "1 of 2 train records spell" in "".join(data_checks(NerTask, options))
+    asked = QuestionRecord("a", "is it [CLS]", "the film", (Answer("film", 4),))
+    questions = write_questions(tmp_path / "train.json", [asked])
+    options = QaOptions(model=str(tiny_bert), train_file=questions, dev_file=questions)
+    assert "1 of 1 train records spell" in "".join(data_checks(QaTask, options))
+    summaries = tmp_path / "train.jsonl"
+    rows = [("rain fell.", "<s>90</s>"), ("rain fell.", "fir"), ("<pad> or <s>", "oak")]
+    write(summaries, [{"document": d, "summary": s} for d, s in rows])
+    options = SummarizationOptions(model=str(tiny_t5), train_file=summaries, dev_file=summaries)
+    assert "2 of 3 train records spell a special token of the model" in "".join(
+        data_checks(SummarizationTask, options)
+    )

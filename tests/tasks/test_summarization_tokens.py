@@ -1,0 +1,76 @@
+"""Summaries and the special tokens of a model: its end, texts that spell it, line breaks."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from support.summaries import write
+
+from minift.errors import UserError
+from minift.tasks.summarization import SummarizationOptions, SummarizationTask
+
+
+def edited(folder, name, **changes):
+    """Change keys of a JSON file; None removes a key."""
+    values = {**json.loads((folder / name).read_text()), **changes}
+    kept = {key: value for key, value in values.items() if value is not None}
+    (folder / name).write_text(json.dumps(kept))
+
+
+@pytest.mark.parametrize(
+    ("config", "tokenizer", "words"),
+    [
+        ({"eos_token_id": 5}, {}, r"eos_token_id is 5 in config.json, but .* '</s>' has the id 1"),
+        ({}, {"eos_token": "<extra_id_0>"}, r"eos_token_id is 1 .* '<extra_id_0>' has the id 155"),
+        ({"pad_token_id": 2}, {}, r"pad_token_id is 2 in config.json, but .* '<pad>' has the id 0"),
+        ({}, {"pad_token": "<unk>"}, r"pad_token_id is 0 in config.json, but .* '<unk>' has"),
+        ({"decoder_start_token_id": 9}, {}, "decoder_start_token_id is 9 in config.json, which is"),
+        ({}, {"unk_token": "<pad>"}, r"gives '<unk>' for what it does not know, but unk_token is"),
+        ({}, {"eos_token": "<end>"}, "the tokenizer has no eos_token, which every summary needs"),
+    ],
+)
+def test_config_and_tokenizer_must_name_the_same_tokens(tiny_t5, trees, config, tokenizer, words):
+    """Trained towards one end token, a model would never stop at another."""
+    options = SummarizationOptions(model=str(tiny_t5), train_file=trees["train"])
+    task, model, _ = SummarizationTask.from_options(options)
+    task.save(model, tiny_t5)
+    SummarizationTask.from_pretrained(tiny_t5)
+    edited(tiny_t5, "config.json", **config)
+    edited(tiny_t5, "tokenizer_config.json", **tokenizer)
+    for load in (
+        lambda: SummarizationTask.from_options(options),
+        lambda: SummarizationTask.from_pretrained(tiny_t5),
+    ):
+        (tiny_t5 / "manifest.json").unlink(missing_ok=True)
+        with pytest.raises(UserError, match=words) as caught:
+            load()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_start_token_that_is_the_end_token_is_fine(tiny_t5, trees):
+    """As in BART."""
+    edited(tiny_t5, "config.json", decoder_start_token_id=1)
+    options = SummarizationOptions(model=str(tiny_t5), train_file=trees["train"])
+    _, model, _ = SummarizationTask.from_options(options)
+    assert model.generate(torch.tensor([[5, 6, 1]]), max_new_tokens=3)[0, 0] == 1
+
+
+def test_special_tokens_that_a_summary_spells_are_text(tiny_t5, tmp_path):
+    """An end token in the middle would end what the model learns to say there."""
+    rows = [
+        {"document": "the wind <s>90</s> blew <pad>", "summary": "elm <s>90</s> fell"},
+        {"document": "oak fell all day", "summary": "<extra_id_0> <pad>"},
+    ]
+    train = write(tmp_path / "train.jsonl", rows)
+    options = SummarizationOptions(model=str(tiny_t5), train_file=train)
+    task, _, splits = SummarizationTask.from_options(options)
+    features = task.featurize(splits["train"], training=True)
+    tokenizer = task.tokenizer
+    control = {tokenizer.id_of(name) for name in tokenizer.control_tokens}
+    control.remove(tokenizer.unk_token_id)  # of the characters that tiny-t5 lacks
+    for feature in features:
+        for ids in (feature.input_ids, feature.labels):
+            assert [i for i in ids if i in control] == [tokenizer.eos_token_id]
+            assert ids[-1] == tokenizer.eos_token_id
