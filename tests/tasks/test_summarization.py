@@ -15,11 +15,8 @@ from minift.errors import UserError
 from minift.metrics import rouge
 from minift.metrics.diversity import novelty
 from minift.models.seq2seq import shift_right
-from minift.tasks.summarization import (
-    SummarizationOptions,
-    SummarizationTask,
-    SummaryPrediction,
-)
+from minift.tasks.summaries import SummaryPrediction
+from minift.tasks.summarization import SummarizationOptions, SummarizationTask
 from minift.text.sentences import first_sentence
 from minift.training.run import run
 
