@@ -132,6 +132,7 @@ class PretrainedConfig(ABC):
         """
         ours = {theirs: name for name, theirs in cls.disk_names.items()}
         values = {ours.get(key, key): value for key, value in values.items()}
+        values.pop("attn_implementation", None)  # how somebody ran the model, not what it is
         found = values.pop("model_type", None)
         if family_name(found) != cls.model_type:
             raise ValueError(f"model_type is {found!r}, not {cls.model_type!r}")
