@@ -9,7 +9,7 @@ from typing import Literal
 # Field -> its type and its lowest and highest value.  Beyond those of the floats, scores in float32
 # would overflow to infinity or become equal.
 RANGES: dict[str, tuple[type, float, float]] = {
-    "max_new_tokens": (int, 1, math.inf),
+    "max_new_tokens": (int, 1, 10**9),
     "min_new_tokens": (int, 0, math.inf),
     "num_beams": (int, 1, 10_000),
     "length_penalty": (float, -10, 10),

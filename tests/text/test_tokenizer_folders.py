@@ -190,6 +190,18 @@ def error_of(folder, values) -> str:
     return ""
 
 
+@pytest.mark.parametrize(
+    "text", ["9" * 5000, '{"a": ' + "9" * 5000 + "}", "[" * 10**5, "{", "\x00"]
+)
+def test_settings_that_are_no_settings_end_in_one_line(tmp_path, text):
+    folder = bert_folder(tmp_path / "bert", list(LETTERS))
+    (folder / "tokenizer_config.json").write_text(text)
+    with pytest.raises(UserError, match=r"tokenizer_config\.json.* restore the file$") as caught:
+        Tokenizer.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vocab.txt", "BERT's tokenizer.json", "T5's tokenizer.json"])
 def test_odd_settings_end_in_one_line(tmp_path, kind):
     draw = random.Random(0)
