@@ -1,8 +1,8 @@
 """Keys and values of the decoder of any encoder-decoder, kept from one token to the next.
 
     source keys, values    (B, N, T, D) for each layer, computed once, shared by a source's rows
-    own keys, values       (R, N, max_length, D) for each layer, allocated once, filled token by
-                           token
+    own keys, values       (R, N, C, D) for each layer, filled token by token; where the capacity C
+                           is used up, it doubles, so memory grows with what is generated
 
 The beams or samples of one source are rows side by side, R = B * rows_per_source.  In
 cross-attention these rows are so many queries, so a source's keys are not copied for each beam:
@@ -12,8 +12,8 @@ cross-attention these rows are so many queries, so a source's keys are not copie
 A family's model computes a step from its layers' caches (`StepModel`); this file holds the caches,
 moves rows where beams are reordered, and records the step for a GPU.
 
-Dimensions: B sources, R rows, T source tokens, n new tokens of a row in one step, K tokens of a row
-so far, these included, H hidden, N heads, D head width, V vocabulary.
+Dimensions: B sources, R rows, C capacity, T source tokens, n new tokens of a row in one step,
+K tokens of a row so far, these included, H hidden, N heads, D head width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from torch import Tensor
 
 from minift.nn import kernels
 from minift.nn.attention import MASK_VALUE
+
+FIRST_CAPACITY = 128  # tokens of a row for which the cache has room at first
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class EncoderMemory:
 class LayerCache(NamedTuple):
     """One layer's keys and values so far, and the place of a step's new tokens in them.
 
-    keys, values: (R, N, max_length, D).
+    keys, values: (R, N, C, D).
     position: of the new tokens, a slice or a tensor of n numbers.
     bias: (N or 1, n, K), added to the scores of the new tokens; `MASK_VALUE` hides the future.
     """
@@ -65,8 +67,11 @@ class LayerCache(NamedTuple):
 class StepModel(Protocol):
     """The methods of a model that `DecoderState` calls."""
 
-    def decoder_bias(self, length: int) -> Tensor:
-        """(N or 1, length, length), added to the decoder's scores; the future is not masked."""
+    def decoder_bias(self, length: int, last_query_only: bool = False) -> Tensor:
+        """(N or 1, length or 1, length), added to the decoder's scores; the future is not masked.
+
+        It depends only on the distance between query and key.
+        """
 
     def decoder_step(
         self, tokens: Tensor, caches: Sequence[LayerCache], memory: EncoderMemory
@@ -104,18 +109,20 @@ class DecoderState:
         self.memory = EncoderMemory(tuple(keys), tuple(values), memory.bias)
         batch, heads, _, head_width = keys[0].shape
         num_rows, device = batch * rows_per_source, keys[0].device
-        # (layers, 2, R, N, max_length, D): keys and values of each layer
-        self.cache = keys[0].new_zeros(len(keys), 2, num_rows, heads, max_length, head_width)
-        future = torch.ones(max_length, max_length, dtype=torch.bool, device=device).triu(1)
-        self.bias = model.decoder_bias(max_length).masked_fill(future, MASK_VALUE)
-        self.length = 0
+        # (layers, 2, R, N, C, D): keys and values of each layer
+        self.cache = keys[0].new_zeros(len(keys), 2, num_rows, heads, 0, head_width)
+        self.max_length, self.length = max_length, 0
         self.static = keys[0].is_cuda and kernels.ENABLED if static is None else static
         if self.static:
             self.active_rows = torch.arange(num_rows, device=device)
             self.cache_position = torch.zeros(1, dtype=torch.int64, device=device)
             self.tokens = torch.zeros(num_rows, 1, dtype=torch.int64, device=device)
             self.scores: Tensor | None = None
-            self.replay = self._record() if device.type == "cuda" else self._static_step
+
+    @property
+    def capacity(self) -> int:
+        """Number of tokens of a row that fit into the cache."""
+        return self.cache.shape[-2]
 
     def step(self, tokens: Tensor) -> Tensor:
         """The new tokens of each row (R, n) -> logits of the next one (R, V).
@@ -123,14 +130,35 @@ class DecoderState:
         The first step takes the prompts, each later one the token that was chosen.
         """
         start, self.length = self.length, self.length + tokens.shape[1]
+        if self.length > self.capacity:
+            self._grow(start)
         if self.static and tokens.shape[1] == 1:
             self.tokens[self.active_rows] = tokens
             self.replay()
             return self.scores[self.active_rows]
         if self.static:
             self.cache_position.fill_(self.length)  # no row is done before the first step
-        position = slice(start, self.length)
-        return self._logits(tokens, position, self.bias[:, position, : self.length])
+        queries = torch.arange(start, self.length, device=tokens.device)
+        bias = self._bias(queries, self.length)
+        return self._logits(tokens, slice(start, self.length), bias)
+
+    def _grow(self, used: int) -> None:
+        """Make room for `length` tokens: a larger cache, with the `used` tokens of the old one."""
+        capacity = min(max(self.length, FIRST_CAPACITY, 2 * self.capacity), self.max_length)
+        old = self.cache
+        self.cache = old.new_zeros(*old.shape[:-2], capacity, old.shape[-1])
+        self.cache[..., :used, :] = old[..., :used, :]
+        # The bias of the last query for each key, then that of keys after it: (N or 1, 2 C - 1).
+        # Query i begins C - 1 - i further to the right.
+        last = self.model.decoder_bias(capacity, last_query_only=True)[:, 0]
+        self.bias = torch.nn.functional.pad(last, (0, capacity - 1), value=MASK_VALUE)
+        if self.static:
+            self.replay = self._record() if self.cache.is_cuda else self._static_step
+
+    def _bias(self, queries: Tensor, num_keys: int) -> Tensor:
+        """The bias of these queries (n,) for the first keys: (N or 1, n, num_keys)."""
+        keys = torch.arange(num_keys, device=queries.device)
+        return self.bias[:, self.capacity - 1 - queries[:, None] + keys]
 
     def _logits(self, tokens: Tensor, position: slice | Tensor, bias: Tensor) -> Tensor:
         """One step: tokens (R, n) at `position`, bias (N or 1, n, K) of the K visible positions."""
@@ -139,22 +167,28 @@ class DecoderState:
         return self.model.logits(x[:, -1])  # (R, V)
 
     def _static_step(self) -> None:
-        bias = self.bias.index_select(1, self.cache_position)
+        bias = self._bias(self.cache_position, self.capacity)
         self.scores = self._logits(self.tokens, self.cache_position, bias)
         self.cache_position += 1
 
     def _record(self) -> Callable[[], None]:
         """Record a step as a CUDA graph; returns the function that replays it."""
-        side_stream = torch.cuda.Stream()
-        side_stream.wait_stream(torch.cuda.current_stream())
+        device, position = self.cache.device, self.cache_position.clone()
+        side_stream = torch.cuda.Stream(device)
+        side_stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side_stream):  # one real step, which chooses and loads the kernels
             self._static_step()
-        torch.cuda.current_stream().wait_stream(side_stream)
-        self.cache_position.zero_()
+        torch.cuda.current_stream(device).wait_stream(side_stream)
+        self.cache_position.copy_(position)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.device(device), torch.cuda.graph(graph, stream=side_stream):
             self._static_step()
-        return graph.replay
+
+        def replay() -> None:
+            with torch.cuda.device(device):  # else on the current one, which may be another GPU
+                graph.replay()
+
+        return replay
 
     def reorder(self, rows: Tensor) -> None:
         """Row i takes over the state of row rows[i]; copies only rows that change.  rows: (R,)."""

@@ -6,10 +6,28 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+# Field -> its type and its lowest and highest value.  Beyond those of the floats, scores in float32
+# would overflow to infinity or become equal.
+RANGES: dict[str, tuple[type, float, float]] = {
+    "max_new_tokens": (int, 1, 10**9),
+    "min_new_tokens": (int, 0, math.inf),
+    "num_beams": (int, 1, 10_000),
+    "length_penalty": (float, -10, 10),
+    "no_repeat_ngram_size": (int, 0, math.inf),
+    "repetition_penalty": (float, 1e-6, 1e6),
+    "temperature": (float, 1e-6, 1e6),
+    "top_k": (int, 0, math.inf),
+    "top_p": (float, 1e-9, 1),
+    "num_return_sequences": (int, 1, 10**6),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """The settings of one call of `generate`; `ValueError` if they contradict each other.
+    """The settings of one call of `generate`; `ValueError` for one out of its range.
+
+    The names are those of `transformers`, and so are the defaults but for top_k: its default there
+    is 50, here 0, so that sampling draws from the model's own distribution.
 
     max_new_tokens: maximum number of tokens to generate, the end token included.  It has no
         default, because none could suit every task.
@@ -18,8 +36,10 @@ class GenerationConfig:
     length_penalty, early_stopping: of beam search, see generation/search.py.
     no_repeat_ngram_size: no n-gram of this many tokens occurs twice; 0: off.
     repetition_penalty: above 1 makes tokens that already occurred less likely; 1.0: off.
-    do_sample: draw tokens at random; temperature, top_k and top_p belong to it.
-    temperature: divides the logits; 1.0: off.  top_k: 0: off.  top_p: 1.0: off.
+    do_sample: draw tokens at random; temperature, top_k and top_p apply only then.
+    temperature: divides the logits; 1.0: off.
+    top_k: number of the best tokens that are drawn from; 0: all.
+    top_p: share of the probability that the best tokens drawn from have together; 1.0: all.
     num_return_sequences: of each source; at most `num_beams`, unless `do_sample` with one beam.
     """
 
@@ -37,19 +57,15 @@ class GenerationConfig:
     num_return_sequences: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "num_beams", "num_return_sequences"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("min_new_tokens", "no_repeat_ngram_size", "top_k"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
-        for name in ("repetition_penalty", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
-        if not math.isfinite(self.length_penalty):
-            raise ValueError(f"length_penalty is {self.length_penalty}; it must be a finite number")
+        for name, (kind, low, high) in RANGES.items():
+            value = getattr(self, name)
+            number = isinstance(value, (int, kind)) and not isinstance(value, bool)
+            if not number or not low <= value <= high:
+                word = "an integer" if kind is int else "a number"
+                bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+                raise ValueError(f"{name} is {value!r}; it must be {word}, {bounds}")
+        if not isinstance(self.do_sample, bool):
+            raise ValueError(f"do_sample is {self.do_sample!r}; it must be True or False")
         if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
             raise ValueError(
                 f"early_stopping is {self.early_stopping!r}; it must be True, False or 'never'"

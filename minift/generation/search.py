@@ -42,6 +42,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from minift.generation.cache import rows_of
 from minift.generation.config import GenerationConfig
@@ -83,7 +84,7 @@ def search(
     With beams the best sequence of a source comes first.  generator: makes sampling reproducible.
     """
     run = greedy_or_sample if config.num_beams == 1 else beam_search
-    return run(decoder, prompts, special, config, generator)
+    return run(decoder, prompts.long(), special, config, generator)
 
 
 def greedy_or_sample(
@@ -96,14 +97,13 @@ def greedy_or_sample(
     """The most probable token at each step, or with `do_sample` a random one: (B * K, L) ids."""
     (num_sources, prompt_length), device = prompts.shape, prompts.device
     width, max_length = config.rows_per_source, prompt_length + config.max_new_tokens
-    tokens = torch.full((num_sources * width, max_length), special.pad, device=device)
-    tokens[:, :prompt_length] = prompts.repeat_interleave(width, 0)
+    tokens = prompts.repeat_interleave(width, 0)  # (B * K, L): a column more in each step
     active = torch.arange(num_sources, device=device)  # sources that are not done
     ended = torch.zeros(num_sources, width, dtype=torch.bool, device=device)
     seen, length = 0, prompt_length
     while length < max_length and len(active):
         rows = rows_of(active, width)
-        so_far = tokens[rows, :length]  # (R, L)
+        so_far = tokens[rows]  # (R, L)
         scores = decoder.step(so_far[:, seen:]).float()  # (R, V)
         scores = process_logits(scores, so_far, config, special.eos, prompt_length)
         if config.do_sample:
@@ -111,6 +111,7 @@ def greedy_or_sample(
             chosen = torch.multinomial(probabilities, 1, generator=generator)[:, 0]  # (R,)
         else:
             chosen = scores.argmax(-1)  # (R,)
+        tokens = pad(tokens, (0, 1), value=special.pad)
         tokens[rows, length] = torch.where(ended.flatten(), special.pad, chosen)
         ended |= (chosen == special.eos).view(-1, width)
         seen, length = length, length + 1
@@ -119,7 +120,7 @@ def greedy_or_sample(
             left = (~done).nonzero()[:, 0]
             active, ended = active[left], ended[left]
             decoder.select(left)
-    return tokens[:, :length]
+    return tokens
 
 
 def beam_search(
@@ -132,20 +133,18 @@ def beam_search(
     """The best finished sequences; with `do_sample` extensions are sampled without replacement."""
     (num_sources, prompt_length), device = prompts.shape, prompts.device
     beams, max_length = config.num_beams, prompt_length + config.max_new_tokens
-    result = torch.full((num_sources, beams, max_length), special.pad, device=device)
-    result[..., :prompt_length] = prompts[:, None]
+    # (B, K, L) each: a column more in each step.  B counts the active sources, but in `result`.
+    result = running = finished = prompts[:, None].repeat(1, beams, 1)
     active = torch.arange(num_sources, device=device)  # sources that are not done
-    running = result.clone()  # (B, K, max_length); from here on B counts the active sources
     # All beams begin with the same prompt, so only the first one counts in the first step.
     scores = torch.full((num_sources, beams), MIN_LOG_PROB, device=device)
     scores[:, 0] = 0.0
-    finished = result.clone()
     finished_scores = torch.full((num_sources, beams), MIN_LOG_PROB, device=device)
     is_finished = torch.zeros(num_sources, beams, dtype=torch.bool, device=device)
     seen, length = 0, prompt_length
     while len(active):
         # Extensions of all beams, and the best 2 K of each source.
-        so_far = running[..., :length].flatten(0, 1)  # (R, L)
+        so_far = running.flatten(0, 1)  # (R, L)
         log_probs = decoder.step(so_far[:, seen:]).float().log_softmax(-1)  # (R, V)
         log_probs = process_logits(log_probs, so_far, config, special.eos, prompt_length)
         if config.do_sample:
@@ -155,8 +154,8 @@ def beam_search(
         # (B, 2 K) each
         best, index = _extensions(total.flatten(1), 2 * beams, config.do_sample, generator)
         parent, token = index // vocabulary, index % vocabulary
-        extended = running.gather(1, parent[..., None].expand(-1, -1, max_length))
-        extended[..., length] = token
+        extended = torch.cat([_take(running, parent), token[..., None]], -1)  # (B, 2 K, L)
+        result, finished = (pad(rows, (0, 1), value=special.pad) for rows in (result, finished))
         ending = token == special.eos
         seen, length = length, length + 1
         if length == max_length:
@@ -168,12 +167,11 @@ def beam_search(
         merged_scores = torch.cat([finished_scores, offered], 1)  # (B, 3 K)
         finished_scores, chosen = merged_scores.topk(beams)
         is_finished = torch.cat([is_finished, joins], 1).gather(1, chosen)
-        wide = chosen[..., None].expand(-1, -1, max_length)
-        finished = torch.cat([finished, extended], 1).gather(1, wide)
+        finished = _take(torch.cat([finished, extended], 1), chosen)
 
         # The best K extensions that do not end are extended in the next step.
         scores, chosen = (best + MIN_LOG_PROB * ending).topk(beams)
-        running = extended.gather(1, chosen[..., None].expand(-1, -1, max_length))
+        running = _take(extended, chosen)
         parent = parent.gather(1, chosen)
 
         best_length = length - prompt_length
@@ -197,6 +195,11 @@ def beam_search(
             decoder.reorder((parent + offset).flatten())
     returned = result[:, : config.num_return_sequences].flatten(0, 1)
     return returned[:, : _max_used_length(returned, special.eos, prompt_length)]
+
+
+def _take(sequences: Tensor, chosen: Tensor) -> Tensor:
+    """Some sequences of each source: (B, M, L), indices (B, K) -> (B, K, L)."""
+    return sequences.gather(1, chosen[..., None].expand(-1, -1, sequences.shape[-1]))
 
 
 def _extensions(

@@ -116,8 +116,12 @@ class Seq2SeqModel(PretrainedModel):
         """The decoder's embeddings of tokens at these positions: (..., n) -> (..., n, H)."""
 
     @abstractmethod
-    def decoder_bias(self, length: int) -> Tensor:
-        """(N or 1, length, length), added to the decoder's scores; the future is not masked."""
+    def decoder_bias(self, length: int, last_query_only: bool = False) -> Tensor:
+        """(N or 1, length or 1, length), added to the decoder's scores; the future is not masked.
+
+        It depends only on the distance between query and key, so generation asks for the bias of
+        the last query and shifts it.
+        """
 
     @abstractmethod
     def finish_decoder(self, x: Tensor) -> Tensor:

@@ -160,8 +160,8 @@ class T5ForConditionalGeneration(Seq2SeqModel):
     def embed_targets(self, ids: Tensor, position: slice | Tensor) -> Tensor:
         return self.decoder.dropout(self.shared(ids))  # the bias holds the positions
 
-    def decoder_bias(self, length: int) -> Tensor:
-        return self.decoder.position(length)  # (N, length, length)
+    def decoder_bias(self, length: int, last_query_only: bool = False) -> Tensor:
+        return self.decoder.position(length, last_query_only)  # (N, length or 1, length)
 
     def finish_decoder(self, x: Tensor) -> Tensor:
         return self.decoder.final_norm(x)

@@ -52,11 +52,12 @@ class RelativePositionBias(nn.Module):
         self.max_distance = max_distance
         self.embedding = nn.Embedding(num_buckets, num_heads)
 
-    def forward(self, length: int) -> Tensor:
-        """(N, length, length): the bias of each query (rows) for each key (columns)."""
+    def forward(self, length: int, last_query_only: bool = False) -> Tensor:
+        """(N, length or 1, length): the bias of each query, or of the last one, for each key."""
         positions = torch.arange(length, device=self.embedding.weight.device)
-        relative = positions - positions[:, None]  # (length, length)
+        queries = positions[-1:] if last_query_only else positions
+        relative = positions - queries[:, None]  # (length or 1, length)
         buckets = relative_position_bucket(
             relative, self.bidirectional, self.embedding.num_embeddings, self.max_distance
         )
-        return self.embedding(buckets).permute(2, 0, 1)  # (N, length, length)
+        return self.embedding(buckets).permute(2, 0, 1)  # (N, length or 1, length)

@@ -53,6 +53,7 @@ from minift.tasks.summary_checks import (
     truncated_documents,
     unread_by_rouge,
 )
+from minift.text.line_breaks import decode_lines, encode_lines, newline_token
 
 DEFAULT_MODEL = "minift-t5-mini"
 # Encoder-decoders are fine-tuned with the optimiser that they were pretrained with.
@@ -146,6 +147,8 @@ class SummarizationTask(Task):
     """Abstractive summarization; see `Task`.
 
     max_target_length: tokens of a summary, its end token included; None until `fit`.
+    newline_token: stands for a line break in summaries; None: they have none, or the tokenizer
+        keeps them (text/line_breaks.py).
     """
 
     name = "summarization"
@@ -162,10 +165,11 @@ class SummarizationTask(Task):
         *("document_column", "summary_column", "source_prefix"),
         *("num_beams", "length_penalty", "no_repeat_ngram_size", "beam_early_stopping"),
     )
-    saved_fields = ("max_target_length",)
+    saved_fields = ("max_target_length", "newline_token")
 
     options: SummarizationOptions
     max_target_length: int | None = None
+    newline_token: str | None = None
 
     @classmethod
     def train_defaults(cls, options: SummarizationOptions) -> TrainDefaults:
@@ -195,14 +199,16 @@ class SummarizationTask(Task):
         return _documents(source)
 
     def fit(self, splits: Mapping[str, Records]) -> SummarizationTask:
-        """The task with the maximum length of a summary: the option, or that of the longest."""
+        """The task with the maximum length of a summary, and the token for its line breaks.
+
+        The length is the option, or that of the longest summary.
+        """
+        targets = all_targets(splits["train"], self.options)
+        newline = newline_token(self.tokenizer, targets)
         length = self.options.max_target_length
         if length is None:
-            targets = [
-                text for record in splits["train"] for text in targets_of(record, self.options)
-            ]
-            length = 1 + max(map(len, self.tokenizer.ids(targets)))
-        return replace(self, max_target_length=length)
+            length = 1 + max(map(len, encode_lines(self.tokenizer, targets, newline)))
+        return replace(self, max_target_length=length, newline_token=newline)
 
     def save(self, model: PretrainedModel, folder: Path) -> None:
         generation = self.options.generation(self.max_target_length)
@@ -221,6 +227,11 @@ class SummarizationTask(Task):
     def from_pretrained(cls, folder: str | Path) -> tuple[SummarizationTask, PretrainedModel]:
         task, model = super().from_pretrained(folder)
         check_special_tokens(folder, model.config, task.tokenizer)
+        if task.newline_token and task.tokenizer.id_of(task.newline_token) is None:
+            raise UserError(
+                f'{folder}: newline_token is {task.newline_token!r} under "minift" in '
+                "config.json, which is no token of the tokenizer; use the files of one model"
+            )
         if task.max_target_length is None:
             raise UserError(
                 f"{folder}: config.json has no length limit for summaries "
@@ -235,11 +246,11 @@ class SummarizationTask(Task):
         self, splits: Mapping[str, Records], features: Mapping[str, Features]
     ) -> list[str]:
         read = {name: splits[name] for name in ("train", "dev", "test") if name in splits}
-        targets = [text for r in splits["train"] for text in targets_of(r, self.options)]
+        targets = all_targets(splits["train"], self.options)
         return [
             *super().data_checks(splits, features),
             *truncated_documents(read, features, self.max_length),
-            *missing_characters(read, features, targets, self.tokenizer),
+            *missing_characters(read, features, targets, self.tokenizer, self.newline_token),
             *unread_by_rouge(read),
         ]
 
@@ -256,7 +267,8 @@ class SummarizationTask(Task):
             if not training:
                 features.append(SummaryFeature(i, ids, type_ids, None, truncated, False))
                 continue
-            for target in self.tokenizer.ids(targets_of(record, self.options)):
+            targets = targets_of(record, self.options)
+            for target in encode_lines(self.tokenizer, targets, self.newline_token):
                 labels = [*target[: self.max_target_length - 1], eos]
                 long = len(target) >= self.max_target_length
                 features.append(SummaryFeature(i, ids, type_ids, labels, truncated, long))
@@ -315,7 +327,7 @@ class SummarizationTask(Task):
         eos = self.tokenizer.eos_token_id
         ended = eos in ids
         before_end = ids[: ids.index(eos)] if ended else ids
-        text = self.tokenizer.decode(before_end).strip()
+        text = decode_lines(self.tokenizer, before_end, self.newline_token)
         return SummaryPrediction(text, at_limit=not ended)
 
     def score(self, predictions: Predictions, records: Records) -> dict[str, Any]:
@@ -342,6 +354,11 @@ class SummarizationTask(Task):
 def targets_of(record: SummaryRecord, options: SummarizationOptions) -> tuple[str, ...]:
     """The summaries of a document that serve as targets in training."""
     return record.summaries if options.targets == "all" else record.summaries[:1]
+
+
+def all_targets(records: Records, options: SummarizationOptions) -> list[str]:
+    """The summaries of all documents that serve as targets in training."""
+    return [text for record in records for text in targets_of(record, options)]
 
 
 def _documents(texts: Iterable[str]) -> Iterable[SummaryRecord]:

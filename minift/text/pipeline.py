@@ -48,7 +48,7 @@ BERT_SETTINGS = {
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
 
-MANY_CAPITALS = 0.01  # share of the tokens; that of bert-base-cased is 0.4
+MANY_CAPITALS = 0.05  # share of the tokens; that of bert-base-cased is 0.4
 ADDED_TOKENS = ("additional_special_tokens", "extra_special_tokens")
 
 
@@ -71,8 +71,11 @@ def read_pipeline(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
             "there, or save it as tokenizer.json with the library that it comes from"
         )
     config = {**default_tokens(backend), **config}
-    if isinstance(backend.model, models.WordPiece) and backend.post_processor is None:
-        backend.post_processor = _bert_template(path, backend, config)
+    if backend.post_processor is None:
+        if isinstance(backend.model, models.WordPiece):
+            backend.post_processor = _bert_template(path, backend, config)
+        elif isinstance(backend.model, models.Unigram) and "eos_token" in config:
+            backend.post_processor = _t5_template(path, backend, config)
     token_id(path, backend, config, "pad_token")  # every batch needs it
     named, found = config.get("unk_token"), unknown_token(backend)
     if named is not None and found is not None and content(named) != found:
@@ -253,6 +256,16 @@ def _bert_template(
     single = [f"{start[0]}:0", "$A:0", f"{end[0]}:0"]
     pair = [*single, "$B:1", f"{end[0]}:1"]
     return processors.TemplateProcessing(single=single, pair=pair, special_tokens=[start, end])
+
+
+def _t5_template(
+    path: Path, backend: tokenizers.Tokenizer, config: dict[str, Any]
+) -> processors.TemplateProcessing:
+    """first </s> second </s>."""
+    end = token_id(path, backend, config, "eos_token")
+    single = ["$A", end[0]]
+    pair = [*single, "$B", end[0]]
+    return processors.TemplateProcessing(single=single, pair=pair, special_tokens=[end])
 
 
 def _add_tokens(folder: Path, backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:

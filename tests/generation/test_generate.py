@@ -13,7 +13,7 @@ import torch
 from support.tiny_t5 import TINY, random_settings, reference, sources
 
 from minift.generation.cache import DecoderState
-from minift.generation.config import GenerationConfig
+from minift.generation.config import RANGES, GenerationConfig
 from minift.generation.logits import process_logits, warp_logits
 from minift.generation.search import SpecialTokens, search
 from minift.models import seq2seq
@@ -358,21 +358,68 @@ def test_returned_beams_differ_and_the_best_comes_first(model):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
-        ({"num_beams": 0}, "num_beams is 0"),
-        ({"top_p": 0.0}, "top_p is 0"),
-        ({"temperature": 0.0}, "temperature is 0"),
         ({"num_return_sequences": 2}, "num_return_sequences is 2"),
         ({"num_return_sequences": 3, "num_beams": 2}, "num_return_sequences is 3"),
         ({"early_stopping": "always"}, "early_stopping is 'always'"),
         ({"early_stopping": 1}, "early_stopping is 1"),
-        ({"length_penalty": math.nan}, "length_penalty is nan"),
-        ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size is -1"),
+        ({"do_sample": "yes"}, "do_sample is 'yes'"),
+        ({"do_sample": 1}, "do_sample is 1"),
     ],
 )
 def test_settings_that_contradict_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         GenerationConfig(**{"max_new_tokens": 5, **settings})
+
+
+ODD = [math.nan, math.inf, -math.inf, -1, 0, 1e-300, 1e300, 10**30, True, None, "3", 2.5, [1]]
+# Which of these are allowed; every other is refused.
+ALLOWED = {
+    "max_new_tokens": [],
+    "min_new_tokens": [0, 10**30],
+    "num_beams": [],
+    "length_penalty": [-1, 0, 1e-300, 2.5],
+    "no_repeat_ngram_size": [0, 10**30],
+    "repetition_penalty": [2.5],
+    "temperature": [2.5],
+    "top_k": [0, 10**30],
+    "top_p": [],
+    "num_return_sequences": [],
+}
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_odd_settings_are_refused_by_name(name):
+    for value in ODD:
+        settings = {"max_new_tokens": 5, "do_sample": True, name: value}
+        if (type(value), value) in [(type(allowed), allowed) for allowed in ALLOWED[name]]:
+            assert getattr(GenerationConfig(**settings), name) == value
+        else:
+            with pytest.raises(ValueError, match=rf"^{name} is .*; it must be (an integer|a num)"):
+                GenerationConfig(**settings)
+    assert RANGES.keys() == ALLOWED.keys()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"length_penalty": p, "num_beams": 3} for p in (-10, 10)),
+        *({"repetition_penalty": p} for p in (1e-6, 1e6)),
+        *(
+            {"temperature": p, "do_sample": True, "num_beams": n}
+            for p in (1e-6, 1e6)
+            for n in (1, 2)
+        ),
+        {"top_p": 1e-9, "do_sample": True},
+        {"top_k": 10**30, "do_sample": True},
+        {"no_repeat_ngram_size": 10**30},
+        {"min_new_tokens": 10**30},
+        {"num_beams": 70},
+    ],
+)
+def test_settings_at_their_bounds_generate(model, settings):
+    found = model.generate(*sources(0), max_new_tokens=6, **settings)
+    assert found.shape[0] == 4
+    assert 2 <= found.shape[1] <= 7
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (8, 3), (4, 0), (4,)])

@@ -135,6 +135,33 @@ def test_recorded_steps_generate_what_the_cpu_does(number):
     assert torch.equal(found.cpu(), expected)
 
 
+@pytest.mark.parametrize("first", [1, 5, 1000])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_steps_are_recorded_again_where_the_cache_grows(first, beams, monkeypatch):
+    monkeypatch.setattr("minift.generation.cache.FIRST_CAPACITY", first)
+    model = T5ForConditionalGeneration(T5Config(**TINY)).double().eval()
+    ids, mask = sources(4)
+    settings = {"max_new_tokens": 30, "min_new_tokens": 30, "num_beams": beams}
+    expected = model.generate(ids, mask, **settings)
+    found = model.cuda().generate(ids.cuda(), mask.cuda(), **settings)
+    assert torch.equal(found.cpu(), expected)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is no second GPU here")
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_gpu_that_is_not_the_current_one(beams):
+    """Its own streams and graphs: the current device stays the first."""
+    model = T5ForConditionalGeneration(T5Config(**TINY)).double().eval()
+    ids, mask = sources(5)
+    expected = model.generate(ids, mask, max_new_tokens=12, num_beams=beams)
+    first = model.to("cuda:0").generate(ids.to("cuda:0"), mask.to("cuda:0"), max_new_tokens=3)
+    assert torch.cuda.current_device() == 0
+    model.to("cuda:1")
+    found = model.generate(ids.to("cuda:1"), mask.to("cuda:1"), max_new_tokens=12, num_beams=beams)
+    assert (first.device.index, found.device.index) == (0, 1)
+    assert torch.equal(found.cpu(), expected)
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("mixed", [True, False])
 def test_recorded_steps_in_half_precision(beams, mixed, monkeypatch):

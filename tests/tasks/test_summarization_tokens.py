@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -74,3 +75,76 @@ def test_special_tokens_that_a_summary_spells_are_text(tiny_t5, tmp_path):
         for ids in (feature.input_ids, feature.labels):
             assert [i for i in ids if i in control] == [tokenizer.eos_token_id]
             assert ids[-1] == tokenizer.eos_token_id
+
+
+LINES = [
+    {"document": "the wind blew", "summary": "oak fell\nelm fell"},
+    {"document": "all day long", "summary": " fir fell.\r\n\r\nyew fell\r "},
+    {"document": "over hill", "summary": "yew fell 🚀 {🚀"},
+]
+
+
+@pytest.fixture
+def lines(tiny_t5, tmp_path):
+    options = SummarizationOptions(
+        model=str(tiny_t5), train_file=write(tmp_path / "train.jsonl", LINES)
+    )
+    return SummarizationTask.from_options(options)
+
+
+def test_line_breaks_of_summaries_have_a_token(lines, tmp_path):
+    task, model, splits = lines
+    assert task.newline_token == "<extra_id_99>"
+    newline = task.tokenizer.id_of("<extra_id_99>")
+    features = task.featurize(splits["train"], training=True)
+    assert [feature.labels.count(newline) for feature in features] == [1, 2, 0]
+    assert task.max_target_length == max(len(feature.labels) for feature in features)
+    assert [task._prediction(feature.labels).text for feature in features[:2]] == [
+        "oak fell\nelm fell",
+        "fir fell.\n\nyew fell",
+    ]
+    # A document keeps none, as before.
+    assert not any(newline in feature.input_ids for feature in features)
+    task.save(model, tmp_path / "saved")
+    saved, _ = SummarizationTask.from_pretrained(tmp_path / "saved")
+    assert saved.newline_token == "<extra_id_99>"
+    assert saved._prediction(features[0].labels).text == "oak fell\nelm fell"
+    edited(tmp_path / "saved", "config.json", minift={"newline_token": "<br>"})
+    (tmp_path / "saved" / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"newline_token is '<br>' .* no token of the tokenizer"):
+        SummarizationTask.from_pretrained(tmp_path / "saved")
+
+
+def test_summaries_without_line_breaks_need_no_token(tiny_t5, trees):
+    options = SummarizationOptions(model=str(tiny_t5), train_file=trees["train"])
+    task, _, splits = SummarizationTask.from_options(options)
+    assert task.newline_token is None
+    feature = task.featurize(splits["train"][:1], training=True)[0]
+    text = splits["train"][0].summaries[0]
+    assert feature.labels == [*task.tokenizer.ids([text])[0], task.tokenizer.eos_token_id]
+    assert task._prediction(feature.labels).text == text
+
+
+def test_characters_that_the_vocabulary_lacks_are_counted(lines):
+    task, _, splits = lines
+    features = {"train": task.featurize(splits["train"], training=True)}
+    assert task.data_checks(splits, features) == [
+        "1 of 3 training summaries hold characters that the vocabulary lacks ('🚀', '{'); generated "
+        "summaries are without them"
+    ]
+
+
+def test_line_breaks_without_a_token_are_counted(lines):
+    task, _, splits = lines
+    for name in task.tokenizer.control_tokens[:100]:
+        assert name.startswith("<extra_id_")
+    tokenizer = task.tokenizer
+    tokenizer.control_tokens = tokenizer.control_tokens[100:]
+    plain = replace(task, tokenizer=tokenizer).fit(splits)
+    assert plain.newline_token is None
+    features = {"train": plain.featurize(splits["train"], training=True)}
+    assert plain.data_checks(splits, features)[0] == (
+        "2 of 3 training summaries have several lines, but the tokenizer reads a line break as a "
+        "space, so generated summaries have one line"
+    )
+    assert plain._prediction(features["train"][0].labels).text == "oak fell elm fell"
