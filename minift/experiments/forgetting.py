@@ -30,8 +30,8 @@ from minift.tasks.classification import (
     ClassificationTask,
     LabelPrediction,
     TextFeature,
-    sort_labels,
 )
+from minift.tasks.labels import sort_labels
 
 
 @dataclass(frozen=True)

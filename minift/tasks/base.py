@@ -25,7 +25,7 @@ from minift.models.base import CONFIG, PretrainedModel
 from minift.models.registry import model_class
 from minift.options import check_type
 from minift.tasks.batches import Batch, Feature, with_encoder_outputs
-from minift.tasks.data_checks import overlaps
+from minift.tasks.data_checks import overlaps, unknown_tokens
 from minift.tasks.display import Display
 from minift.tasks.loading import load_initial_model, load_task, save_task
 from minift.tasks.options import TaskOptions
@@ -239,7 +239,7 @@ class Task(ABC):
         self, splits: Mapping[str, Sequence[Any]], features: Mapping[str, Sequence[Feature]]
     ) -> list[str]:
         """Warnings about usable but doubtful data; printed before training."""
-        return overlaps(self.input_key, splits)
+        return [*overlaps(self.input_key, splits), *unknown_tokens(features, self.tokenizer)]
 
     # ---- prediction with a saved model ---------------------------------------------------------
 
