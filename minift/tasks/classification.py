@@ -68,7 +68,6 @@ class ClassificationOptions(TaskOptions):
     class_weights: Literal["none", "balanced"] = option(
         "none", "balanced: weight each label's loss inversely to its frequency; none: off."
     )
-
     positive_label: str | None = option(
         None, "Of two labels, the one whose F1 is f1; default: the second."
     )

@@ -98,7 +98,7 @@ def check_labels(records: Sequence[TextRecord], labels: Sequence[str]) -> None:
             remedy = f"write {similar[0]!r}" if similar else "correct it or add examples of it"
             raise UserError(
                 f"{record.where}: the label {record.label!r:.60} does not occur in the training "
-                f"data ({shortlist(labels)}); {remedy}"
+                f"data ({', '.join(labels):.80}); {remedy}"
             )
 
 
