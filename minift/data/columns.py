@@ -4,7 +4,7 @@
     all others      columns separated by blanks or tabs, one word a line, a blank line after each
                     sentence:
 
-        # a comment                                                 also "#begin ...", "#end ..."
+        # a comment                                         also "#begin ...", "#end ...", "#id 7"
         -DOCSTART- -X- O O        begins a document
 
         EU      NNP  I-NP  I-ORG
@@ -17,6 +17,7 @@ say otherwise: a file of OntoNotes (CoNLL-2012) has them in columns 3 and 10, th
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,6 +30,8 @@ from minift.data.tags import TagError, detect_scheme, parse, to_iob2
 from minift.errors import UserError, location
 
 DOCSTART = "-DOCSTART-"
+# How a comment may begin; "# O" and "# 's" are words if the line is complete (`_is_comment`).
+COMMENT = re.compile(r"#(\s|begin\s|end\s|\w+\s+(\d+\s*$|=))")
 
 
 @dataclass(frozen=True)
@@ -101,11 +104,14 @@ def read_tagged(
     if not sentences:
         raise UserError(f"{path}: holds no sentence; give a file with at least one")
     tagged = [sentence for sentence in sentences if sentence.tags is not None]
+    if not json:
+        _refuse_header(path, tagged)
     try:
         found = detect_scheme(sentence.tags for sentence in tagged) if scheme == "auto" else scheme
     except TagError as error:
         line = _line(tagged[error.sentence], error.index)
-        raise UserError(f"{location(path, line)}: {error}") from None
+        remedy = "" if json else ", or choose the column of the tags with --tag-column"
+        raise UserError(f"{location(path, line)}: {error}{remedy}") from None
     records = []
     for sentence in sentences:
         tags = None
@@ -121,6 +127,16 @@ def read_tagged(
     return records
 
 
+def _refuse_header(path: Path, sentences: Sequence[Sentence]) -> None:
+    """`UserError` if the first tag is the name of its column: no tag, where all others are tags."""
+    tags = [tag for sentence in sentences for tag in sentence.tags or ()]
+    if len(tags) > 1 and not _is_tag(tags[0]) and all(map(_is_tag, set(tags[1:]))):
+        raise UserError(
+            f"{location(path, sentences[0].lines[0])}: looks like a header, because {tags[0]!r} "
+            "is no tag and all others are; remove the line, or correct the tag"
+        )
+
+
 def _line(sentence: Sentence, index: int) -> int:
     return sentence.lines[min(index, len(sentence.lines) - 1)]
 
@@ -130,6 +146,10 @@ def _column_sentences(
 ) -> Iterator[Sentence]:
     # With both columns counted from the left, the number of columns may vary (as in OntoNotes).
     fixed_width = min(token_column, tag_column) < 0
+    rows = [(number, line, _fields(line)) for number, line in read_lines(path)]
+    # Comments often come first, so the first line without # gives the number of columns.
+    words_only = (f for _, line, f in rows if f and f[0] != DOCSTART and line[0] != "#")
+    usual_width = len(next(words_only, ()))
     width = first = 0
     lines: list[int] = []
     words: list[str] = []
@@ -141,12 +161,11 @@ def _column_sentences(
         for part in (lines, words, tags):
             part.clear()
 
-    for number, line in read_lines(path):
-        fields = _fields(line)
+    for number, line, fields in rows:
         if not fields or fields[0] == DOCSTART:
             yield from end_sentence()
             continue
-        if _is_comment(line, fields, width, tag_column):
+        if _is_comment(line, fields, usual_width, tag_column):
             continue
         required = max(c + 1 if c >= 0 else -c for c in (token_column, tag_column))
         untagged = not require_tags and len(fields) == 1  # the word, whatever its column elsewhere
@@ -182,15 +201,19 @@ def _fields(line: str) -> list[str]:
 
 def _is_comment(line: str, fields: Sequence[str], width: int, tag_column: int) -> bool:
     """Whether a line that begins with # is a comment, rather than the word # or a #hashtag."""
-    if not line.startswith(("# ", "#begin ", "#end ")):
+    if not COMMENT.match(line):
         return False
     if len(fields) != (width or len(fields)) or not -len(fields) <= tag_column < len(fields):
         return True
+    return not _is_tag(fields[tag_column])
+
+
+def _is_tag(text: str) -> bool:
     try:
-        parse(fields[tag_column])
+        parse(text)
     except ValueError:
-        return fields[tag_column][:1] not in ("(", "*")
-    return False
+        return text[:1] in ("(", "*")
+    return True
 
 
 def _json_sentences(path: Path, require_tags: bool) -> Iterator[Sentence]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from minift.data.read import TextRecord
+from minift.errors import UserError
 from minift.models.base import PretrainedModel
 from minift.options import check_range, option
 from minift.tasks.classification import (
@@ -31,8 +33,8 @@ from minift.tasks.classification import (
     ClassificationTask,
     LabelPrediction,
     TextFeature,
-    sort_labels,
 )
+from minift.tasks.labels import sort_labels
 
 
 @dataclass(frozen=True)
@@ -152,10 +154,13 @@ class TwoTasks(ClassificationTask):
 
 def _read_both(options: TwoTaskOptions) -> list[dict[str, list[TextRecord]]]:
     """The splits of the first and of the second task, with the task's name before each label."""
-    tasks = {"first": options.first_task, "second": options}
-    return [
-        _prefix_labels(stage, ClassificationTask.read_splits(task)) for stage, task in tasks.items()
-    ]
+    try:
+        first = ClassificationTask.read_splits(options.first_task)
+    except UserError as error:  # its remedies name the flags of the second task
+        message = re.sub("--(text|label)-column", r"--first-\1-column", str(error))
+        raise UserError(message) from None
+    second = ClassificationTask.read_splits(options)
+    return [_prefix_labels("first", first), _prefix_labels("second", second)]
 
 
 def _prefix_labels(stage: str, splits: dict[str, list[TextRecord]]) -> dict[str, list[TextRecord]]:

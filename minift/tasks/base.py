@@ -26,7 +26,7 @@ from minift.models.config import CONFIG
 from minift.models.registry import model_class
 from minift.options import check_type
 from minift.tasks.batches import Batch, Feature, with_encoder_outputs
-from minift.tasks.data_checks import overlaps, spelled_special_tokens
+from minift.tasks.data_checks import overlaps, spelled_special_tokens, unknown_tokens
 from minift.tasks.defaults import TrainDefaults
 from minift.tasks.display import Display
 from minift.tasks.loading import load_initial_model, load_task, save_task
@@ -250,8 +250,11 @@ class Task(ABC):
         self, splits: Mapping[str, Sequence[Any]], features: Mapping[str, Sequence[Feature]]
     ) -> list[str]:
         """Warnings about usable but doubtful data; printed before training."""
-        spelled = spelled_special_tokens(self.tokenizer, splits)
-        return [*overlaps(self.input_key, splits), *spelled]
+        return [
+            *overlaps(self.input_key, splits),
+            *spelled_special_tokens(self.tokenizer, splits),
+            *unknown_tokens(features, self.tokenizer),
+        ]
 
     # ---- prediction with a saved model ---------------------------------------------------------
 

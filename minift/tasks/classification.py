@@ -35,8 +35,16 @@ from minift.models.heads import EncoderForSequenceClassification
 from minift.options import check_range, option
 from minift.tasks.base import Metric, Task
 from minift.tasks.batches import TokenBatch, TokenFeature, head_logits, run_batches, token_batch
-from minift.tasks.data_checks import all_truncated, constant_labels, rare_labels
+from minift.tasks.data_checks import all_truncated, constant_labels, contradictions
 from minift.tasks.display import Display, score_table
+from minift.tasks.labels import (
+    balanced_weights,
+    check_labels,
+    doubtful_labels,
+    f1_of,
+    labels_in,
+    positive_label,
+)
 from minift.tasks.options import TaskOptions
 from minift.text.windows import Truncation, truncate_or_window
 
@@ -59,6 +67,9 @@ class ClassificationOptions(TaskOptions):
     )
     class_weights: Literal["none", "balanced"] = option(
         "none", "balanced: weight each label's loss inversely to its frequency; none: off."
+    )
+    positive_label: str | None = option(
+        None, "Of two labels, the one whose F1 is f1; default: the second."
     )
 
     def __post_init__(self) -> None:
@@ -100,6 +111,7 @@ class ClassificationDisplay(Display):
         first, feature = records[0], features[0]
         long = len({f.record for f in features if f.truncated}) / len(records)
         counts = Counter(record.label for record in records)
+        positive = positive_label(self.task.labels, self.task.options.positive_label)
         lines = [
             f"first record ({first.where})",
             f"  text    {first.text}",
@@ -107,6 +119,7 @@ class ClassificationDisplay(Display):
             f"  tokens  {' '.join(self.task.tokenizer.convert_ids_to_tokens(feature.input_ids))}",
             f"  label   {first.label} -> {feature.label}",
             "labels    " + ", ".join(f"{label} {counts[label]}" for label in self.task.labels),
+            f"f1        {f1_of(positive)}",
             f"length    {long:.1%} of the texts have more than {self.task.max_length} tokens "
             f"(--truncation {self.task.options.truncation})",
         ]
@@ -117,7 +130,10 @@ class ClassificationDisplay(Display):
     ) -> str:
         """Precision, recall and F1 of each label; the most confident hits and errors."""
         width = max(map(len, self.task.labels))
-        lines = score_table("label", score["per_label"], "records")
+        lines = [
+            f"f1 is {f1_of(score['positive_label'])}",
+            *score_table("label", score["per_label"], "records"),
+        ]
         pairs = list(zip(predictions, records, strict=True))
         pairs.sort(key=lambda pair: -max(pair[0].probabilities))
         for title, correct in (("correct predictions", True), ("errors", False)):
@@ -174,7 +190,7 @@ class ClassificationTask(Task):
     )
     builtin_files = "reviews.{}.tsv"
     baseline_name = "the most frequent label"
-    saved_options = ("text_column", "pair_column", "label_column", "truncation")
+    saved_options = ("text_column", "pair_column", "label_column", "truncation", "positive_label")
 
     options: ClassificationOptions
     class_weight: tuple[float, ...] | None = None
@@ -202,11 +218,7 @@ class ClassificationTask(Task):
     def labels_of(
         cls, options: ClassificationOptions, splits: Mapping[str, Records]
     ) -> tuple[str, ...]:
-        labels = sort_labels({record.label for record in splits["train"]})
-        if len(labels) < 2:
-            where = options.training_data
-            raise UserError(f"{where}: every label is {labels[0]!r}; give examples of two or more")
-        return labels
+        return labels_in(splits, options.training_data)
 
     @classmethod
     def config_changes(cls, options: ClassificationOptions) -> dict[str, Any]:
@@ -215,10 +227,11 @@ class ClassificationTask(Task):
     def fit(self, splits: Mapping[str, Records]) -> ClassificationTask:
         """The task with the weights of the labels; a label that training lacks is an error."""
         for records in splits.values():
-            _check_labels(records, self.labels)
+            check_labels(records, self.labels)
+        positive_label(self.labels, self.options.positive_label)  # a wrong name is an error
         if self.options.class_weights == "none":
             return self
-        return replace(self, class_weight=_balanced_weights(self.labels, splits["train"]))
+        return replace(self, class_weight=balanced_weights(self.labels, splits["train"]))
 
     def input_key(self, record: TextRecord) -> tuple[str, str | None]:
         return record.text, record.text_pair
@@ -228,7 +241,8 @@ class ClassificationTask(Task):
     ) -> list[str]:
         return [
             *super().data_checks(splits, features),
-            *rare_labels(record.label for record in splits["train"]),
+            *contradictions(self.input_key, lambda record: record.label, splits),
+            *doubtful_labels([record.label for record in splits["train"]]),
             *all_truncated(features["train"], self.max_length),
             *constant_labels(splits),
         ]
@@ -320,17 +334,19 @@ class ClassificationTask(Task):
         return predictions
 
     def score(self, predictions: Predictions, records: Records) -> dict[str, Any]:
-        """f1 is that of the second label if there are two labels, else the macro average."""
+        """f1 is that of the positive label if there are two labels, else the macro average."""
         predicted = [prediction.label for prediction in predictions]
         gold = [record.label for record in records]
         gold_probabilities = torch.tensor(
             [p.probabilities[self.labels.index(g)] for p, g in zip(predictions, gold, strict=True)]
         )
         macro = {"average": "macro"}
-        binary = {"average": "binary", "positive": self.labels[1]}
+        positive = positive_label(self.labels, self.options.positive_label)
+        binary = {"average": "binary", "positive": positive}
         return {
             "accuracy": metrics.accuracy(predicted, gold),
-            "f1": metrics.f1(predicted, gold, **(binary if len(self.labels) == 2 else macro)),
+            "f1": metrics.f1(predicted, gold, **(macro if positive is None else binary)),
+            "positive_label": positive,
             "f1_macro": metrics.f1(predicted, gold, **macro),
             "matthews_correlation": metrics.matthews_correlation(predicted, gold),
             "loss": float(-gold_probabilities.clamp_min(1e-12).log().mean()),
@@ -341,33 +357,3 @@ class ClassificationTask(Task):
     def baseline_score(self, train: Records, dev: Records) -> float:
         [(label, _)] = Counter(record.label for record in train).most_common(1)
         return metrics.accuracy([label] * len(dev), [record.label for record in dev])
-
-
-def sort_labels(labels: set[str]) -> tuple[str, ...]:
-    """Integers by value, other labels alphabetically, so that the order is reproducible.
-
-    >>> sort_labels({"10", "9"}), sort_labels({"pos", "neg"})
-    (('9', '10'), ('neg', 'pos'))
-    """
-    try:
-        return tuple(sorted(labels, key=lambda label: (int(label), label)))
-    except ValueError:
-        return tuple(sorted(labels))
-
-
-def _check_labels(records: Records, labels: Sequence[str]) -> None:
-    """`UserError` for a record whose label is not among `labels`."""
-    known = set(labels)
-    for record in records:
-        if record.label not in known:
-            raise UserError(
-                f"{record.where}: the label {record.label!r} does not occur in the training data "
-                f"({', '.join(labels)}); correct it or add examples of it"
-            )
-
-
-def _balanced_weights(labels: Sequence[str], records: Records) -> tuple[float, ...]:
-    """N / (C * n) for a label with n of the N training records."""
-    counts = Counter(record.label for record in records)
-    # A label of the checkpoint may not occur in the data; its weight is never used.
-    return tuple(len(records) / (len(labels) * max(1, counts[label])) for label in labels)

@@ -47,7 +47,7 @@ from minift.models.heads import EncoderForTokenClassification
 from minift.options import check_range, option
 from minift.tasks.base import Metric, Task, TrainDefaults
 from minift.tasks.batches import TokenBatch, TokenFeature, head_logits, run_batches, token_batch
-from minift.tasks.data_checks import rare_labels
+from minift.tasks.data_checks import contradictions, rare_labels, similar_labels
 from minift.tasks.entities import EntityDisplay, TagPrediction, score_entities
 from minift.tasks.options import TaskOptions
 from minift.text.alignment import (
@@ -173,6 +173,7 @@ class NerTask(Task):
 
     @classmethod
     def labels_of(cls, options: NerOptions, splits: Mapping[str, Records]) -> tuple[str, ...]:
+        _check_words(splits["train"], options.token_column)
         types = {tag[2:] for record in splits["train"] for tag in record.tags if tag != "O"}
         if not types:
             where = options.training_data
@@ -222,7 +223,12 @@ class NerTask(Task):
     ) -> list[str]:
         tags = [tag for record in splits["train"] for tag in record.tags]
         kinds = [tag.removeprefix("B-") for tag in tags if tag.startswith("B-")]
-        return [*super().data_checks(splits, features), *rare_labels(kinds)]
+        return [
+            *super().data_checks(splits, features),
+            *contradictions(self.input_key, lambda record: record.tags, splits),
+            *rare_labels(kinds),
+            *similar_labels(kinds),
+        ]
 
     def featurize(self, records: Records, training: bool = False) -> list[TagFeature]:
         """[CLS] subword tokens [SEP]: one feature for each text, or one for each window of it."""
@@ -306,6 +312,17 @@ class NerTask(Task):
 
     def baseline_score(self, train: Records, dev: Records) -> float:
         return 0.0
+
+
+def _check_words(records: Records, column: int) -> None:
+    """`UserError` if the words number those of each sentence, or are one in each, such as an id."""
+    sentences = [record.words for record in records if len(record.words) > 1]
+    counted = [tuple(map(str, range(1, len(words) + 1))) for words in sentences]
+    if len(sentences) > 1 and (sentences == counted or all(len(set(w)) == 1 for w in sentences)):
+        raise UserError(
+            f"{records[0].where}: {' '.join(sentences[0]):.40} and so on are not words; column "
+            f"{column} does not hold them, so choose theirs with --token-column"
+        )
 
 
 def _check_types(records: Records, types: set[str]) -> None:

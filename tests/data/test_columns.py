@@ -52,6 +52,7 @@ def test_conll_2003(tmp_path):
     "change",
     [
         lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "\r"),
         lambda text: "\ufeff" + text,
         lambda text: text.rstrip("\n"),
         lambda text: text.replace(" ", "\t"),
@@ -100,6 +101,38 @@ def test_a_hash_may_be_a_word(tmp_path):
     assert records[0].words == ("#", "Paris")
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("#\thttp://x.org/A\t[2009-10-17]\n1\tAda\tB-PER\tO\n2\tslept\tO\tO\n", ["1", "2"]),
+        ("#\tsentence 7\nAda\tB-PER\nslept\tO\n", ["Ada", "slept"]),
+        ("#id 7\nAda B-PER\nslept O\n\n#id 8\n#x = O\nIt O\n", ["Ada", "slept", "It"]),
+        ("# text = Ada O\nAda O\n# a b\nslept O\n", ["Ada", "slept"]),
+        ("# global.columns = FORM NER\n# sent_id = 1\n\nAda\tB-PER\n", ["Ada"]),
+        ("Ada NNP B-PER\n# a O\n#7 CD O\nslept VBD O\n", ["Ada", "#", "#7", "slept"]),
+        ("# O\n#tag O\nAda B-PER\n", ["#", "#tag", "Ada"]),
+        ("# O\n#tag O\n", ["#", "#tag"]),
+    ],
+)
+def test_comments_of_other_tools(tmp_path, text, words):
+    """GermEval 2014, CoNLL-U; the first line without # tells how many columns a word has."""
+    tag_column = 2 if "\t[2009" in text else -1
+    records = read(tmp_path, text, tag_column=tag_column)
+    assert [word for record in records for word in record.words] == words
+
+
+def test_a_hashtag_with_a_wrong_tag_is_no_comment(tmp_path):
+    for text in ("Ada B-PER\n\n#tag PER\n", "Ada B-PER\n\n#tag\n", "Ada O\n\n#tag NN O\n"):
+        with pytest.raises(UserError, match="line 3"):
+            read(tmp_path, text)
+
+
+@pytest.mark.parametrize("header", ["token ner_tag", "Word\tTag"])
+def test_a_header_is_an_error(tmp_path, header):
+    with pytest.raises(UserError, match=r"line 3: looks like a header, because '.*ag' is no tag"):
+        read(tmp_path, f"# global\n\n{header}\nAda B-PER\nslept O\n")
+
+
 def test_files_without_tags(tmp_path):
     records = read(tmp_path, "Ada\nsleeps\n\nParis\n", require_tags=False)
     assert [(r.words, r.tags) for r in records] == [(("Ada", "sleeps"), None), (("Paris",), None)]
@@ -117,7 +150,8 @@ def test_files_without_tags(tmp_path):
         ("-DOCSTART- O\n\n", {}, ["holds no sentence"]),
         ("Ada NNP O\nsleeps O\n", {}, ["line 2", "2", "line 1", "3"]),
         ("Ada O\nsleeps\n", {}, ["line 2", "'sleeps'", "1 column"]),
-        ("Ada PER\n", {}, ["line 1", "'PER'"]),
+        ("Ada PER\n", {}, ["line 1", "'PER'", "--tag-column"]),
+        ("Ada O\nsleeps O\n\ufeffBo O\n", {}, ["line 3", "byte-order mark"]),
         ("Ada B-PER\n\nsleeps X-Y\n", {}, ["line 3", "'X-Y'"]),
         ("Ada B-PER\nsleeps O\nParis I-LOC\n", {}, ["line 3", "'I-LOC'"]),
         ("Ada B-PER\nL E-PER\nParis B-LOC\n\n", {}, ["line 3", "'B-LOC'"]),
@@ -142,6 +176,7 @@ def test_bad_columns(tmp_path, text, options, words):
         ('{"tokens": "a", "tags": ["O"]}', ["list of strings"]),
         ('{"tokens": ["a"], "tags": [0]}', ["list of strings"]),
         ('{"tokens": ["a"], "tags": ["Q"]}', ["'Q'"]),
+        ('{"tokens": ["a"], "tags": ["O"], "tags": ["B-X"]}', ["'tags' occurs twice"]),
         ('{"tokens": ["\\ud83d"], "tags": ["O"]}', ["surrogate"]),
     ],
 )

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from support.running import read_metrics, run_script
 
 from minift import BertForSequenceClassification
+from minift.errors import UserError
 from minift.experiments.forgetting import TwoTaskOptions, TwoTasks
 from minift.experiments.remedies import remedies
 from minift.pretraining.probe import ProbeOptions, probe_loss, train_probe
@@ -36,6 +37,19 @@ def two(tiny_bert, reviews, tmp_path):
         )
 
     return options
+
+
+def test_a_header_of_either_task_is_an_error_that_names_its_flags(two, reviews):
+    given = two()
+    for path, flags in (
+        (reviews["train"], "--first-text-column review --first-label-column score"),
+        (given.train_file[0], "--text-column review --label-column score"),
+    ):
+        before = path.read_text()
+        path.write_text("review\tscore\n" + before)
+        with pytest.raises(UserError, match=rf"line 1: looks like a header.* \({flags}\)"):
+            TwoTasks.from_options(given)
+        path.write_text(before)
 
 
 def test_each_record_chooses_among_its_own_tasks_labels(two):

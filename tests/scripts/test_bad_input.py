@@ -86,6 +86,17 @@ CASES = {
         {},
         ["dev.tsv, line 2", "'maybe'", "neg, pos"],
     ),
+    "header of a TSV": (
+        lambda f, t: write(t["dev"], "review\tsentiment\n" + t["dev"].read_text()),
+        {},
+        ["dev.tsv, line 1", "--text-column review --label-column sentiment"],
+    ),
+    "single texts beside pairs": (
+        lambda f, t: write(t["dev"], "good\tfilm\tpos\n"),
+        {},
+        ["dev.tsv, line 1", "a pair of texts", "train.tsv, line 1"],
+    ),
+    "positive label": (None, {"positive-label": "spam"}, ["--positive-label", "'neg', 'pos'"]),
     "one label only": (lambda f, t: write(t["train"], "good\tpos\n"), {}, ["train.tsv", "'pos'"]),
     "model folder missing": (None, {"model": "./no-model"}, ["no-model"]),
     "model that nobody has": (None, {"model": "nobody/nothing"}, ["nobody/nothing"]),

@@ -7,7 +7,7 @@ import torch
 
 from minift.data.read import TextRecord
 from minift.errors import UserError
-from minift.tasks.classification import ClassificationOptions, ClassificationTask, sort_labels
+from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.text.windows import head_and_tail
 
 
@@ -110,11 +110,6 @@ def test_head_and_tail_shares_of_the_paper():
     # Sun et al. 2019: of 510 tokens the first 128 and the last 382.
     kept = head_and_tail(list(range(1000)), 510)
     assert kept == [*range(128), *range(1000 - 382, 1000)]
-
-
-def test_labels_have_a_stable_order():
-    assert sort_labels({"2", "10", "-1"}) == ("-1", "2", "10")
-    assert sort_labels({"b", "a", "10"}) == ("10", "a", "b")
 
 
 def test_loss_is_a_sum_and_its_count(tiny_bert, reviews):

@@ -129,8 +129,8 @@ def test_characters_that_the_vocabulary_lacks_are_counted(lines):
     task, _, splits = lines
     features = {"train": task.featurize(splits["train"], training=True)}
     assert task.data_checks(splits, features) == [
-        "1 of 3 training summaries hold characters that the vocabulary lacks ('🚀', '{'); generated "
-        "summaries are without them"
+        "1 of 3 training summaries hold characters that the vocabulary lacks ('🚀', '{'); "
+        "generated summaries are without them"
     ]
 
 
