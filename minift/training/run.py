@@ -130,8 +130,8 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     which = "best" if "dev" in splits else "last"
     print(f"\nthe {which} model is in {folder} ({metrics['seconds']:.0f} s in all)")
     if "dev" not in splits:
-        scored_on = "the test data only" if "test" in splits else "no data"
-        print(f"it was measured on {scored_on}; with a --dev-file, the best model is saved")
+        scored = "scored on the test data only" if "test" in splits else "not scored on any data"
+        print(f"it was {scored}; with a --dev-file, the best model is chosen and saved")
     return metrics
 
 
