@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from minift.models.base import PretrainedModel
 from minift.tasks.base import Feature, Task
 from minift.tasks.loading import saved_settings
 from minift.training.options import TrainOptions
+from minift.training.run_dir import records_digest
 from minift.training.state import TrainerState
 
 ADAPTER = "adapter"  # folder of the LoRA adapter in the output directory
@@ -45,8 +45,8 @@ def scores_by(task: Task, scored: Mapping[str, Split], options: TrainOptions) ->
     """
     if "dev" not in scored:
         return ""
-    digest = hashlib.sha256(repr(scored["dev"][1]).encode()).hexdigest()
-    return f"{task.metric_named(options.metric_for_best_model).name} of {digest}"
+    metric = task.metric_named(options.metric_for_best_model)
+    return f"{metric.name} of {records_digest(scored['dev'][1])}"
 
 
 def save_if_best(

@@ -93,8 +93,9 @@ def train(
     gradients = GradientComputer(task, model, features, options, state)
     norm = torch.tensor(state.grad_norm)
     # Sum of losses and their count since the last logged step; on the device, to avoid waiting.
-    sum_and_count = (state.loss_sum, state.loss_count)
-    totals = torch.tensor(sum_and_count, dtype=torch.float64, device=model.device)  # (2,)
+    totals = torch.tensor(
+        [state.loss_sum, state.loss_count], dtype=torch.float64, device=model.device
+    )  # (2,)
 
     def evaluate_and_save(label: str, row: Mapping[str, float]) -> None:
         """Print and log the scores of the model, and save it if it is the best so far."""

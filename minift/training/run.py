@@ -135,8 +135,8 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     if (reason := best.unlike_transformers) is not None:
         print(f"transformers cannot load it: {reason}")
     if "dev" not in splits:
-        scored_on = "the test data only" if "test" in splits else "no data"
-        print(f"it was measured on {scored_on}; with a --dev-file, the best model is saved")
+        scored = "scored on the test data only" if "test" in splits else "not scored on any data"
+        print(f"it was {scored}; with a --dev-file, the best model is chosen and saved")
     return metrics
 
 

@@ -169,6 +169,15 @@ def check_same_start(folder: Path, digests: Mapping[str, str], options: TrainOpt
             )
 
 
+def records_digest(records: Sequence[Any]) -> str:
+    """SHA-256 of the contents of records, wherever they were read."""
+    digest = hashlib.sha256()
+    for record in records:
+        contents = {name: value for name, value in vars(record).items() if name != "where"}
+        digest.update(repr(contents).encode())
+    return digest.hexdigest()
+
+
 def digests(splits: Mapping[str, Sequence[Any]], model: PretrainedModel) -> dict[str, str]:
     """SHA-256 of a run's inputs, by name: "train data", ..., "labels", "weights".
 
@@ -177,10 +186,7 @@ def digests(splits: Mapping[str, Sequence[Any]], model: PretrainedModel) -> dict
     labels = hashlib.sha256(repr(model.config.labels).encode()).hexdigest()
     found = {}
     for split, records in splits.items():
-        digest = hashlib.sha256()
-        for record in records:
-            digest.update(repr(record).encode())
-        found[f"{split} data"] = digest.hexdigest()
+        found[f"{split} data"] = records_digest(records)
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())

@@ -60,6 +60,17 @@ def test_they_rise_to_the_top_and_never_rise_again(name):
     assert all(0 <= factor <= 1 for factor in factors(name, 5, 0))
 
 
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize(("total", "warmup"), LENGTHS)
+def test_no_factor_is_outside_of_0_to_1_even_beyond_the_end(name, total, warmup):
+    schedule = SCHEDULES[name]
+    end = schedule(total, total, warmup)
+    beyond = [schedule(total + more, total, warmup) for more in range(2 * total + 2)]
+    assert all(0 <= factor <= 1 for factor in [*factors(name, total, warmup), *beyond])
+    if name != "inverse-sqrt" and warmup < total:  # the first has no end
+        assert beyond == [end] * len(beyond)
+
+
 @pytest.mark.parametrize("warmup", [0, 30])
 def test_the_exponential_one_rises_by_the_same_factor_to_the_end(warmup):
     found = factors("exponential", 101, warmup)
