@@ -97,7 +97,7 @@ def find_checkpoint(source: str | os.PathLike, revision: str | None = None) -> P
         )
     if revision is None and name in (DEFAULT_MODEL, DEFAULT_ID):
         return fetch_default()
-    if revision is None and (folder := weights_dir() / name).is_dir():
+    if revision is None and os.path.isdir(folder := weights_dir() / name):
         return folder
     return _from_hub(DEFAULT_ID if name == DEFAULT_MODEL else name, revision)
 

@@ -185,7 +185,7 @@ def _occurrences(text: str, within: str) -> list[int]:
 
 
 def _json(path: Path) -> Any:
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"{path}: is a directory; give a file")
     text = "\n".join(line for _, line in read_lines(path, max_line_bytes=MAX_LINE_BYTES))
     try:

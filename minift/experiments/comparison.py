@@ -23,7 +23,7 @@ from minift.training.defaults import resolve_options
 from minift.training.options import MAX_SEED, TrainOptions
 from minift.training.progress import numbers
 from minift.training.run import run
-from minift.training.run_dir import METRICS, check_same_options, choose_output_dir
+from minift.training.run_dir import METRICS, OPTIONS, check_same_options, choose_output_dir
 from minift.training.signals import Stopped
 
 FAILED = "failed.json"
@@ -84,6 +84,8 @@ def finished_run(
     try:
         return run(task_class, task_options, changed)
     except NonFiniteError as error:
+        resolved = resolve_options(task_class, task_options, options)
+        write_json(folder / OPTIONS, resolved)  # a run without a logged step leaves none
         write_json(folder / FAILED, {"error": str(error)})
         raise
     except Stopped as stopped:

@@ -23,6 +23,18 @@ from minift.training.defaults import with_defaults
 from minift.training.options import TrainOptions
 
 REPLAY = "replay"  # the one remedy that changes the data, by `TwoTaskOptions.replay_ratio`
+# Options that the comparison varies or replaces; its script has no flags for them.
+WITHOUT = {
+    "test_file": "the comparison tests on --first-dev-file; leave it out",
+    **dict.fromkeys(
+        (
+            *("freeze_encoder", "freeze_embeddings", "freeze_layers", "gradual_unfreezing"),
+            *("bitfit", "lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"),
+            *("reinit_layers", "layerwise_lr_decay", "l2_sp", "wise_ft_alpha"),
+        ),
+        "the comparison chooses the remedies; leave it out",
+    ),
+}
 
 
 def remedies(learning_rate: float, layers: int) -> dict[str, Mapping[str, Any]]:

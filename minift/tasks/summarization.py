@@ -93,6 +93,9 @@ class SummarizationOptions(TaskOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, "max_target_length", 2)
+        check_range(self, "num_beams", 1, 1000)
+        check_range(self, "length_penalty", -100, 100)
+        check_range(self, "no_repeat_ngram_size", 0)
         self.generation(1)
 
     def generation(self, max_target_length: int) -> GenerationConfig:

@@ -18,7 +18,7 @@ from minift.training.options import TrainOptions
 
 # Few records make few steps, after which a model has hardly left its start; more steps and averaged
 # weights mend this (Mosbach et al. 2021, "On the stability of fine-tuning BERT").
-FEW_RECORDS_RECIPE = {"min_steps": 500, "swa_fraction": 0.3}
+FEW_RECORDS_RECIPE = {"min_steps": 300, "swa_fraction": 0.3}
 # Options of the run beside which the lower layers are not frozen by default.
 CHOOSES_PARAMETERS = ("freeze_encoder", "freeze_embeddings", "lora_rank", "bitfit")
 # Options that fix the number of steps or the averaging, beside which few records change nothing.

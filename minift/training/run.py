@@ -53,6 +53,7 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     device = pick_device(options.device)
     torch.manual_seed(options.seed)
     task, model, splits = task_class.from_options(task_options)
+    options.check_evaluated(splits)
     options, reasons = with_defaults(task_class, task_options, options, len(splits["train"]))
     resolved = {**as_dict(task_options, options), "output_dir": str(folder)}
     if options.resume and not options.accept_changes:

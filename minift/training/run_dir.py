@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from minift.errors import UserError
-from minift.files import check_output_dir, read_json, remove_left_overs, write_json
+from minift.files import check_output_dir, read_json, remove_left_overs, write_json, writing
 from minift.options import flag_of
 from minift.training.log import LOG
 from minift.training.options import TrainOptions
@@ -63,10 +63,13 @@ def choose_output_dir(options: TrainOptions, task: str) -> Path:
 def run_lock(folder: Path, options: TrainOptions, resolved: Mapping[str, Any]) -> Iterator[None]:
     """Lock the output directory for this run; `UserError` if another run has locked it.
 
-    A run that is not resumed empties the directory first.  The system releases the lock when the
-    process ends, even if it is killed.
+    A run that is not resumed empties the directory first; one that ends with a `UserError` before
+    its first logged step leaves nothing in it.  The system releases the lock when the process ends,
+    even if it is killed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    made = not folder.exists()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -78,14 +81,25 @@ def run_lock(folder: Path, options: TrainOptions, resolved: Mapping[str, Any]) -
             ) from None
         remove_left_overs(folder)
         if not options.resume:
-            # options.json is deleted last, because it marks the folder as a run's.
-            for path in sorted(folder.iterdir(), key=lambda path: path.name == OPTIONS):
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            _empty(folder)
             write_json(folder / OPTIONS, resolved)
             (folder / LOG).touch()
-        yield
+        try:
+            yield
+        except UserError:
+            if not options.resume and not (folder / LOG).stat().st_size:
+                _empty(folder)
+                if made:
+                    folder.rmdir()
+            raise
     finally:
         os.close(descriptor)
+
+
+def _empty(folder: Path) -> None:
+    # options.json is deleted last, because it marks the folder as a run's.
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == OPTIONS):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def check_same_options(folder: Path, resolved: Mapping[str, Any], remedy: str) -> None:
