@@ -81,6 +81,8 @@ def main() -> None:
     elif name in TASK_COMPARISONS and rest and rest[0] in PEERS:
         task, *flags = rest
         compare, extra = TASK_COMPARISONS[name]
+        if name == "head" and "freeze_encoder" in TASKS[task].unsupported_options:
+            raise UserError(f"head: {task} trains no head on an encoder; give another task")
         classes = (TASKS[task].options_class, TrainOptions, extra)
         without = {**FOLDER_OPTIONS, **TASKS[task].unsupported_options}
         without |= {} if name == "guarantees" else MINIFT_OPTIONS

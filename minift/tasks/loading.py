@@ -87,7 +87,7 @@ def save_task(model: PretrainedModel, tokenizer: Tokenizer, folder: Path, **sett
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise NonFiniteError(
-                f"{name} of the trained model is not finite; lower --learning-rate"
+                f"{name} of the trained model is not finite; lower the learning rate"
             )
     other_keys = {**model.config.other_keys, "minift": settings}
     model.config = replace(model.config, other_keys=other_keys)

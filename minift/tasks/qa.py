@@ -231,15 +231,15 @@ class QaTask(Task):
         if max_tokens < 1:
             raise UserError(
                 f"{record.where}: the question has {len(question)} tokens, which leaves no room "
-                f"for its context in a window of {self.max_length}; shorten it, or give a larger "
-                "--max-length"
+                f"for its context in a window of {self.max_length}; shorten it, or "
+                "train with larger windows"
             )
         if doc_stride >= max_tokens and len(encoding) > max_tokens:
             raise UserError(
                 f"{record.where}: the question has {len(question)} tokens and leaves room for "
-                f"{max_tokens} of the context in a window of {self.max_length}, so --doc-stride "
-                f"{doc_stride} is impossible; give one from 0 to {max_tokens - 1}, or a larger "
-                "--max-length"
+                f"{max_tokens} of the context in a window of {self.max_length}, so an "
+                f"overlap of {doc_stride} is impossible; train with a doc_stride from 0 to "
+                f"{max_tokens - 1}, or with a larger max_length"
             )
         return windows(len(encoding), max_tokens, min(doc_stride, max_tokens - 1))
 

@@ -219,7 +219,10 @@ class SummarizationTask(Task):
     builtin_files = "reports.{}.jsonl"
     baseline_name = "the first sentence"
     unsupported_options = MappingProxyType(
-        {"freeze_encoder": "an encoder-decoder has no head to train; use --freeze-layers"}
+        {
+            "freeze_encoder": "an encoder-decoder has no head to train; use --freeze-layers",
+            "head_lr_multiplier": "an encoder-decoder has no head; leave it out",
+        }
     )
     saved_options = (
         *("source_prefix", "num_beams", "length_penalty", "no_repeat_ngram_size"),

@@ -201,10 +201,9 @@ class TrainOptions:
                     raise ValueError(
                         f"{flag_of(name)} has no effect with --freeze-encoder; leave one out"
                     )
-        if not self.lora_rank and (
-            self.lora_alpha or self.lora_dropout or self.lora_target_modules
-        ):
-            raise ValueError("--lora-... is given without --lora-rank; give it a rank, such as 8")
+        for name in ("lora_alpha", "lora_dropout", "lora_target_modules"):
+            if getattr(self, name) and not self.lora_rank:
+                raise ValueError(f"{flag_of(name)} needs --lora-rank; give it a rank, such as 8")
         if self.wise_ft_alpha < 1 and self.reinit_layers:
             raise ValueError(
                 "--wise-ft-alpha averages with the pretrained weights, which the layers of "

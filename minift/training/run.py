@@ -165,7 +165,7 @@ def evaluate_best_model(
             print(
                 f"\nwarning: {metric.name} {value:.4f} on dev is no better than the {baseline:.4f} "
                 f"of the baseline ({task.baseline_name}); more steps (--min-steps), another "
-                "--learning-rate (find_lr.py suggests one) or another --seed may help"
+                "learning rate (find_lr.py suggests one) or another --seed may help"
             )
     return results
 

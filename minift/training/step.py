@@ -120,8 +120,8 @@ class GradientComputer:
             raise UserError(f"{failure}; lower --max-length, or train a smaller model")
         if not self.options.auto_micro_batch:
             raise UserError(
-                f"{failure}; lower --batch-size (--gradient-accumulation-steps keeps the step as "
-                "large) or --max-length, or add --auto-micro-batch"
+                f"{failure}; take a smaller batch size or --max-length, or add --auto-micro-batch, "
+                "which keeps the step as large"
             )
         self.max_micro_batch = largest // 2
         print(
@@ -149,8 +149,8 @@ class GradientComputer:
             print(f"{failure} (skipped steps so far: {self.skipped})", flush=True)
             return
         raise NonFiniteError(
-            f"{failure}; lower --learning-rate (it was {self.options.learning_rate:g}), correct "
-            "the records, or allow --max-skipped-steps"
+            f"{failure}; lower the learning rate (it was {self.options.learning_rate:g}), "
+            "correct the records, or allow --max-skipped-steps"
         )
 
 

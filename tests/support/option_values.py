@@ -81,7 +81,7 @@ ROWS: dict[str, Row] = {
     "--r-drop": number("0", "0.5", "1"),
     "--class-weights": choice("none", "balanced"),
     "--token-column": integer("-1", "0", "1"),
-    "--tag-column": integer("-1", "0", "1"),
+    "--tag-column": integer("-1", "1"),
     "--scheme": choice("auto", "iob1", "iob2"),
     "--label-strategy": choice("first", "all", "last"),
     "--aggregation-strategy": choice("first", "average", "max", "majority", "last"),
@@ -205,6 +205,7 @@ EXCEPTIONS: dict[tuple[str, str], Row] = {
         (script, flag): row
         for script in ("train_summarization", "compare_decoding")
         for flag, row in {
+            "--head-lr-multiplier": Row(NUMBER),
             "--bitfit": REFUSED,  # T5 has no biases
             "--lora-target-modules": Row(TEXT, ("q", "wi"), LORA),
         }.items()
