@@ -30,6 +30,7 @@ from minift.experiments.comparison import (
     seed_range,
     table_of_means,
 )
+from minift.files import check_output_dir
 from minift.models.base import PretrainedModel
 from minift.options import check_range, option
 from minift.tasks.qa import QaOptions, QaTask
@@ -193,6 +194,7 @@ def compare_long_contexts(
     """
     check_dev_file(task_options)
     folder = options.output_dir or Path("runs/compare-long-contexts")
+    check_output_dir(folder)
     records = QaTask.read_splits(task_options)["dev"]
     joined = join_paragraphs(records, comparison.join)
     check_windows(task_options.model, joined, comparison)

@@ -17,6 +17,7 @@ from typing import Any
 from minift import hub
 from minift.experiments.comparison import CompareOptions, finished_run, seed_range, table_of_means
 from minift.experiments.forgetting import TwoTaskOptions, TwoTasks
+from minift.files import check_output_dir
 from minift.pretraining.probe import ProbeOptions, probe_loss, train_probe
 from minift.tasks.classification import ClassificationTask
 from minift.training.defaults import with_defaults
@@ -71,6 +72,7 @@ def compare_remedies(
     correlation are multiplied by 100.  Writes the means over the seeds to table.md.
     """
     folder = options.output_dir or Path("runs/compare-forgetting")
+    check_output_dir(folder)
     TwoTasks.model_class(hub.find_checkpoint(task_options.model))  # refuses other families first
     probe = None
     if probe_options.probe_file:

@@ -224,8 +224,8 @@ def objective_of(
         limit, special = config.max_tokens, objective.num_special
         if config.has_max_tokens and options.block_size + special > limit:
             raise UserError(
-                f"{options.model}: reads at most {limit} tokens, of which {special} are special; give "
-                f"pretrain.py --block-size at most {limit - special}, not {options.block_size}"
+                f"{options.model}: reads at most {limit} tokens, of which {special} are special; "
+                f"pretrain.py --block-size is {options.block_size}, give at most {limit - special}"
             )
     return found
 

@@ -52,8 +52,8 @@ def with_defaults(
     given = {name: value for name in values if (value := getattr(options, name)) is not None}
     resolved = replace(options, **{**values, **given})
     usual_method = not (options.freeze_encoder or options.lora_rank or options.bitfit)
-    if usual_method and resolved.optimizer == defaults.optimizer and learning_rate is not None:
-        resolved = resolved.with_learning_rate(learning_rate)
+    if options.learning_rate is None and usual_method and resolved.optimizer == defaults.optimizer:
+        resolved = replace(resolved, learning_rate=learning_rate)
     return resolved.with_learning_rate(task_options.default_learning_rate), lines
 
 

@@ -101,7 +101,7 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
         with StopRequest() as stop:
             throughput = train(task, model, features["train"], scored, options, folder, stop)
         best = type(model).from_pretrained(folder).to(device)
-        seconds = max(throughput.seconds, 1e-9)
+        seconds, memory = max(throughput.seconds, 1e-9), peak_memory_mb(device)
         metrics = {
             "task": task.name,
             "options": resolved,
@@ -112,7 +112,7 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
             "padding_fraction": round(
                 1 - throughput.real_tokens / max(throughput.all_tokens, 1), 4
             ),
-            "peak_memory_mb": round(peak_memory_mb(device), 1),
+            "peak_memory_mb": memory and round(memory, 1),
             "train_seconds": round(throughput.seconds, 2),
             "seconds": round(time.perf_counter() - started, 2),
             "environment": environment(device),

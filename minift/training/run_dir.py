@@ -7,7 +7,6 @@ metrics.json   the scores; present only if the run is finished
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -19,7 +18,14 @@ from typing import Any
 from torch import nn
 
 from minift.errors import UserError
-from minift.files import check_output_dir, read_json, remove_left_overs, write_json, writing
+from minift.files import (
+    check_output_dir,
+    lock_folder,
+    read_json,
+    remove_left_overs,
+    write_json,
+    writing,
+)
 from minift.options import flag_of
 from minift.training.log import LOG
 from minift.training.options import TrainOptions
@@ -70,15 +76,8 @@ def run_lock(folder: Path, options: TrainOptions, resolved: Mapping[str, Any]) -
     made = not folder.exists()
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = lock_folder(folder)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"{folder}: another run is using it now; wait for that run, or choose another "
-                "--output-dir"
-            ) from None
         remove_left_overs(folder)
         if not options.resume:
             _empty(folder)
@@ -93,7 +92,8 @@ def run_lock(folder: Path, options: TrainOptions, resolved: Mapping[str, Any]) -
                     folder.rmdir()
             raise
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _empty(folder: Path) -> None:

@@ -65,6 +65,7 @@ REACHES: dict[str, set[str]] = {
     "experiments.remedies": {"compare_forgetting"},
     "experiments.sweep": SWEEPS,
     "files.check_output_dir": RUNS | RANGE_TESTS | PRETRAIN,
+    "files.lock_folder": RUNS | PRETRAIN,
     "files.check_whole": RUNS | PRETRAIN,  # also read by others, of "its run"
     "nn.int8": PREDICT,
     "pretraining": PRETRAIN | {"compare_forgetting"},

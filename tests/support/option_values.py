@@ -210,6 +210,13 @@ EXCEPTIONS: dict[tuple[str, str], Row] = {
             "--lora-target-modules": Row(TEXT, ("q", "wi"), LORA),
         }.items()
     },
+    **{
+        (script, "--resume"): ON  # a comparison continues what it finds, or begins
+        for script in (
+            *("sweep classification", "compare_decoding", "compare_forgetting"),
+            *("compare_freezing", "compare_label_strategies", "compare_long_contexts"),
+        )
+    },
     ("train_classification", "--metric-for-best-model"): choice("accuracy", "loss"),
     ("train_ner", "--metric-for-best-model"): choice("f1", "token_accuracy"),
     ("train_qa", "--metric-for-best-model"): choice("f1", "exact"),
