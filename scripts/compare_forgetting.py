@@ -7,7 +7,7 @@ continues an interrupted comparison.
 
 from minift.experiments.comparison import CompareOptions
 from minift.experiments.forgetting import TwoTaskOptions
-from minift.experiments.remedies import compare_remedies
+from minift.experiments.remedies import WITHOUT, compare_remedies
 from minift.pretraining.probe import ProbeOptions
 from minift.training.cli import command_line, run_script
 from minift.training.options import TrainOptions
@@ -15,7 +15,12 @@ from minift.training.options import TrainOptions
 
 def main() -> None:
     task_options, options, probe_options, repeat = command_line(
-        TwoTaskOptions, TrainOptions, ProbeOptions, CompareOptions, description=__doc__
+        TwoTaskOptions,
+        TrainOptions,
+        ProbeOptions,
+        CompareOptions,
+        description=__doc__,
+        without=WITHOUT,
     )
     compare_remedies(task_options, options, probe_options, repeat)
 

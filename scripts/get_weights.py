@@ -9,10 +9,8 @@ Prints the folder of each checkpoint.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from minift import hub
-from minift.training.cli import ArgumentParser, run_script
+from minift.training.cli import ArgumentParser, parse_path, run_script
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -26,7 +24,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--revision", help="branch, tag or commit on the hub (default: main)")
     parser.add_argument(
-        "--to", type=Path, metavar="FOLDER", help="folder for the checkpoints (default: weights/)"
+        "--to",
+        type=parse_path,
+        metavar="FOLDER",
+        help="folder for the checkpoints (default: weights/)",
     )
     options = parser.parse_args(arguments)
     for name in options.names:

@@ -5,19 +5,19 @@ Prints one result for each text, in order; with --json, one JSON object a line.
 
 import os
 import sys
-from pathlib import Path
 
 from minift.device import check_device, pick_device
 from minift.options import check_range
 from minift.predictor import predict_lines
-from minift.training.cli import ArgumentParser, run_script
+from minift.training.cli import ArgumentParser, parse_path, run_script
+from minift.training.options import MAX_BATCH_SIZE
 
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("model_dir", type=Path, help="output directory of a training script")
+    parser.add_argument("model_dir", type=parse_path, help="output directory of a training script")
     parser.add_argument("texts", nargs="*", help="texts (default: each line of stdin is a text)")
-    parser.add_argument("--file", type=Path, help="file in a format of the training data")
+    parser.add_argument("--file", type=parse_path, help="file in a format of the training data")
     parser.add_argument(
         "--question",
         action="append",
@@ -43,7 +43,7 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     try:
         check_device(options.device)
-        check_range(options, "batch_size", 1)
+        check_range(options, "batch_size", 1, MAX_BATCH_SIZE)
     except ValueError as error:
         parser.error(str(error))
     inputs = options.file or options.texts or sys.stdin

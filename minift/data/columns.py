@@ -94,7 +94,7 @@ def read_tagged(
     Raises `UserError`, with file and line, for anything else.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"{path}: is a directory; give a file")
     json = os.path.splitext(path.name.lower().removesuffix(".gz"))[1] in (".jsonl", ".json")
     if json:

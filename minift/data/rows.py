@@ -49,7 +49,7 @@ def reader_of(path: Path) -> Reader:
         ".json": read_jsonl,
     }
     ending = os.path.splitext(path.name.lower().removesuffix(".gz"))[1]
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"{path}: is a directory; give a file")
     if ending not in readers:
         raise UserError(

@@ -239,7 +239,7 @@ def _find(text: str, start: int, context: str) -> int | None:
 
 
 def _json(path: Path) -> Any:
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"{path}: is a directory; give a file")
     text = "\n".join(line for _, line in read_lines(path, max_line_bytes=MAX_LINE_BYTES))
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minift.errors import NonFiniteError, UserError
-from minift.files import read_json, write_json, write_text
+from minift.files import check_output_dir, read_json, write_json, write_text
 from minift.options import check_range, option
 from minift.reports.plots import scatter_plot
 from minift.reports.tables import markdown_table, mean_and_spread
@@ -147,6 +147,7 @@ def compare(
     that do not beat `Task.baseline_score`, which the means include.
     Writes results.json, table.md and, if matplotlib is installed, plot.png to `folder`.
     """
+    check_output_dir(folder)
     all_seeds = seed_range(next(iter(variants.values()))[1].seed, seeds)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
     extra_columns: dict[str, list[Mapping[str, float]]] = {name: [] for name in variants}

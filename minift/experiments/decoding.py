@@ -30,7 +30,7 @@ from minift.data.read import SummaryRecord
 from minift.device import pick_device
 from minift.errors import escape_controls
 from minift.experiments.comparison import check_dev_file, finished_run
-from minift.files import read_json, write_json, write_text
+from minift.files import check_output_dir, read_json, write_json, write_text
 from minift.generation.config import GenerationConfig
 from minift.metrics.diversity import distinct, novelty, repetition
 from minift.options import check_range, option
@@ -253,6 +253,7 @@ def compare_decoding(
     folder of the run.  Raises `UserError` if there is no dev data.
     """
     folder = options.output_dir or Path("runs/compare-decoding")
+    check_output_dir(folder)
     finished = (folder / METRICS).exists()
     if finished:
         task_options = options_of_run(folder, task_options, options)

@@ -14,12 +14,19 @@ from typing import Any
 from minift import hub
 from minift.experiments.comparison import CompareOptions, check_dev_file, compare
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
-from minift.training.options import TrainOptions
+from minift.training.options import ONLY_WITH_ENCODER, TrainOptions
 
 # Options that the comparison varies; its script has no flags for them.
 WITHOUT = {
     "freeze_encoder": "the comparison runs with and without it; leave it out",
     "pooling": "the comparison runs every pooling; leave it out",
+    **dict.fromkeys(
+        (
+            *("freeze_embeddings", "freeze_layers", "gradual_unfreezing", "reinit_layers"),
+            *("bitfit", "lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"),
+        ),
+        "the comparison trains the whole model or only its head; leave it out",
+    ),
 }
 
 
@@ -44,7 +51,7 @@ def compare_freezing(
         {
             f"{'head only' if frozen else 'full'} {pooling}": (
                 replace(task_options, pooling=pooling),
-                replace(options, freeze_encoder=frozen),
+                replace(options, freeze_encoder=frozen, **(ONLY_WITH_ENCODER if frozen else {})),
             )
             for pooling in poolings
             for frozen in (True, False)

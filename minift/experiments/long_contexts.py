@@ -15,11 +15,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+from minift import hub
 from minift.data.batching import chunks
 from minift.data.squad import Answer, QuestionRecord
+from minift.errors import UserError
 from minift.experiments.comparison import (
     CompareOptions,
     check_dev_file,
@@ -27,9 +30,12 @@ from minift.experiments.comparison import (
     seed_range,
     table_of_means,
 )
+from minift.files import check_output_dir
 from minift.models.base import PretrainedModel
 from minift.options import check_range, option
 from minift.tasks.qa import QaOptions, QaTask
+from minift.text.tokenizer import Tokenizer
+from minift.training.defaults import with_defaults
 from minift.training.options import TrainOptions
 
 SEPARATOR = "\n\n"
@@ -50,6 +56,8 @@ class LongContextOptions:
 
     def __post_init__(self) -> None:
         check_range(self, "join", 1)
+        check_range(self, "max_lengths", 3)
+        check_range(self, "doc_strides", 0)
 
 
 def join_paragraphs(records: Sequence[QuestionRecord], count: int) -> list[QuestionRecord]:
@@ -76,6 +84,38 @@ def join_paragraphs(records: Sequence[QuestionRecord], count: int) -> list[Quest
     return joined
 
 
+def windows_with_room(
+    tokenizer: Tokenizer, records: Sequence[QuestionRecord], options: LongContextOptions
+) -> list[tuple[int, int]]:
+    """The pairs (window length, doc stride) that have room for context beside each question."""
+    longest = max(map(len, tokenizer.ids([record.question for record in records])))
+    overhead = longest + tokenizer.num_special(pair=True)  # tokens that are not context
+    pairs = product(options.max_lengths, options.doc_strides)
+    return [(window, doc_stride) for window, doc_stride in pairs if window - overhead > doc_stride]
+
+
+def check_windows(
+    model: str, records: Sequence[QuestionRecord], options: LongContextOptions
+) -> None:
+    """`UserError`, before a model is trained, if it cannot read a window or no window has room.
+
+    model: the checkpoint that training starts from.
+    """
+    folder = hub.find_checkpoint(model)
+    config = QaTask.model_class(folder).config_class.from_pretrained(folder)
+    longest = max(options.max_lengths)
+    if config.has_max_tokens and longest > config.max_tokens:
+        raise UserError(
+            f"--max-lengths has {longest}, but {model} reads at most {config.max_tokens} tokens; "
+            "give smaller ones"
+        )
+    if not windows_with_room(Tokenizer.from_pretrained(folder), records, options):
+        raise UserError(
+            f"--max-lengths has {longest}, in which the longest question of the dev data leaves no "
+            "room for any of --doc-strides; give larger windows or smaller overlaps"
+        )
+
+
 def score_windows(
     folder: Path, records: Sequence[QuestionRecord], options: LongContextOptions, batch_size: int
 ) -> list[dict[str, Any]]:
@@ -86,18 +126,14 @@ def score_windows(
     its overlap.  The time is that of featurizing, predicting and scoring, divided by the least.
     """
     task, model = QaTask.from_pretrained(folder)
-    longest = max(map(len, task.tokenizer.ids([record.question for record in records])))
-    overhead = longest + task.tokenizer.num_special(pair=True)  # tokens that are not context
     rows, seconds = [], []
-    for window in options.max_lengths:
-        for doc_stride in options.doc_strides:
-            if window - overhead > doc_stride:
-                settings = replace(task.options, doc_stride=doc_stride)
-                changed = replace(task, max_length=window, options=settings)
-                started = time.perf_counter()
-                row = _measure(changed, model, records, batch_size)
-                seconds.append(time.perf_counter() - started)
-                rows.append({"window": window, "doc stride": doc_stride, **row})
+    for window, doc_stride in windows_with_room(task.tokenizer, records, options):
+        settings = replace(task.options, doc_stride=doc_stride)
+        changed = replace(task, max_length=window, options=settings)
+        started = time.perf_counter()
+        row = _measure(changed, model, records, batch_size)
+        seconds.append(time.perf_counter() - started)
+        rows.append({"window": window, "doc stride": doc_stride, **row})
     least = min(seconds, default=1.0)
     return [{**row, "time, relative": s / least} for row, s in zip(rows, seconds, strict=True)]
 
@@ -158,8 +194,11 @@ def compare_long_contexts(
     """
     check_dev_file(task_options)
     folder = options.output_dir or Path("runs/compare-long-contexts")
+    check_output_dir(folder)
     records = QaTask.read_splits(task_options)["dev"]
     joined = join_paragraphs(records, comparison.join)
+    check_windows(task_options.model, joined, comparison)
+    options, _ = with_defaults(QaTask, task_options, options)
     windows, thresholds = [], []
     for seed in seed_range(options.seed, repeat.seeds):
         target = folder / f"seed{seed}"

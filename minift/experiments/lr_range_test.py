@@ -39,6 +39,7 @@ from minift.training.run import run
 from minift.training.signals import Stopped
 
 HIGHEST, STEPS = 0.1, 100  # defaults: the learning rate of the last step, the number of steps
+LEAST_STEPS = 20
 # The options of a range test: all layers are trained from the first step, nothing is evaluated.
 RANGE_TEST_OPTIONS = {
     "lr_scheduler_type": "exponential",
@@ -160,6 +161,10 @@ def find_learning_rate(task_class: type[Task], task_options: Any, options: Train
     folder = options.output_dir or Path("runs/find-lr")
     check_output_dir(folder)
     highest, steps = options.learning_rate or HIGHEST, options.min_steps or STEPS
+    if steps < LEAST_STEPS:
+        raise UserError(
+            f"--min-steps is {steps}, too few to see the loss fall; give at least {LEAST_STEPS}"
+        )
     changed = replace(options, learning_rate=highest, min_steps=steps, **RANGE_TEST_OPTIONS)
     changed, _ = with_defaults(task_class, task_options, changed)
     learning_rates, losses, ended = measure(task_class, task_options, changed)

@@ -17,12 +17,25 @@ from typing import Any
 from minift import hub
 from minift.experiments.comparison import CompareOptions, finished_run, seed_range, table_of_means
 from minift.experiments.forgetting import TwoTaskOptions, TwoTasks
+from minift.files import check_output_dir
 from minift.pretraining.probe import ProbeOptions, probe_loss, train_probe
 from minift.tasks.classification import ClassificationTask
 from minift.training.defaults import with_defaults
 from minift.training.options import TrainOptions
 
 REPLAY = "replay"  # the one remedy that changes the data, by `TwoTaskOptions.replay_ratio`
+# Options that the comparison varies or replaces; its script has no flags for them.
+WITHOUT = {
+    "test_file": "the comparison tests on --first-dev-file; leave it out",
+    **dict.fromkeys(
+        (
+            *("freeze_encoder", "freeze_embeddings", "freeze_layers", "gradual_unfreezing"),
+            *("bitfit", "lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"),
+            *("reinit_layers", "layerwise_lr_decay", "l2_sp", "wise_ft_alpha"),
+        ),
+        "the comparison chooses the remedies; leave it out",
+    ),
+}
 
 
 def remedies(learning_rate: float, layers: int) -> dict[str, Mapping[str, Any]]:
@@ -59,6 +72,7 @@ def compare_remedies(
     correlation are multiplied by 100.  Writes the means over the seeds to table.md.
     """
     folder = options.output_dir or Path("runs/compare-forgetting")
+    check_output_dir(folder)
     TwoTasks.model_class(hub.find_checkpoint(task_options.model))  # refuses other families first
     probe = None
     if probe_options.probe_file:

@@ -44,7 +44,7 @@ from minift.tasks.base import Metric, Task
 from minift.tasks.options import TaskOptions
 from minift.training.defaults import resolve_options, with_defaults
 from minift.training.log import LOG
-from minift.training.options import TrainOptions
+from minift.training.options import MAX_BATCH_SIZE, TrainOptions
 from minift.training.run_dir import METRICS, check_same_options
 
 # Options that a sweep varies; its script has no flags for them.
@@ -83,7 +83,7 @@ class SweepOptions:
     def __post_init__(self) -> None:
         check_range(self, "learning_rates", 1e-12)
         check_range(self, "epochs_list", 1, 1_000_000)
-        check_range(self, "batch_sizes", 1)
+        check_range(self, "batch_sizes", 1, MAX_BATCH_SIZE)
         for name, low in {"seeds": 1, "trials": 0, "jobs": 1}.items():
             check_range(self, name, low, MAX_SEEDS if name == "seeds" else 1024)
 

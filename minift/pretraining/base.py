@@ -58,12 +58,20 @@ class ModelOptions:
     tokenizer_documents: int = option(20_000, "Documents to train the tokenizer on.")
 
     def __post_init__(self) -> None:
-        check_range(self, "vocab_size", SENTINELS + 10, 2**31)
-        for name in ("d_model", "d_ff", "num_layers", "num_heads", "tokenizer_documents"):
-            check_range(self, name, 1)
+        check_range(self, "vocab_size", SENTINELS + 10, 10_000_000)
+        for name in ("d_model", "d_ff"):
+            check_range(self, name, 1, 65_536)
+        for name in ("num_layers", "num_heads"):
+            check_range(self, name, 1, 1024)
+        check_range(self, "tokenizer_documents", 1)
         check_range(self, "dropout", 0, 0.99)
         for name in ("gap_sentence_ratio", "lead_ratio", "full_text_ratio"):
             check_range(self, name, 0, 1)
+        if self.lead_ratio and not self.gap_sentence_ratio:
+            raise ValueError(
+                "--lead-ratio is a share of the hidden sentences of --gap-sentence-ratio, which is "
+                "0; leave one of them out"
+            )
         if self.d_model % self.num_heads:
             raise ValueError(
                 f"--d-model is {self.d_model}, which is no multiple of --num-heads "
@@ -78,6 +86,7 @@ class Objective(ABC):
     optimizer, default_learning_rate: the defaults; see `training.optim.make_optimizer`.
     num_special: special tokens that `batch` adds to a block.
     has_head: the model has a head, which may be trained while the encoder is frozen.
+    ignored_options: the options of `ModelOptions` that are of another objective.
     end_token_id: the token written after each document.
     """
 
@@ -86,6 +95,7 @@ class Objective(ABC):
     default_learning_rate: ClassVar[float]
     num_special: ClassVar[int]
     has_head: ClassVar[bool]
+    ignored_options: ClassVar[tuple[str, ...]] = ()
     end_token_id: int
 
     def __init_subclass__(cls, **settings: Any):

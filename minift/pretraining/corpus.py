@@ -97,8 +97,8 @@ class TokenBlocks:
         if self.total - self.eval_blocks < 1:
             raise UserError(
                 f"{self.path}: holds {self.total} blocks of {self.block_size} tokens, of which "
-                f"{self.eval_blocks} are held out; give more text, or a smaller --eval-blocks or "
-                "--block-size"
+                f"{self.eval_blocks} are held out; give more text, or smaller values to "
+                "pretrain.py --eval-blocks or pretrain.py --block-size"
             )
 
     @property

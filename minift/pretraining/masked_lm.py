@@ -43,6 +43,7 @@ class MaskedLM(Objective):
     model_kind = EncoderForMaskedLM
     optimizer, default_learning_rate = "adamw", 1e-3
     num_special, has_head = 2, True  # [CLS] and [SEP]
+    ignored_options = ("gap_sentence_ratio", "lead_ratio", "full_text_ratio")
 
     def __init__(self, tokenizer: Tokenizer, options: ModelOptions):
         special = (tokenizer.cls_token_id, tokenizer.mask_token_id, tokenizer.sep_token_id)

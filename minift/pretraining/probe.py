@@ -29,11 +29,15 @@ class ProbeOptions:
     probe_file: tuple[Path, ...] = option(
         (), "Plain text files for a masked-word probe of the encoder; default: no probe."
     )
-    probe_steps: int = option(500, "Optimiser steps of the probe's masked-LM head.")
+    probe_steps: int | None = option(
+        None, "Optimiser steps of the probe's masked-LM head; default: 500."
+    )
 
     def __post_init__(self) -> None:
         convert_paths(self)
         check_range(self, "probe_steps", 1)
+        if self.probe_steps and not self.probe_file:
+            raise ValueError("--probe-steps belongs to --probe-file; give both or none")
 
 
 def train_probe(encoder: str, probe: ProbeOptions, folder: Path) -> PretrainOptions:
@@ -50,7 +54,7 @@ def train_probe(encoder: str, probe: ProbeOptions, folder: Path) -> PretrainOpti
         freeze_encoder=True,
         output_dir=folder,
         overwrite=folder.exists(),
-        max_steps=probe.probe_steps,
+        max_steps=probe.probe_steps or 500,
         batch_size=32,
         block_size=48,
         learning_rate=3e-3,

@@ -32,7 +32,7 @@ from minift.files import write_json
 from minift.models.base import PretrainedModel
 from minift.models.config import CONFIG
 from minift.models.registry import families_with, family_model, read_model_type
-from minift.options import check_range, convert_paths, option
+from minift.options import check_range, convert_paths, flag_of, option
 from minift.pretraining.base import ModelOptions, Objective, new_model
 from minift.pretraining.corpus import TokenBlocks, read_documents, write_tokens
 from minift.pretraining.masked_lm import MaskedLM
@@ -49,7 +49,7 @@ from minift.training.optim import (
     parameter_groups,
     set_learning_rate,
 )
-from minift.training.options import MAX_SEED
+from minift.training.options import MAX_BATCH_SIZE, MAX_SEED
 from minift.training.progress import describe_model, describe_options
 from minift.training.run_dir import METRICS, check_same_options, choose_output_dir, run_lock
 from minift.training.schedules import cosine
@@ -109,7 +109,8 @@ class PretrainOptions:
 
     def __post_init__(self) -> None:
         convert_paths(self)
-        for name in ("max_steps", "batch_size", "eval_blocks", "eval_steps", "logging_steps"):
+        check_range(self, "batch_size", 1, MAX_BATCH_SIZE)
+        for name in ("max_steps", "eval_blocks", "eval_steps", "logging_steps"):
             check_range(self, name, 1)
         for name in ("save_steps", "workers"):
             check_range(self, name, 0)
@@ -117,6 +118,10 @@ class PretrainOptions:
         check_range(self, "seed", 0, MAX_SEED)
         check_range(self, "block_size", 8)
         check_range(self, "learning_rate", 1e-12)
+        if self.resume and self.overwrite:
+            raise ValueError("--resume and --overwrite exclude each other; give one of them")
+        if self.resume and self.output_dir is None:
+            raise ValueError("--resume needs the --output-dir of the run to continue")
         check_device(self.device)
         check_precision(self.precision)
         if not self.train_file:
@@ -135,6 +140,7 @@ def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str,
         raise UserError(
             "--freeze-encoder leaves an encoder-decoder no parameter to train; leave it out"
         )
+    check_used(model_options, options, objective_class)
     folder = choose_output_dir(options, "pretrain")
     for path in options.train_file:
         if next(read_documents([path]), None) is None:
@@ -226,10 +232,27 @@ def objective_of(
         limit, special = config.max_tokens, objective.num_special
         if config.has_max_tokens and options.block_size + special > limit:
             raise UserError(
-                f"--block-size is {options.block_size}, but {options.model} reads at most {limit} "
-                f"tokens, of which {special} are special; give at most {limit - special}"
+                f"{options.model}: reads at most {limit} tokens, of which {special} are special; "
+                f"pretrain.py --block-size is {options.block_size}, give at most {limit - special}"
             )
     return found
+
+
+def check_used(
+    model_options: ModelOptions, options: PretrainOptions, objective: type[Objective]
+) -> None:
+    """`UserError` for an option that was given and has no effect on this model or objective."""
+    unused = dict.fromkeys(objective.ignored_options, "is of span corruption")
+    if options.model is not None:
+        has = f"is decided by the checkpoint {options.model}"
+        names = ("vocab_size", "d_model", "d_ff", "num_layers", "num_heads", "tokenizer_documents")
+        unused |= dict.fromkeys(names, has)
+        if model_options.family != read_model_type(hub.find_checkpoint(options.model)):
+            unused["family"] = has
+    for name, reason in unused.items():
+        value = getattr(model_options, name)
+        if value != getattr(ModelOptions, name):
+            raise UserError(f"{flag_of(name)} is {value}, but it {reason}; leave it out")
 
 
 def make_tokenizer(

@@ -189,7 +189,7 @@ class ClassificationTask(Task):
         Metric("loss", higher_is_better=False),
     )
     builtin_files = "reviews.{}.tsv"
-    baseline_name = "the most frequent label"
+    baseline_name, few_records = "the most frequent label", 800
     saved_options = ("text_column", "pair_column", "label_column", "truncation", "positive_label")
 
     options: ClassificationOptions

@@ -61,7 +61,7 @@ class EntityDisplay(Display):
             f"  words   {' '.join(first.words)}",
             f"  tags    {' '.join(first.tags or ())}",
             f"  tokens  {' '.join(self.task.tokenizer.convert_ids_to_tokens(feature.input_ids))}",
-            f"  labels  {' '.join(names)}  (--label-strategy {self.task.options.label_strategy})",
+            f"  labels  {' '.join(names)}  (label strategy {self.task.options.label_strategy})",
             f"schemes   {', '.join(self.task.schemes)} -> iob2",
             "entities  " + ", ".join(f"{kind} {kinds[kind]}" for kind in sorted(kinds)),
             f"words     {lengths.total()}, of which {lengths.total() - lengths[0] - lengths[1]} "

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from minift.errors import UserError
+from minift.errors import NonFiniteError, UserError
 from minift.files import write_json, write_manifest
 from minift.generation.config import GenerationConfig
 from minift.models.base import PretrainedModel
@@ -95,7 +95,15 @@ def load_initial_model(
 def save_task(
     model: PretrainedModel, tokenizer: Tokenizer, folder: str | Path, **settings: Any
 ) -> None:
-    """Save model and tokenizer; config.json keeps under "minift" the settings for prediction."""
+    """Save model and tokenizer; config.json keeps under "minift" the settings for prediction.
+
+    Raises `NonFiniteError` if a weight is inf or nan, as after a last step that was too large.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise NonFiniteError(
+                f"{name} of the trained model is not finite; lower the learning rate"
+            )
     other_keys = {**model.config.other_keys, "minift": settings}
     model.config = replace(model.config, other_keys=other_keys)
     model.save_pretrained(folder)

@@ -104,6 +104,9 @@ class SummarizationOptions(TaskOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, "max_target_length", 2)
+        check_range(self, "num_beams", 1, 1000)
+        check_range(self, "length_penalty", -100, 100)
+        check_range(self, "no_repeat_ngram_size", 0)
         self.generation(1)
 
     def generation(self, max_target_length: int) -> GenerationConfig:
@@ -159,7 +162,10 @@ class SummarizationTask(Task):
     builtin_files = "reports.{}.jsonl"
     baseline_name = "the first sentence"
     unsupported_options = MappingProxyType(
-        {"freeze_encoder": "an encoder-decoder has no head to train; use --freeze-layers"}
+        {
+            "freeze_encoder": "an encoder-decoder has no head to train; use --freeze-layers",
+            "head_lr_multiplier": "an encoder-decoder has no head; leave it out",
+        }
     )
     saved_options = (
         *("document_column", "summary_column", "source_prefix"),

@@ -18,7 +18,7 @@ from minift.training.options import TrainOptions
 
 # Few records make few steps, after which a model has hardly left its start; more steps and averaged
 # weights mend this (Mosbach et al. 2021, "On the stability of fine-tuning BERT").
-FEW_RECORDS_RECIPE = {"min_steps": 500, "swa_fraction": 0.3}
+FEW_RECORDS_RECIPE = {"min_steps": 300, "swa_fraction": 0.3}
 # Options of the run beside which the lower layers are not frozen by default.
 CHOOSES_PARAMETERS = ("freeze_encoder", "freeze_embeddings", "lora_rank", "bitfit")
 # Options that fix the number of steps or the averaging, beside which few records change nothing.
@@ -52,8 +52,8 @@ def with_defaults(
     given = {name: value for name in values if (value := getattr(options, name)) is not None}
     resolved = replace(options, **{**values, **given})
     usual_method = not (options.freeze_encoder or options.lora_rank or options.bitfit)
-    if usual_method and resolved.optimizer == defaults.optimizer and learning_rate is not None:
-        resolved = resolved.with_learning_rate(learning_rate)
+    if options.learning_rate is None and usual_method and resolved.optimizer == defaults.optimizer:
+        resolved = replace(resolved, learning_rate=learning_rate)
     return resolved.with_learning_rate(task_options.default_learning_rate), lines
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import re
-import resource
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +15,11 @@ from typing import Any
 import torch
 
 from minift.files import writing
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 LOG = "log.jsonl"
 
@@ -59,14 +63,19 @@ def package_version(name: str) -> str | None:
         return None
 
 
-def peak_memory_mb(device: torch.device) -> float:
-    """The greatest memory held so far, in MiB: the GPU's, or this process's on the CPU."""
+def peak_memory_mb(device: torch.device) -> float | None:
+    """The greatest memory held so far, in MiB: the GPU's, or this process's on the CPU.
+
+    None on Windows without a GPU, which is not asked.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")
     if status.exists():  # Linux; getrusage would include the process before an exec
         held = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
         return int(held[1]) / 2**10
+    if resource is None:
+        return None
     # Kilobytes; on macOS bytes.
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

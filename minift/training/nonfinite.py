@@ -32,8 +32,8 @@ def stop_if_not_finite(
     """
     if not torch.isfinite(value):
         raise NonFiniteError(
-            f"{describe_non_finite(model, losses, step)}; lower --learning-rate (it was "
-            f"{learning_rate:g})"
+            f"{describe_non_finite(model, losses, step)}; lower the learning rate (it "
+            f"was {learning_rate:g})"
         )
 
 

@@ -6,16 +6,25 @@ The task decides an option that is None (training/defaults.py), such as the numb
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
 from typing import Literal
 
 from minift.device import check_device, check_precision
+from minift.errors import UserError
 from minift.options import check_range, convert_paths, flag_of, option
 from minift.training.schedules import SCHEDULES
 
-MAX_SEED = 2**32 - 1
+MAX_SEED, MAX_BATCH_SIZE = 2**32 - 1, 65_536
+# Options that concern the encoder -> their values without an effect.
+ONLY_WITH_ENCODER = {
+    "layerwise_lr_decay": 1.0,
+    "l2_sp": 0.0,
+    "wise_ft_alpha": 1.0,
+    "gradient_checkpointing": False,
+}
 
 
 @dataclass(frozen=True)
@@ -152,17 +161,20 @@ class TrainOptions:
     def __post_init__(self) -> None:
         convert_paths(self)
         check_range(self, "epochs", 1, 1_000_000)
-        for name in ("batch_size", "gradient_accumulation_steps", "logging_steps"):
+        check_range(self, "batch_size", 1, MAX_BATCH_SIZE)
+        for name in ("gradient_accumulation_steps", "logging_steps"):
             check_range(self, name, 1)
         for name in (
             *("eval_steps", "early_stopping_patience", "save_steps", "weight_decay", "min_steps"),
-            *("l2_sp", "freeze_layers", "gradual_unfreezing", "reinit_layers"),
+            *("freeze_layers", "gradual_unfreezing", "reinit_layers"),
             *("train_eval_samples", "max_skipped_steps"),
         ):
             check_range(self, name, 0)
+        check_range(self, "l2_sp", 0, 1e6)
         check_range(self, "lora_rank", 0, 1024)
         check_range(self, "lora_alpha", 1e-6, 1e6)
-        for name in ("lora_dropout", "swa_fraction", "wise_ft_alpha", "warmup_ratio"):
+        check_range(self, "lora_dropout", 0, 0.99)
+        for name in ("swa_fraction", "wise_ft_alpha", "warmup_ratio"):
             check_range(self, name, 0, 1)
         self._check_trained_parameters()
         check_range(self, "seed", 0, MAX_SEED)
@@ -188,15 +200,39 @@ class TrainOptions:
                     f"{flag_of(first)} and {flag_of(second)} exclude each other, since each "
                     "chooses the trained parameters; leave one of them out"
                 )
-        if not self.lora_rank and (
-            self.lora_alpha or self.lora_dropout or self.lora_target_modules
-        ):
-            raise ValueError("--lora-... is given without --lora-rank; give it a rank, such as 8")
+        # Beside a frozen encoder only the new head is trained, which is one depth and has no
+        # pretrained weights.
+        if self.freeze_encoder:
+            for name, off in ONLY_WITH_ENCODER.items():
+                if getattr(self, name) != off:
+                    raise ValueError(
+                        f"{flag_of(name)} has no effect with --freeze-encoder; leave one out"
+                    )
+        for name in ("lora_alpha", "lora_dropout", "lora_target_modules"):
+            if getattr(self, name) and not self.lora_rank:
+                raise ValueError(f"{flag_of(name)} needs --lora-rank; give it a rank, such as 8")
         if self.wise_ft_alpha < 1 and self.reinit_layers:
             raise ValueError(
                 "--wise-ft-alpha averages with the pretrained weights, which the layers of "
                 "--reinit-layers lack; leave one of them out"
             )
+
+    def check_evaluated(self, splits: Collection[str]) -> None:
+        """`UserError` for an option that belongs to evaluations, if the data has none to make.
+
+        splits: the names of the splits that the run has.
+        """
+        if "dev" in splits:
+            return
+        names = ["early_stopping_patience", "metric_for_best_model"]
+        if not self.train_eval_samples:
+            names.append("eval_steps")
+        for name in names:
+            if getattr(self, name):
+                raise UserError(
+                    f"{flag_of(name)} is {getattr(self, name)}, but there is no dev data to "
+                    "evaluate on; give a --dev-file, or leave it out"
+                )
 
     @property
     def frozen_depth(self) -> int:

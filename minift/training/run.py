@@ -56,6 +56,7 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     device = pick_device(options.device)
     torch.manual_seed(options.seed)
     task, model, splits = task_class.from_options(task_options)
+    options.check_evaluated(splits)
     options, reasons = with_defaults(task_class, task_options, options, len(splits["train"]))
     resolved = {**as_dict(task_options, options), "output_dir": str(folder)}
     if options.resume:
@@ -112,7 +113,7 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
         with StopRequest() as stop:
             throughput = train(task, model, features["train"], scored, options, folder, stop)
         best = type(model).from_pretrained(folder).to(device)
-        seconds = max(throughput.seconds, 1e-9)
+        seconds, memory = max(throughput.seconds, 1e-9), peak_memory_mb(device)
         metrics = {
             "task": task.name,
             "options": resolved,
@@ -123,7 +124,7 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
             "padding_fraction": round(
                 1 - throughput.real_tokens / max(throughput.all_tokens, 1), 4
             ),
-            "peak_memory_mb": round(peak_memory_mb(device), 1),
+            "peak_memory_mb": memory and round(memory, 1),
             "train_seconds": round(throughput.seconds, 2),
             "seconds": round(time.perf_counter() - started, 2),
             "environment": environment(device),
@@ -194,7 +195,7 @@ def evaluate_best_model(
             print(
                 f"\nwarning: {metric.name} {value:.4f} on dev is no better than the {baseline:.4f} "
                 f"of the baseline ({task.baseline_name}); more steps (--min-steps), another "
-                "--learning-rate (find_lr.py suggests one) or another --seed may help"
+                "learning rate (find_lr.py suggests one) or another --seed may help"
             )
     return results
 

@@ -8,7 +8,6 @@ metrics.json   the scores; present only if the run is finished
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -18,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from minift.errors import UserError
-from minift.files import check_output_dir, read_json, remove_left_overs, write_json
+from minift.files import (
+    check_output_dir,
+    lock_folder,
+    read_json,
+    remove_left_overs,
+    write_json,
+    writing,
+)
 from minift.models.base import PretrainedModel
 from minift.options import flag_of
 from minift.training.log import LOG
@@ -73,39 +79,37 @@ def choose_output_dir(options: TrainOptions, task: str) -> Path:
 def run_lock(folder: Path, options: TrainOptions, resolved: Mapping[str, Any]) -> Iterator[None]:
     """Lock the output directory for this run; `UserError` if another run has locked it.
 
-    A run that is not resumed empties the directory first, and deletes what it wrote if it fails
-    before it has logged or saved anything.  The system releases the lock when the process ends,
-    even if it is killed.
+    A run that is not resumed empties the directory first; one that ends with a `UserError` before
+    it has logged or saved anything leaves nothing in it.  The system releases the lock when the
+    process ends, even if it is killed.
     """
-    existed = folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
+    made = not folder.exists()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    descriptor = lock_folder(folder)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"{folder}: another run is using it now; wait for that run, or choose another "
-                "--output-dir"
-            ) from None
         remove_left_overs(folder)
         if not options.resume:
-            # options.json is deleted last, because it marks the folder as a run's.
-            for path in sorted(folder.iterdir(), key=lambda path: path.name == OPTIONS):
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            _empty(folder)
             write_options(folder, resolved)
             (folder / LOG).touch()
         try:
             yield
         except UserError:
             if not options.resume and holds_nothing(folder):
-                for path in folder.iterdir():
-                    path.unlink()
-                if not existed:
+                _empty(folder)
+                if made:
                     folder.rmdir()
             raise
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _empty(folder: Path) -> None:
+    # options.json is deleted last, because it marks the folder as a run's.
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == OPTIONS):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def holds_nothing(folder: Path) -> bool:

@@ -103,8 +103,8 @@ class GradientComputer:
             raise UserError(f"{failure}; lower --max-length, or train a smaller model")
         if not self.options.auto_micro_batch:
             raise UserError(
-                f"{failure}; lower --batch-size (--gradient-accumulation-steps keeps the step as "
-                "large) or --max-length, or add --auto-micro-batch"
+                f"{failure}; take a smaller batch size or --max-length, or add --auto-micro-batch, "
+                "which keeps the step as large"
             )
         self.state.max_micro_batch = largest // 2
         print_line(
@@ -131,8 +131,8 @@ class GradientComputer:
             print_line(f"{failure} (skipped steps so far: {self.state.skipped})")
             return
         raise NonFiniteError(
-            f"{failure}; lower --learning-rate (it was {self.options.learning_rate:g}), correct "
-            "the records, or allow --max-skipped-steps"
+            f"{failure}; lower the learning rate (it was {self.options.learning_rate:g}), "
+            "correct the records, or allow --max-skipped-steps"
         )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.peers import alternate, speed_columns
 from minift import hub
-from minift.options import option
+from minift.options import check_range, option
 from minift.reports.tables import markdown_table
 from minift.tasks.qa import QaTask
 
@@ -15,6 +15,9 @@ class FeaturesOptions:
     """Measurement."""
 
     rounds: int = option(3, "Rounds in which both sides run, in turn.")
+
+    def __post_init__(self) -> None:
+        check_range(self, "rounds", 1, 100_000)
 
 
 def features(task_options, measurement):

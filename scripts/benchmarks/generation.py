@@ -11,12 +11,13 @@ from typing import Literal
 import torch
 
 from benchmarks.peers import PeerModel, alternate, speed_columns
-from minift.device import pick_device
+from minift.device import check_device, check_precision, pick_device
 from minift.models.registry import families_with, family_model
 from minift.models.seq2seq import Seq2SeqModel
 from minift.nn.int8 import quantize_int8
-from minift.options import option
+from minift.options import check_range, option
 from minift.reports.tables import markdown_table
+from minift.training.options import MAX_SEED
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SPECIAL = {"<pad>": 0, "</s>": 1, "<unk>": 2}  # CTranslate2 needs these by name
@@ -34,6 +35,14 @@ class GenerationOptions:
     precision: str = option("fp32", "fp32, or bf16: the dtype of all weights.")
     rounds: int = option(7, "Rounds in which the sides run, in turn.")
     seed: int = option(1, "Seed of the random weights and sources.")
+
+    def __post_init__(self) -> None:
+        for name in ("sources", "source_length", "new_tokens"):
+            check_range(self, name, 1, 100_000)
+        check_range(self, "rounds", 1, 100_000)
+        check_range(self, "seed", 0, MAX_SEED)
+        check_device(self.device)
+        check_precision(self.precision)
 
 
 def generation(options):

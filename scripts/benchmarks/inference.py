@@ -10,7 +10,7 @@ from benchmarks.peers import PEERS, alternate, speed_columns
 from minift.data.batching import chunks
 from minift.device import pick_device
 from minift.errors import UserError
-from minift.options import option
+from minift.options import check_range, option
 from minift.reports.tables import markdown_table
 from minift.tasks.batches import head_logits, run_batches
 from minift.tasks.registry import TASKS
@@ -22,6 +22,10 @@ class InferenceOptions:
 
     rounds: int = option(5, "Rounds in which the sides run, in turn.")
     records: int = option(1000, "Training records to predict; at most all.")
+
+    def __post_init__(self) -> None:
+        check_range(self, "rounds", 1, 100_000)
+        check_range(self, "records", 1)
 
 
 def inference(task_name, task_options, options, measurement):

@@ -9,11 +9,12 @@ from minift import metrics
 from minift.data.squad import as_squad
 from minift.metrics.rouge import porter_stem
 from minift.metrics.squad import normalize_answer
-from minift.options import option
+from minift.options import check_range, option
 from minift.reports.tables import markdown_table
 from minift.tasks.ner import NerOptions, NerTask
 from minift.tasks.qa import QaOptions, QaTask
 from minift.tasks.summarization import SummarizationOptions, SummarizationTask, first_sentence
+from minift.training.options import MAX_SEED
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class MetricsOptions:
     items: int = option(10_000, "Pairs of texts, tagged sentences and questions to score.")
     rounds: int = option(3, "Rounds in which both sides run, in turn.")
     seed: int = option(1, "Seed of the draws.")
+
+    def __post_init__(self) -> None:
+        check_range(self, "items", 1)
+        check_range(self, "rounds", 1, 100_000)
+        check_range(self, "seed", 0, MAX_SEED)
 
 
 def metrics_speed(options):

@@ -78,7 +78,8 @@ class RegressionOptions:
     )
 
     def __post_init__(self) -> None:
-        for name in ("pairs", "records", "calls"):
+        check_range(self, "pairs", 1, 100_000)
+        for name in ("records", "calls"):
             check_range(self, name, 1)
         for name in self.only:
             if name not in MEASUREMENTS:

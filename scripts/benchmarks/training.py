@@ -18,7 +18,7 @@ from minift import hub
 from minift.data.batching import training_batches
 from minift.device import pick_device
 from minift.errors import UserError
-from minift.options import option
+from minift.options import check_range, option
 from minift.reports.tables import markdown_table
 from minift.tasks.registry import TASKS
 from minift.training.log import peak_memory_mb
@@ -50,6 +50,10 @@ class TrainingOptions:
     rounds: int = option(15, "Rounds in which the sides run, in turn.")
     steps: int = option(4, "Training steps of each side in a round.")
     profile: bool = option(False, "Show the time of minift's step by purpose.")
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "steps"):
+            check_range(self, name, 1, 100_000)
 
 
 def training(task_name, task_options, options, measurement):

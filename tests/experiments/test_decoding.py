@@ -12,7 +12,7 @@ from itertools import combinations
 import pytest
 import torch
 from support import summaries
-from support.running import ROOT, last_line_of_refusal
+from support.running import ROOT, last_line_of_refusal, run_script
 
 from minift.data.read import SummaryRecord
 from minift.experiments.decoding import (
@@ -229,3 +229,38 @@ def test_without_dev_there_is_nothing_to_compare_on(tiny_t5, trees, tmp_path, mo
     last = last_line_of_refusal("compare_decoding", flags, monkeypatch, capsys)
     assert "--dev-file is missing" in last
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_compared_on_its_own_dev_data(
+    tiny_t5, trees, tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "out"
+    data = {"train-file": trees["train"], "dev-file": trees["dev"]}
+    flags = {"model": tiny_t5, **data, "epochs": 1, "device": "cpu", "max-target-length": 4}
+    training = [part for name, value in flags.items() for part in (f"--{name}", value)]
+    run_script("train_summarization", *training, "--output-dir", folder)
+    few = ["--output-dir", folder, "--num-samples", 1, "--limit", 3]
+    shown = run_here(monkeypatch, capsys, *few)
+    assert f"dev data  {trees['dev']}, 3 documents" in shown
+    assert json.loads(trees["dev"].read_text().splitlines()[0])["document"] in (
+        (folder / "examples.md").read_text()
+    )
+    shown = run_here(monkeypatch, capsys, *few, "--dev-file", trees["test"])
+    assert f"dev data  {trees['test']}, 3 documents" in shown
+    # An option that contradicts the run is refused; one that agrees with it is not.
+    run_here(monkeypatch, capsys, *few, "--epochs", 1)
+    for name, value in {"epochs": 2, "train-file": trees["dev"], "model": "other"}.items():
+        last = last_line_of_refusal(
+            "compare_decoding", {"output-dir": folder, name: value}, monkeypatch, capsys
+        )
+        assert f"the run has --{name}" in last
+        assert "leave it out, or choose another --output-dir" in last
+
+
+def test_options_that_the_comparison_replaces_are_refused(tmp_path, monkeypatch, capsys):
+    last = last_line_of_refusal("compare_decoding", {"num-beams": 2}, monkeypatch, capsys)
+    assert last == (
+        "error: --num-beams: the comparison decodes in its own ways; leave it out "
+        "(--help-all lists all flags)"
+    )
