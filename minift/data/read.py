@@ -192,7 +192,7 @@ def read_summaries(
             skipped.append(error)
             continue
         records.append(SummaryRecord(str(len(records)), document, summaries, where))
-    print_skipped(path, skipped, len(records) + len(skipped))
+    print_skipped(skipped, len(records) + len(skipped))
     if not records:
         raise UserError(f"{path}: holds no record; give a file with at least one")
     return records
@@ -223,10 +223,10 @@ def _no_column(row: Row, name: str, columns: Mapping[str, str], where: str, trai
     return f"{where}: has no {columns[name]!r}, only {found!r}; add it, or {remedy}"
 
 
-def print_skipped(path: Path, skipped: Sequence[UserError], total: int) -> None:
+def print_skipped(skipped: Sequence[UserError], total: int) -> None:
     """Print how many records of a file were skipped (--skip-bad-records), and why the first was."""
     if skipped:
-        message = f"warning: {path}: {len(skipped)} of {total} records are skipped; {skipped[0]}"
+        message = f"warning: {len(skipped)} of {total} records are skipped; the first: {skipped[0]}"
         print(escape_controls(" ".join(message.split())))
 
 

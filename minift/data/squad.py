@@ -88,7 +88,7 @@ def read_squad(
                     if not skip_bad:
                         raise
                     skipped.append(error)
-    print_skipped(path, skipped, len(records) + len(skipped))
+    print_skipped(skipped, len(records) + len(skipped))
     if not records:
         raise UserError(f"{path}: holds no question; give a file with at least one")
     return records

@@ -187,8 +187,7 @@ class AnswerDisplay(Display):
             f"  tokens    {' '.join(tokens):.400}",
             f"  label     {label}",
             f"questions   {len(records)}, of which {len(records) - len(answerable)} have no answer",
-            f"answers     {sum(r.moved for r in records)} have a wrong answer_start and were found "
-            f"nearby; those of {lost} questions are in no window whole",
+            f"answers     those of {lost} questions are in no window whole",
             f"windows     {len(features)} of at most {self.task.max_length} tokens; {null} are "
             f"labelled 'no answer' (--negative-windows {self.task.options.negative_windows})",
             f"length      {long} questions have several windows, nothing is truncated",

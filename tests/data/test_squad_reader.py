@@ -95,7 +95,7 @@ def test_a_bad_question_can_be_skipped_and_is_counted(tmp_path, capsys):
     path = write(tmp_path, file_of(answers=[{"text": "nowhere", "answer_start": 0}]))
     assert [record.id for record in read_squad(path, skip_bad=True)] == ["q2"]
     shown = capsys.readouterr().out
-    assert shown.startswith(f"warning: {path}: 1 of 2 records are skipped; ")
+    assert shown.startswith(f"warning: 1 of 2 records are skipped; the first: {path}, ")
     assert "'nowhere' is not at character 0" in shown
     both_bad = file_of(id=None)
     both_bad["data"][0]["paragraphs"][0]["context"] = " "

@@ -224,6 +224,19 @@ def test_the_comparison(tiny_t5, trees, tmp_path, monkeypatch, capsys):
     ]
 
 
+@pytest.mark.slow
+def test_summaries_that_rouge_does_not_read_give_a_warning(
+    tiny_t5, trees, tmp_path, monkeypatch, capsys
+):
+    dev = tmp_path / "chinese.jsonl"
+    dev.write_text('{"document": "议会周一开会。", "summary": "议会开会"}\n', encoding="utf-8")
+    flags = ["--model", tiny_t5, "--train-file", trees["train"], "--dev-file", dev]
+    flags += ["--epochs", 1, "--device", "cpu", "--output-dir", tmp_path / "out"]
+    shown = run_here(monkeypatch, capsys, *flags, "--freeze-layers", 0, "--num-samples", 1)
+    _, compared = shown.split("dev data  ")
+    assert "warning: ROUGE reads only the letters a-z" in compared
+
+
 def test_without_dev_there_is_nothing_to_compare_on(tiny_t5, trees, tmp_path, monkeypatch, capsys):
     flags = {"model": tiny_t5, "train-file": trees["train"], "output-dir": tmp_path / "out"}
     last = last_line_of_refusal("compare_decoding", flags, monkeypatch, capsys)
