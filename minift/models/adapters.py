@@ -76,8 +76,7 @@ def save_adapter(
     """Write the updates and the head as peft does.
 
     base, revision: the folder or hub id of the pretrained model, which peft's `AutoPeftModel...`
-        loads; None: it refuses the adapter.  So it does where `transformers` would compute the
-        model otherwise.
+        loads; None: it refuses the adapter.
     """
     layers = lora_layers(model)
     if not layers:
@@ -90,7 +89,7 @@ def save_adapter(
     config = {
         "peft_type": "LORA",
         "task_type": model.peft_task_type,
-        "base_model_name_or_path": base if model.unlike_transformers is None else None,
+        "base_model_name_or_path": base,
         "revision": revision,
         "r": lora.rank,
         "lora_alpha": lora.alpha,

@@ -265,6 +265,15 @@ class Task(ABC):
         settings |= {name: getattr(self, name) for name in self.saved_fields}
         save_task(model, self.tokenizer, folder, **settings)
 
+    def adapter_base(self, model: PretrainedModel) -> tuple[str | None, str | None]:
+        """The checkpoint that a LoRA adapter belongs to and its revision, for `save_adapter`.
+
+        None: the weights are of no checkpoint, or `transformers` would compute the model otherwise.
+        """
+        if self.options.from_scratch or model.unlike_transformers is not None:
+            return None, None
+        return hub.lasting_name(self.options.model)
+
     @classmethod
     def from_pretrained(
         cls: type[TaskType], folder: str | Path

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from minift import hub
 from minift.data.read import builtin
 from minift.options import check_range, convert_paths, option
 
@@ -47,11 +46,6 @@ class TaskOptions:
         convert_paths(self)
         if not self.train_file and (self.dev_file or self.test_file):
             raise ValueError("--dev-file and --test-file need a --train-file that they belong to")
-
-    @property
-    def base_model(self) -> tuple[str | None, str | None]:
-        """The checkpoint and its revision, as a LoRA adapter names them; None from scratch."""
-        return (None, None) if self.from_scratch else hub.lasting_name(self.model)
 
     @property
     def training_data(self) -> str:

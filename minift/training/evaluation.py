@@ -74,4 +74,4 @@ def save_model(task: Task, model: PretrainedModel, folder: Path, options: TrainO
     """Save the model with everything that prediction needs, and the LoRA adapter beside it."""
     task.save(model, folder)
     if options.lora_rank:
-        save_adapter(model, folder / ADAPTER, *task.options.base_model)
+        save_adapter(model, folder / ADAPTER, *task.adapter_base(model))

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from safetensors.torch import load_file, save_file
 from support.running import last_line_of_refusal, read_lines, read_metrics, run_script
 
 from minift.errors import NonFiniteError, UserError
@@ -41,6 +42,20 @@ def test_freezing_is_compared_for_each_pooling(tiny_bert, reviews, tmp_path):
     again = run_script("compare_freezing", *flags)
     assert again.stdout.count(", seed ") == 1
     assert "--- head only cls, seed 2" in again.stdout
+
+
+@pytest.mark.slow
+def test_freezing_is_compared_without_a_pooler_too(tiny_bert, reviews, tmp_path):
+    path = tiny_bert / "model.safetensors"
+    tensors = {name: x for name, x in load_file(path).items() if "pooler" not in name}
+    save_file(tensors, path, {"format": "pt"})
+    flags = ["--model", tiny_bert, "--train-file", reviews["train"], "--dev-file", reviews["dev"]]
+    flags += ["--output-dir", tmp_path / "out", "--epochs", 1, "--seeds", 1, "--device", "cpu"]
+    done = run_script("compare_freezing", *flags)
+    assert "has no pooler: 'head only pooler' is left out" in done.stdout
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    names = ["full pooler", "head only cls", "full cls", "head only mean", "full mean"]
+    assert [row["setting"] for row in results["rows"]] == names
 
 
 @pytest.mark.slow

@@ -435,3 +435,20 @@ def test_prompts_that_do_not_fit_the_sources_are_refused(model, shape):
 def test_there_is_no_default_length(model):
     with pytest.raises(TypeError, match="max_new_tokens"):
         model.generate(*sources(0))
+
+
+def test_generation_config_is_written_without_settings_that_are_not_used():
+    greedy = GenerationConfig(max_new_tokens=9, no_repeat_ngram_size=2).to_dict()
+    assert greedy == {
+        "max_new_tokens": 9,
+        "min_new_tokens": 0,
+        "num_beams": 1,
+        "no_repeat_ngram_size": 2,
+        "repetition_penalty": 1.0,
+        "do_sample": False,
+        "num_return_sequences": 1,
+    }
+    beams = GenerationConfig(max_new_tokens=9, num_beams=2, early_stopping="never").to_dict()
+    assert beams.keys() - greedy.keys() == {"length_penalty", "early_stopping"}
+    sampling = GenerationConfig(max_new_tokens=9, do_sample=True).to_dict()
+    assert sampling.keys() - greedy.keys() == {"temperature", "top_k", "top_p"}

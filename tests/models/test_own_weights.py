@@ -24,6 +24,9 @@ def test_the_default_model_is_small_and_in_half_precision():
     assert kinds == {"F16"}
     config = json.loads((FOLDER / "config.json").read_text())
     assert (config["model_type"], config["vocab_size"]) == ("t5", 8000)
+    settings = json.loads((FOLDER / "tokenizer_config.json").read_text())
+    assert settings["model_input_names"] == ["input_ids", "attention_mask"]
+    assert settings["model_max_length"] == 512
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
     for word in ("Licence", "CC BY-SA", "steps", "held-out"):
         assert word in card, word

@@ -422,3 +422,25 @@ def test_a_tokenizer_json_that_is_a_folder(tmp_path):
 def test_wrong_calls_are_explained(tokenizer, call, error, message):
     with pytest.raises(error, match=message):
         call(tokenizer)
+
+
+def test_a_tokenizer_for_a_model_names_the_inputs_and_the_limit(tiny_bert, tmp_path):
+    both = ["input_ids", "token_type_ids", "attention_mask"]
+    plain = Tokenizer.from_pretrained(tiny_bert)
+    assert plain("good", "film").type_ids == [0, 0, 0, 1, 1]
+    plain.for_model(both, 12).save_pretrained(tmp_path / "bert")
+    saved = json.loads((tmp_path / "bert" / "tokenizer_config.json").read_text())
+    assert (saved["model_input_names"], saved["model_max_length"]) == (both, 12)
+    assert Tokenizer.from_pretrained(tmp_path / "bert")("good", "film").type_ids == [0, 0, 0, 1, 1]
+
+    # Without token types, the second text has type 0 too, as transformers gives it.
+    plain.for_model(["input_ids", "attention_mask"]).save_pretrained(tmp_path / "distilbert")
+    again = Tokenizer.from_pretrained(tmp_path / "distilbert")
+    assert again("good", "film").type_ids == [0, 0, 0, 0, 0]
+    assert again.max_length == plain.max_length == 64
+    assert again.for_model(both)("good", "film").type_ids == [0, 0, 0, 0, 0]  # its own names hold
+
+    path = tmp_path / "distilbert" / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_input_names": "input_ids"}))
+    with pytest.raises(UserError, match="model_input_names is 'input_ids'; give a list of names"):
+        Tokenizer.from_pretrained(tmp_path / "distilbert")

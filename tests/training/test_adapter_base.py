@@ -7,9 +7,8 @@ import json
 import pytest
 import torch
 
-from minift import BertForSequenceClassification, hub
+from minift import BertConfig, BertForSequenceClassification, hub
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
-from minift.tasks.options import TaskOptions
 from minift.training.options import TrainOptions
 from minift.training.run import run
 
@@ -49,13 +48,15 @@ def test_peft_refuses_an_adapter_whose_model_transformers_lacks(
 
 
 def test_a_base_is_named_as_other_programs_find_it(tmp_path, monkeypatch):
+    bert = BertForSequenceClassification(BertConfig(vocab_size=9, hidden_size=12))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINIFT_WEIGHTS", str(tmp_path / "weights"))
     mine = tmp_path / "weights" / "mine"
     mine.mkdir(parents=True)
 
     def base(model: str, **options):
-        return TaskOptions(model=model, **options).base_model
+        task = ClassificationTask(ClassificationOptions(model=model, **options), None, 9, ())
+        return task.adapter_base(bert)
 
     assert base("weights/mine") == base("mine") == base(str(mine)) == (str(mine), None)
     assert base("owner/name") == ("owner/name", None)
