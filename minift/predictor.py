@@ -16,8 +16,8 @@ CHUNK_SIZE = 1024  # inputs that are sorted by length and predicted together
 
 
 def predict_lines(
-    folder: Path,
-    lines: Iterable[str] | Path,
+    folder: str | Path,
+    lines: str | Path | Iterable[str],
     questions: Sequence[str] = (),
     as_json: bool = False,
     colour: bool = False,
@@ -28,7 +28,7 @@ def predict_lines(
     """Yield one string for each input, in the order of the inputs: text for people, or JSON.
 
     folder: output directory of a training script.
-    lines: texts, or a file in a format of the task's training data, labels optional.
+    lines: texts, or the path of a file in a format of the task's training data, labels optional.
     questions: asked of each text; only for question answering.
     as_json: a JSON object for each input, in one line.
     colour: mark the findings with a terminal's colours, if the task has any to mark.

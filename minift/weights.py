@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minift.errors import UserError
-from minift.files import check_whole, read_json, require_space, write_atomically
+from minift.files import check_whole, require_space, shard_names, write_atomically
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -85,7 +85,11 @@ class WeightMap:
         return list(dict.fromkeys(name.rpartition(".")[0] for name in theirs))
 
     def canonical(self, name: str) -> str:
-        """A checkpoint's name without the prefix and with its present ending, for comparison."""
+        """A checkpoint's name without the prefix and with its present ending, for comparison.
+
+        `torch.compile` and DistributedDataParallel put "_orig_mod." and "module." into names.
+        """
+        name = re.sub(r"(^|\.)((_orig_mod|module)\.)+", r"\1", name)
         for old, new in self.aliases.items():
             if name.endswith(old):
                 name = name.removesuffix(old) + new
@@ -184,13 +188,9 @@ def weight_files(folder: Path) -> list[Path]:
         check_whole(folder / WEIGHTS)
         return [folder / WEIGHTS]
     if (folder / INDEX).exists():
-        index = read_json(folder / INDEX)
-        shards = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(shards, dict) or not shards:
-            raise UserError(f"{folder / INDEX}: has no 'weight_map'; restore the file")
-        names = sorted(set(map(str, shards.values())))
+        names = shard_names(folder / INDEX)
         for name in names:
-            if Path(name).name != name or not (folder / name).is_file():
+            if not (folder / name).is_file():
                 raise UserError(f"{folder / INDEX}: names the shard {name!r}, which is not there")
         return [folder / name for name in names]
     if (folder / "pytorch_model.bin").exists():

@@ -21,7 +21,10 @@ def main() -> None:
         TrainOptions,
         description=__doc__,
         defaults={"learning_rate": HIGHEST, "min_steps": STEPS},
-        without=dict.fromkeys(UNUSED_OPTIONS, "has no effect on a range test; leave it out"),
+        without={
+            **dict.fromkeys(UNUSED_OPTIONS, "has no effect on a range test; leave it out"),
+            **task_class.unsupported_options,
+        },
         argv=flags,
     )
     find_learning_rate(task_class, task_options, options)

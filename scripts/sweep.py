@@ -20,7 +20,7 @@ def main() -> None:
         TrainOptions,
         SweepOptions,
         description=__doc__,
-        without=WITHOUT,
+        without={**WITHOUT, **task_class.unsupported_options},
         argv=flags,
     )
     sweep(task_class, task_options, options, search)

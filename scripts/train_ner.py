@@ -10,8 +10,7 @@ from minift.training.cli import run_script
 
 
 def main() -> None:
-    # The built-in set has few sentences, so it takes more epochs than the reviews.
-    train_script(NerTask, __doc__, epochs=5)
+    train_script(NerTask, __doc__)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ from minift.training.cli import run_script
 
 
 def main() -> None:
-    # A new head needs many steps; small batches make them from few questions.
-    train_script(QaTask, __doc__, epochs=2, batch_size=8)
+    train_script(QaTask, __doc__)
 
 
 if __name__ == "__main__":

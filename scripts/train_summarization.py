@@ -5,12 +5,12 @@ its predictions into --output-dir.
 """
 
 from minift.experiments.comparison import train_script
-from minift.tasks.summarization import DEFAULTS, WITHOUT, SummarizationTask
+from minift.tasks.summarization import SummarizationTask
 from minift.training.cli import run_script
 
 
 def main() -> None:
-    train_script(SummarizationTask, __doc__, WITHOUT, **DEFAULTS)
+    train_script(SummarizationTask, __doc__)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """Files in, typed records out; errors name the file and the line.
 
-    .tsv .txt     text<TAB>label, or text<TAB>pair<TAB>label; no header; quotes have no meaning
+    .tsv .txt     text<TAB>label, or text<TAB>pair<TAB>label; quotes have no meaning; no header,
+                  unless columns are chosen by their names in one
     .csv          a header line with text[, text_pair], label; fields may be quoted
-    .jsonl .json  one JSON object a line: {"text": ..., "text_pair": ..., "label": ...}
+    .jsonl .json  one JSON object a line, or an array of them:
+                  {"text": ..., "text_pair": ..., "label": ...}
 
-All in UTF-8, with or without a byte-order mark, lines ended by LF or CRLF, plain or as `.gz`.
+All in UTF-8, with or without a byte-order mark, lines ended by LF, CRLF or (old Macs) CR, plain or
+as `.gz`.
 
 A reader for each kind of file (rows.py) yields rows: the fields, and their line.  A function for
 each task converts rows to records and checks their values.
@@ -14,15 +17,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from minift.data.rows import Row, read_jsonl, read_tsv, reader_of
-from minift.errors import UserError, location
+from minift.data.rows import Row, first_fields, names_columns, read_jsonl, read_tsv, reader_of
+from minift.errors import UserError, escape_controls, location
 
 RecordType = TypeVar("RecordType")
+
+# What may name a column: at most three words and 30 characters, with a letter, as "#1 String".
+COLUMN_NAME = re.compile(r"(?=.{1,30}$)(?=.*[^\W\d_])[\w#.-]+( [\w#.-]+){0,2}(?<!\.)")
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -73,21 +83,24 @@ def read_classification(
 ) -> list[TextRecord]:
     """The records of a classification file.
 
-    The header of a CSV, or the keys of JSON, name the columns.  A TSV has no header: its columns
-    are text and label, or text, pair and label.  If they are in another order, give their numbers,
-    from 0.  A line of CoLA is
+    The header of a CSV, or the keys of JSON, name the columns.  The columns of a TSV are text and
+    label, or text, pair and label.  For others give their numbers, from 0, or their names in its
+    header; a header that is not used is an error.  A line of CoLA is
 
         source<TAB>label<TAB>mark<TAB>sentence        text_column="3", label_column="1"
 
     Texts are not changed.  Labels are stripped of surrounding whitespace, and an integer label in
     JSON becomes a decimal string.  With `require_label=False` labels may be missing or empty, and a
-    line of a TSV may hold only a text; a TSV then ignores named columns, other files numbered ones.
+    line of a TSV may hold only a text; a TSV without a header then ignores named columns, and any
+    other file numbered ones.
 
     Raises `UserError`, with file and line, for anything else.
     """
     path = Path(path)
     reader = reader_of(path)
-    if not require_label and (reader is read_tsv) != text_column.isdecimal():
+    columns = {"text": text_column, "text_pair": pair_column, "label": label_column}
+    has_header = reader is not read_tsv or names_columns(first_fields(path), columns)
+    if not require_label and has_header == text_column.isdecimal():
         text_column, pair_column, label_column = "text", "text_pair", "label"
     records: list[TextRecord] = []
     for row in reader(path, {"text": text_column, "text_pair": pair_column, "label": label_column}):
@@ -111,7 +124,37 @@ def read_classification(
         records.append(record)
     if not records:
         raise UserError(f"{path}: holds no record; give a file with at least one")
+    if not has_header:
+        _refuse_header(records)
     return records
+
+
+def _refuse_header(records: Sequence[TextRecord]) -> None:
+    """`UserError` if the first record of a TSV is the names of the columns.
+
+    That is so if all its fields look like names, no other record has its label, and the label is
+    "label"; or else its texts are short beside the others, and the other labels are numbers or
+    recur.
+    """
+    first, *others = records
+    names = [name.strip() for name in (first.text, first.text_pair, first.label) if name]
+    if first.label is None or not all(COLUMN_NAME.fullmatch(name) for name in names):
+        return
+    labels = Counter(record.label for record in others if record.label is not None)
+    numbers = all(NUMBER.fullmatch(label) for label in labels)
+    recur = bool(labels) and (numbers or len(labels) * 2 <= labels.total())
+    lengths = sorted(len(record.text + (record.text_pair or "")) for record in others)
+    short = bool(others) and len("".join(names[:-1])) < 0.75 * lengths[len(lengths) // 2]
+    if first.label in labels or (first.label.lower() != "label" and not (recur and short)):
+        return
+    flags = ["--text-column", "--pair-column", "--label-column"]
+    chosen = zip(flags if first.text_pair else flags[::2], names, strict=True)
+    given = shlex.join(part for pair in chosen for part in pair)
+    raise UserError(
+        f"{first.where}: looks like a header, because no other record has the label "
+        f"{first.label!r}; choose its columns ({given}), or remove the line; if it is "
+        "a record, put it behind another"
+    )
 
 
 def read_summaries(path: str | os.PathLike, *, require_summary: bool = True) -> list[SummaryRecord]:
@@ -138,6 +181,13 @@ def read_summaries(path: str | os.PathLike, *, require_summary: bool = True) -> 
     if not records:
         raise UserError(f"{path}: holds no record; give a file with at least one")
     return records
+
+
+def print_skipped(path: Path, skipped: Sequence[UserError], total: int) -> None:
+    """Print how many records of a file were skipped (--skip-bad-records), and why the first was."""
+    if skipped:
+        message = f"warning: {path}: {len(skipped)} of {total} records are skipped; {skipped[0]}"
+        print(escape_controls(" ".join(message.split())))
 
 
 def records_of(lines: Iterable[str]) -> Iterator[TextRecord]:

@@ -1,10 +1,12 @@
 """Files in, rows out: the fields of a record, and its line for error messages.
 
-    .tsv .txt     fields separated by tabs; no header; quotes have no meaning
+    .tsv .txt     fields separated by tabs; a header only where columns are given by name; quotes
+                  have no meaning
     .csv          a header line; fields may be quoted
-    .jsonl .json  one JSON object a line
+    .jsonl .json  one JSON object a line, or one array of objects
 
-All in UTF-8, with or without a byte-order mark, lines ended by LF or CRLF, plain or as `.gz`.
+All in UTF-8, with or without a byte-order mark, lines ended by LF, CRLF or (old Macs) CR, plain or
+as `.gz`.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ import gzip
 import io
 import json
 import os
+import re
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,41 +60,89 @@ def reader_of(path: Path) -> Reader:
 
 
 def read_tsv(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
-    """Tab-separated fields without a header or quoting; blank lines are skipped.
+    """Tab-separated fields without quoting; blank lines are skipped.
 
-    All lines must have as many fields as the first one, so that a tab within a text is an error.
+    The first line is a header if it names the columns (`names_columns`).  All lines must have as
+    many fields as the first one, so that a tab within a text is an error.
     """
-    numbers = _numbers(path, columns)
     names: dict[str, int] = {}
+    header: Collection[str] = ()
     width = first = 0
     for number, line in read_lines(path):
         if not line.strip(" \r"):
             continue
-        values = line.split("\t")
+        values, where = line.split("\t"), location(path, number)
         if not width:
             width, first = len(values), number
-            names = _tsv_names(location(path, number), width, numbers)
-            if "label" in names and values[names["label"]].strip().lower() == "label":
-                raise UserError(
-                    f"{location(path, number)}: {line[:60]!r} looks like a header, and a TSV has "
-                    "none; remove the line"
-                )
+            if names_columns(values, columns):
+                header = _header(where, values, columns)
+                names = {n: header.index(c) for n, c in columns.items() if c in header}
+                continue
+            names = _tsv_names(where, width, _numbers(where, columns))
         if len(values) != width:
             raise UserError(
-                f"{location(path, number)}: the number of columns is {len(values)}, on line "
+                f"{where}: the number of columns is {len(values)}, on line "
                 f"{first} it is {width}; separate columns, and nothing else, by one tab"
             )
-        yield Row(number, {name: values[i] for name, i in names.items()}, names)
+        fields = {name: values[i] for name, i in names.items()}
+        if header:
+            _refuse_names(where, fields, columns)
+        yield Row(number, fields, header or names)
 
 
-def _numbers(path: Path, columns: Mapping[str, str]) -> dict[str, int] | None:
+def names_columns(values: Sequence[str], columns: Mapping[str, str]) -> bool:
+    """Whether the first line of a TSV is a header: it names the text, and a column beside it.
+
+    A name other than the default "text" is enough, because somebody chose it for this file.
+
+    >>> default = {"text": "text", "text_pair": "text_pair", "label": "label"}
+    >>> names_columns(["text", "good"], default), names_columns(["label", "text"], default)
+    (False, True)
+    >>> names_columns(["id", "review"], {**default, "text": "review"})
+    True
+    """
+    header = [value.strip() for value in values]
+    found = [name for name, c in columns.items() if not _is_number(c) and c in header]
+    return "text" in found and (columns["text"] != "text" or len(found) > 1)
+
+
+def first_fields(path: Path) -> list[str]:
+    """The tab-separated fields of the first line that is not blank; [] if there is none."""
+    lines = (line for _, line in read_lines(path))
+    return next((line.split("\t") for line in lines if line.strip(" \r")), [])
+
+
+def _is_number(column: str) -> bool:
+    return column.isascii() and column.isdecimal()
+
+
+def _header(where: str, values: Sequence[str], columns: Mapping[str, str]) -> list[str]:
+    """The names of a header, each column that is read once."""
+    header = [value.strip() for value in values]
+    for column in columns.values():
+        if header.count(column) > 1:
+            raise UserError(f"{where}: two columns are called {column!r}; rename one")
+    return header
+
+
+def _refuse_names(where: str, fields: Mapping[str, Any], columns: Mapping[str, str]) -> None:
+    """`UserError` for a record whose fields hold the names of their columns: a second header."""
+    names = [columns[name] for name in fields]
+    if len(names) > 1 and [str(value).strip() for value in fields.values()] == names:
+        raise UserError(
+            f"{where}: repeats the names of the columns ({', '.join(names)}) instead of a record; "
+            "remove it, also where two files were joined"
+        )
+
+
+def _numbers(where: str, columns: Mapping[str, str]) -> dict[str, int] | None:
     """The columns of a TSV that are given by number; None for the default columns."""
-    numbers = {name: int(c) for name, c in columns.items() if c.isascii() and c.isdecimal()}
+    numbers = {name: int(c) for name, c in columns.items() if _is_number(c)}
     for name, column in columns.items():
         if name not in numbers and (column != name or (numbers and name == "text")):
             raise UserError(
-                f"{path}: the column of the {name} is {column!r}, but a TSV has no header with "
-                "names; give the numbers of its columns, counted from 0"
+                f"{where}: the column of the {name} is {column!r}, but the line is not a header "
+                "that names the columns; add one, or give their numbers, counted from 0"
             )
     return numbers or None
 
@@ -114,7 +165,8 @@ def _tsv_names(where: str, width: int, numbers: dict[str, int] | None) -> dict[s
     if width not in orders:
         raise UserError(
             f"{where}: the number of columns is {width}; write text<TAB>label or "
-            "text<TAB>pair<TAB>label, or give the numbers of its columns, counted from 0"
+            "text<TAB>pair<TAB>label, or choose with --text-column and --label-column (numbers "
+            "from 0, or the names in a header)"
         )
     return {name: i for i, name in enumerate(orders[width])}
 
@@ -124,12 +176,7 @@ def read_csv(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
     rows = csv.reader((line + "\n" for _, line in read_lines(path)), strict=True)
     start = 1  # the line on which the row begins; a row may continue over several lines
     try:
-        header = [name.strip() for name in next(rows, [])]
-        for column in columns.values():
-            if header.count(column) > 1:
-                raise UserError(
-                    f"{location(path, 1)}: two columns are called {column!r}; rename one"
-                )
+        header = _header(location(path, 1), next(rows, []), columns)
         start = rows.line_num + 1
         for values in rows:
             if values and len(values) != len(header):
@@ -140,33 +187,78 @@ def read_csv(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
             if values:
                 by_name = dict(zip(header, values, strict=True))
                 fields = {name: by_name[c] for name, c in columns.items() if c in by_name}
+                _refuse_names(location(path, start), fields, columns)
                 yield Row(start, fields, header)
             start = rows.line_num + 1
     except csv.Error as error:
-        too_long = "limit" in str(error)
-        remedy = "put such texts in a .jsonl file" if too_long else "correct the quotes"
-        raise UserError(f"{location(path, start)}: not valid CSV ({error}); {remedy}") from None
+        reason, remedy = str(error), "correct the quotes"
+        if "limit" in reason:
+            remedy = "put such texts in a .jsonl file"
+        if "new-line" in reason:
+            reason, remedy = "a carriage return without quotes", "put the field in quotes"
+        raise UserError(f"{location(path, start)}: not valid CSV ({reason}); {remedy}") from None
 
 
 def read_jsonl(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
-    """A JSON object on each line; blank lines are skipped."""
-    for number, line in read_lines(path):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", "a number too large or nested too deeply")
-            raise UserError(
-                f"{location(path, number)}: {line.strip()[:40]!r} is not JSON ({reason}); write "
-                "one whole object on each line"
-            ) from None
+    """A JSON object on each line, blank lines skipped; or an array of objects on any lines."""
+    for number, row in _json_values(path):
+        where = location(path, number)
         if not isinstance(row, dict):
             raise UserError(
-                f"{location(path, number)}: {line.strip()[:40]!r} is not a JSON object; write "
-                "one on each line"
+                f"{where}: {json.dumps(row)[:40]} is not a JSON object; write one on each line"
             )
-        yield Row(number, {name: row[c] for name, c in columns.items() if c in row}, row)
+        fields = {name: row[c] for name, c in columns.items() if c in row}
+        _refuse_names(where, fields, columns)
+        yield Row(number, fields, row)
+
+
+def _json_values(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line where it begins, value): of each line, or of each item if the file is an array."""
+    lines = read_lines(path)
+    empty = True
+    for number, line in lines:
+        if empty and line.lstrip().startswith("["):
+            yield from _array_items(path, number, "\n".join([line, *(rest for _, rest in lines)]))
+        elif line.strip():
+            yield number, _parse_json(path, number, line)
+        empty = empty and not line.strip()
+
+
+def _array_items(path: Path, number: int, text: str) -> Iterator[tuple[int, Any]]:
+    """(line where it begins, item) of each item of an array that begins on line `number`."""
+    position = text.index("[") + 1
+    for item in _parse_json(path, number, text):
+        start = re.compile(r"[\s,]*").match(text, position).end()
+        number += text.count("\n", position, start)
+        yield number, item
+        _, position = UNIQUE_KEYS.raw_decode(text, start)
+        number += text.count("\n", start, position)
+
+
+def _parse_json(path: Path, number: int, text: str) -> Any:
+    """The value of a text that begins on line `number`; a key that occurs twice is an error."""
+    try:
+        return UNIQUE_KEYS.decode(text)
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", "a number too large or nested too deeply")
+        lines = getattr(error, "lineno", 1) - 1  # before the error
+        shown = text.split("\n")[lines].strip()[:40]
+        raise UserError(
+            f"{location(path, number + lines)}: {shown!r} is not JSON ({reason}); write one "
+            "whole object on each line, or one array of objects"
+        ) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        key = next(key for key in keys if keys.count(key) > 1)
+        raise json.JSONDecodeError(f"the key {key!r:.40} occurs twice", "", 0)
+    return found
+
+
+UNIQUE_KEYS = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 # ---- files -> lines ------------------------------------------------------------------------------
@@ -177,14 +269,14 @@ def read_lines(path: Path, max_line_bytes: int | None = None) -> Iterator[tuple[
 
     max_line_bytes: maximum number of bytes of a line; default: `MAX_LINE_BYTES`.
 
-    Raises `UserError` for a longer line, a NUL byte, bytes that are not UTF-8, and a file that
-    cannot be read.
+    Raises `UserError` for a longer line, a NUL byte, a byte-order mark after the first line, bytes
+    that are not UTF-8, and a file that cannot be read.
     """
     max_line_bytes = MAX_LINE_BYTES if max_line_bytes is None else max_line_bytes
     number = 0
     try:
         with _open(path) as file:
-            while data := file.readline(max_line_bytes + 1):
+            for data in _split_lines(file, max_line_bytes):
                 number += 1
                 if len(data) > max_line_bytes:
                     raise UserError(
@@ -195,6 +287,11 @@ def read_lines(path: Path, max_line_bytes: int | None = None) -> Iterator[tuple[
                     raise UserError(
                         f"{location(path, number)}: byte {data.index(0) + 1} is NUL; give a text "
                         "file, converted to UTF-8"
+                    )
+                if number > 1 and data.startswith(BOM):
+                    raise UserError(
+                        f"{location(path, number)}: begins with a byte-order mark, so another file "
+                        "was joined here; remove the mark, and a header that follows it"
                     )
                 text = data.removeprefix(BOM if number == 1 else b"").decode()
                 yield number, text.removesuffix("\n").removesuffix("\r")
@@ -209,6 +306,17 @@ def read_lines(path: Path, max_line_bytes: int | None = None) -> Iterator[tuple[
         raise UserError(f"{path}: damaged gzip ({error}); fetch or pack the file again") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from None
+
+
+def _split_lines(file: io.BufferedIOBase, max_line_bytes: int) -> Iterator[bytes]:
+    """The lines of a file; one without any LF, as old Macs wrote it, is divided at its CRs."""
+    first = file.readline(max_line_bytes + 1)
+    if first.endswith(b"\n") or len(first) > max_line_bytes:
+        yield first
+        while data := file.readline(max_line_bytes + 1):
+            yield data
+    elif first:
+        yield from first.removesuffix(b"\r").split(b"\r")
 
 
 def _open(path: Path) -> io.BufferedIOBase:

@@ -8,9 +8,9 @@
           {"id": "q2", "question": "Who was king?", "is_impossible": true, "answers": []}]}]}]}
 
 `answer_start` counts the characters (Unicode code points) of the context before the answer.  Files
-of other tools count bytes or UTF-16 units, or were edited later.  So an answer that is not at
-`answer_start`, but occurs exactly once within `MAX_SHIFT` characters of it, is moved there and
-counted.  Any other answer is an error.
+of other tools count UTF-16 units or bytes, or were edited later.  So an answer that is not at
+`answer_start` is moved, and counted: to its place in one of these units, or else to its nearest
+occurrence within `MAX_SHIFT` characters.  Any other answer is an error.
 
 Papers: Rajpurkar et al. 2016, "SQuAD" (v1.1); Rajpurkar, Jia and Liang 2018, "Know what you don't
 know" (v2.0).
@@ -21,16 +21,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minift.data.read import checked, shown, text_of
+from minift.data.read import checked, print_skipped, shown, text_of
 from minift.data.rows import read_lines
 from minift.errors import UserError, location
 
 MAX_SHIFT = 64  # characters before and after `answer_start` in which the answer is searched
 MAX_LINE_BYTES = 2**31 - 1  # larger than that of rows.py, because the whole file is often one line
+LAYOUT = (
+    "give SQuAD's layout: "
+    '{"data": [{"paragraphs": [{"context": ..., "qas": [{"id": ..., "question": ..., "answers": '
+    '[{"text": ..., "answer_start": ...}]}]}]}]}'
+)
 
 
 class Answer(NamedTuple):
@@ -59,26 +64,51 @@ class QuestionRecord:
     title: str = ""
 
 
-def read_squad(path: str | os.PathLike, *, require_answers: bool = True) -> list[QuestionRecord]:
+def read_squad(
+    path: str | os.PathLike, *, require_answers: bool = True, skip_bad: bool = False
+) -> list[QuestionRecord]:
     """The questions of a SQuAD file (v1.1 or v2.0, plain or .gz), in order.
 
-    With `require_answers=False` a question may lack "answers", as in a file for prediction.
-    Raises `UserError`, with the place in the file, for anything else.
+    With `require_answers=False`, as for prediction, answers that are missing or cannot be used are
+    unknown.  Raises `UserError`, with the place in the file, for anything else.  With
+    `skip_bad=True` a bad question is skipped instead, and the count is printed.
     """
     path = Path(path)
     records: list[QuestionRecord] = []
+    skipped: list[UserError] = []
     for i, article in enumerate(_list(_json(path), "data", f"{path}")):
         title = _optional_title(article)
         place = f"{path}, article {title!r}" if title else f"{path}, article {i + 1}"
         for j, paragraph in enumerate(_list(article, "paragraphs", place)):
             where = f"{place}, paragraph {j + 1}"
-            context = _string(paragraph, "context", where)
             for qa in _list(paragraph, "qas", where):
-                records.append(_record(qa, context, title, where, require_answers))
+                try:
+                    records.append(_record(qa, paragraph, title, where, require_answers))
+                except UserError as error:
+                    if not skip_bad:
+                        raise
+                    skipped.append(error)
+    print_skipped(path, skipped, len(records) + len(skipped))
     if not records:
         raise UserError(f"{path}: holds no question; give a file with at least one")
-    check_ids(records)
     return records
+
+
+def with_own_ids(records: Sequence[QuestionRecord]) -> list[QuestionRecord]:
+    """The records, each with an id of its own: files that belong together may share ids.
+
+    >>> same = [QuestionRecord("7", "?", "a", ()), QuestionRecord("7", "?", "a b", ())]
+    >>> [record.id for record in with_own_ids(same)]
+    ['7', '7 (2)']
+    """
+    found: dict[str, QuestionRecord] = {}
+    for record in records:
+        identity, count = record.id, 1
+        while identity in found:
+            count += 1
+            identity = f"{record.id} ({count})"
+        found[identity] = replace(record, id=identity)
+    return list(found.values())
 
 
 def check_ids(records: Sequence[QuestionRecord]) -> None:
@@ -119,7 +149,10 @@ def unanswered(pairs: Iterator[tuple[str, str]]) -> Iterator[QuestionRecord]:
         yield QuestionRecord(str(i), question, context, None, where)
 
 
-def _record(qa: Any, context: str, title: str, where: str, require_answers: bool) -> QuestionRecord:
+def _record(
+    qa: Any, paragraph: Any, title: str, where: str, require_answers: bool
+) -> QuestionRecord:
+    context = _string(paragraph, "context", where)
     if not isinstance(qa, dict):
         raise UserError(f"{where}: {shown(qa)} is not a question; write an object")
     identity = qa.get("id")
@@ -130,11 +163,20 @@ def _record(qa: Any, context: str, title: str, where: str, require_answers: bool
     where = f"{where}, question {str(identity)!r}"
     identity = checked(str(identity), "id", where)
     question = _string(qa, "question", where)
+    try:
+        answers, moved = _answers(qa, context, where)
+    except UserError:
+        if require_answers:
+            raise
+        answers, moved = None, 0
+    return QuestionRecord(identity, question, context, answers, where, moved, title)
+
+
+def _answers(qa: dict[str, Any], context: str, where: str) -> tuple[tuple[Answer, ...], int]:
+    """The answers of a question, and how many of them were moved."""
     impossible = qa.get("is_impossible", False)
     if not isinstance(impossible, bool):
         raise UserError(f"{where}: 'is_impossible' is {shown(impossible)}; it must be a boolean")
-    if "answers" not in qa and not require_answers:
-        return QuestionRecord(identity, question, context, None, where, 0, title)
     found = [_answer(item, context, where) for item in _list(qa, "answers", where)]
     if impossible and found:
         raise UserError(
@@ -150,12 +192,16 @@ def _record(qa: Any, context: str, title: str, where: str, require_answers: bool
             f"{where}: 'answers' is empty, but 'is_impossible' is false; add an answer, or make it "
             "true"
         )
-    answers, moved = tuple(a for a, _ in found), sum(moved for _, moved in found)
-    return QuestionRecord(identity, question, context, answers, where, moved, title)
+    return tuple(answer for answer, _ in found), sum(moved for _, moved in found)
 
 
 def _answer(item: Any, context: str, where: str) -> tuple[Answer, bool]:
     """An answer at its place in the context, and whether it had to be moved there."""
+    if isinstance(item, dict) and isinstance(item.get("text"), str) and not item["text"].strip():
+        raise UserError(
+            f"{where}: 'text' is empty; fill it in, or write \"answers\": [] and "
+            '"is_impossible": true if there is no answer'
+        )
     text = _string(item, "text", where)
     start = item.get("answer_start")
     if isinstance(start, bool) or not isinstance(start, int) or start < 0:
@@ -165,23 +211,31 @@ def _answer(item: Any, context: str, where: str) -> tuple[Answer, bool]:
         )
     if context.startswith(text, start):
         return Answer(text, start), False
-    found = _occurrences(text, context[max(0, start - MAX_SHIFT) : start + MAX_SHIFT + len(text)])
-    if len(found) == 1:
-        return Answer(text, max(0, start - MAX_SHIFT) + found[0]), True
-    why = "occurs more than once nearby" if found else "does not occur nearby"
-    raise UserError(
-        f"{where}: the answer {text!r:.60} is not at character {start} of its context "
-        f"({context[start : start + 20]!r}) and {why}; correct 'answer_start' or the text"
-    )
+    place = _find(text, start, context)
+    if place is None:
+        raise UserError(
+            f"{where}: the answer {text!r:.60} is not at character {start} of its context "
+            f"({context[start : start + 20]!r}) and does not occur nearby; correct 'answer_start' "
+            "or the text"
+        )
+    return Answer(text, place), True
 
 
-def _occurrences(text: str, within: str) -> list[int]:
-    """The characters at which a text begins, overlapping occurrences included.
+def _find(text: str, start: int, context: str) -> int | None:
+    """The place of an answer that is not at character `start`; None if it does not occur nearby.
 
-    >>> _occurrences("aa", "aaa")
-    [0, 1]
+    The place may be given in UTF-16 units, as JavaScript and Java count, or in bytes of UTF-8.
+
+    >>> _find("Bo", 5, "🚀🚀 Bo Bo"), _find("Bo", 5, "x Bo, Bo")
+    (3, 6)
     """
-    return [i for i in range(len(within) - len(text) + 1) if within.startswith(text, i)]
+    for encoding, size in (("utf-16-le", 2), ("utf-8", 1)):
+        units = context.encode(encoding)
+        if units.startswith(text.encode(encoding), start * size):
+            return len(units[: start * size].decode(encoding))
+    places = range(max(0, start - MAX_SHIFT), start + MAX_SHIFT + 1)
+    found = [place for place in places if context.startswith(text, place)]
+    return min(found, key=lambda place: abs(place - start), default=None)
 
 
 def _json(path: Path) -> Any:
@@ -193,8 +247,7 @@ def _json(path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", "a number too large or nested too deeply")
         raise UserError(
-            f"{location(path, getattr(error, 'lineno', None))}: not valid JSON ({reason}); give a "
-            "SQuAD file"
+            f"{location(path, getattr(error, 'lineno', None))}: not valid JSON ({reason}); {LAYOUT}"
         ) from None
 
 
@@ -205,12 +258,10 @@ def _optional_title(article: Any) -> str:
 
 def _list(value: Any, name: str, where: str) -> list[Any]:
     if not isinstance(value, dict):
-        raise UserError(f"{where}: {shown(value)} is not an object with {name!r}; write one")
+        raise UserError(f"{where}: {shown(value)} is not an object with {name!r}; {LAYOUT}")
     found = value.get(name)
     if not isinstance(found, list):
-        raise UserError(
-            f"{where}: {name!r} is {shown(found)}; it must be a list, as in SQuAD's format"
-        )
+        raise UserError(f"{where}: {name!r} is {shown(found)}; it must be a list; {LAYOUT}")
     return found
 
 

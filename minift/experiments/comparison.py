@@ -19,13 +19,21 @@ from minift.reports.plots import scatter_plot
 from minift.reports.tables import markdown_table, mean_and_spread
 from minift.tasks.base import Task, TaskOptions
 from minift.training.cli import command_line
-from minift.training.options import TrainOptions
+from minift.training.defaults import resolve_options
+from minift.training.options import MAX_SEED, TrainOptions
 from minift.training.progress import numbers
 from minift.training.run import run
-from minift.training.run_dir import METRICS, check_same_options, choose_output_dir, resolve_options
+from minift.training.run_dir import (
+    METRICS,
+    OPTIONS,
+    check_same_options,
+    choose_output_dir,
+    write_options,
+)
 from minift.training.signals import Stopped
 
 FAILED = "failed.json"
+MAX_SEEDS = 1000
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,17 @@ class CompareOptions:
     seeds: int = option(3, "Runs of each setting, with the seeds --seed, --seed + 1, ...")
 
     def __post_init__(self) -> None:
-        check_range(self, "seeds", 1)
+        check_range(self, "seeds", 1, MAX_SEEDS)
+
+
+def seed_range(first: int, count: int) -> range:
+    """The seeds first, first + 1, ...; `UserError` if the last is none."""
+    if first + count - 1 > MAX_SEED:
+        raise UserError(
+            f"--seed is {first}, so that the last of --seeds {count} is above {MAX_SEED}; give a "
+            "smaller one"
+        )
+    return range(first, first + count)
 
 
 def check_dev_file(task_options: TaskOptions) -> None:
@@ -57,7 +75,9 @@ def finished_run(
     results = [file for file in (METRICS, FAILED) if (folder / file).exists()]
     if results and not options.overwrite:
         check_same_options(
-            folder, resolve_options(task_options, options), "choose another --output-dir"
+            folder,
+            resolve_options(task_class, task_options, options),
+            "choose another --output-dir",
         )
         found = read_json(folder / results[0])
         if results[0] == FAILED:
@@ -70,6 +90,8 @@ def finished_run(
     try:
         return run(task_class, task_options, changed)
     except NonFiniteError as error:
+        if not (folder / OPTIONS).exists():  # it failed before it had logged anything
+            write_options(folder, resolve_options(task_class, task_options, options))
         write_json(folder / FAILED, {"error": str(error)})
         raise
     except Stopped as stopped:
@@ -125,12 +147,12 @@ def compare(
     that do not beat `Task.baseline_score`, which the means include.
     Writes results.json, table.md and, if matplotlib is installed, plot.png to `folder`.
     """
+    all_seeds = seed_range(next(iter(variants.values()))[1].seed, seeds)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
     extra_columns: dict[str, list[Mapping[str, float]]] = {name: [] for name in variants}
     # Seeds in the outer loop, so that every variant has its first result early.
-    for i in range(seeds):
+    for seed in all_seeds:
         for name, (task_options, options) in variants.items():
-            seed = options.seed + i
             target = folder / f"{name.replace(' ', '-')}-seed{seed}"
             changed = replace(options, seed=seed, output_dir=target)
             metrics = finished_or_failed(task_class, task_options, changed, name)
@@ -169,24 +191,15 @@ def compare(
     return rows
 
 
-def train_script(
-    task_class: type[Task],
-    description: str | None,
-    without: Mapping[str, str] | None = None,
-    **defaults: Any,
-) -> None:
-    """The body of a training script: one run, or --seeds runs and a table of them.
-
-    without: option that has no flag here -> why, as in `command_line`.
-    defaults: option -> the default of this script, where it differs from the dataclass's.
-    """
+def train_script(task_class: type[Task], description: str | None) -> None:
+    """The body of a training script: one run, or --seeds runs and a table of them."""
     task_options, options, repeat = command_line(
         task_class.options_class,
         TrainOptions,
         CompareOptions,
         description=description,
-        defaults={"seeds": 1, **defaults},
-        without=without,
+        defaults={"seeds": 1},
+        without=task_class.unsupported_options,
     )
     if repeat.seeds == 1:
         run(task_class, task_options, options)

@@ -10,8 +10,8 @@
 
 Each setting is measured by ROUGE against the reference summaries, and by the length and variety of
 its summaries (metrics/diversity.py), which need no reference.  Random settings are sampled several
-times, each with its own seed; the others give the same summaries each time.  The run's own decoding
-options (--num-beams, ...) are ignored, except for the maximum length.
+times, each with its own seed; the others give the same summaries each time.  Of the run's own
+decoding options, only the maximum length applies.
 """
 
 from __future__ import annotations
@@ -30,15 +30,17 @@ from minift.data.read import SummaryRecord
 from minift.device import pick_device
 from minift.errors import escape_controls
 from minift.experiments.comparison import check_dev_file, finished_run
-from minift.files import write_json, write_text
+from minift.files import read_json, write_json, write_text
 from minift.generation.config import GenerationConfig
 from minift.metrics.diversity import distinct, novelty, repetition
 from minift.options import check_range, option
 from minift.reports.plots import scatter_plot
 from minift.reports.tables import markdown_table, mean_and_spread
 from minift.tasks.summarization import SummarizationOptions, SummarizationTask
+from minift.training.cli import as_dict
+from minift.training.defaults import with_defaults
 from minift.training.options import TrainOptions
-from minift.training.run_dir import METRICS
+from minift.training.run_dir import METRICS, OPTIONS, check_same_options
 
 # Setting -> what it changes in `GenerationConfig`.
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
@@ -57,6 +59,15 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 TIME = "time, relative"
 DIGITS = {"words": 1, TIME: 2}  # decimals in the table; all other columns are shares and have 3
 REFERENCE = "true summaries"
+# Options of `SummarizationOptions` and `TrainOptions` that the comparison replaces.
+WITHOUT = {
+    **SummarizationTask.unsupported_options,
+    **dict.fromkeys(
+        ("num_beams", "length_penalty", "no_repeat_ngram_size", "beam_early_stopping"),
+        "the comparison decodes in its own ways; leave it out",
+    ),
+}
+FREE_OPTIONS = ("batch_size", "seed", "device")  # a comparison of a finished run may choose them
 
 
 @dataclass(frozen=True)
@@ -215,6 +226,23 @@ def _entry(title: str, text: str, width: int) -> str:
     )
 
 
+def options_of_run(
+    folder: Path, task_options: SummarizationOptions, options: TrainOptions
+) -> SummarizationOptions:
+    """The options that name the data of a finished run; --dev-file may choose other dev data.
+
+    `UserError` for an option that was given and contradicts the run.
+    """
+    usual = as_dict(SummarizationOptions(), TrainOptions())
+    given = as_dict(replace(task_options, dev_file=None), options)
+    given = {name: value for name, value in given.items() if value != usual[name]}
+    contradicting = {name: value for name, value in given.items() if name not in FREE_OPTIONS}
+    check_same_options(folder, contradicting, "leave it out, or choose another --output-dir")
+    run = read_json(folder / OPTIONS)
+    dev_file = task_options.dev_file or run["dev_file"]
+    return replace(task_options, train_file=tuple(run["train_file"]), dev_file=dev_file)
+
+
 def compare_decoding(
     task_options: SummarizationOptions, options: TrainOptions, comparison: DecodingOptions
 ) -> list[Decoding]:
@@ -223,15 +251,18 @@ def compare_decoding(
     Writes decoding.md, decoding.json, examples.md and, if matplotlib is installed, plot.png to the
     folder of the run.  Raises `UserError` if there is no dev data.
     """
-    check_dev_file(task_options)
     folder = options.output_dir or Path("runs/compare-decoding")
+    finished = (folder / METRICS).exists()
+    if finished:
+        task_options = options_of_run(folder, task_options, options)
+    check_dev_file(task_options)
     records = SummarizationTask.read_splits(task_options)["dev"][: comparison.limit or None]
     device = pick_device(options.device)
-    if not (folder / METRICS).exists():
+    if not finished:
         finished_run(SummarizationTask, task_options, replace(options, output_dir=folder))
-    decodings = score_settings(
-        folder, records, comparison, options.batch_size, options.seed, device
-    )
+    print(f"dev data  {task_options.dev_file or 'the built-in set'}, {len(records)} documents")
+    batch_size = with_defaults(SummarizationTask, task_options, options)[0].batch_size
+    decodings = score_settings(folder, records, comparison, batch_size, options.seed, device)
 
     table = markdown_table(table_rows(decodings, records, mean_and_spread))
     write_text(folder / "decoding.md", table + "\n")

@@ -24,6 +24,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from minift.data.read import TextRecord
+from minift.models.base import PretrainedModel
 from minift.options import check_range, option
 from minift.tasks.classification import (
     ClassificationOptions,
@@ -94,6 +95,22 @@ class TwoTasks(ClassificationTask):
         count = min(round(options.replay_ratio * len(second["train"])), len(first["train"]))
         replayed = random.Random(len(first["train"])).sample(first["train"], count)
         return {**second, "train": [*second["train"], *replayed], "test": first["dev"]}
+
+    @classmethod
+    def from_records(
+        cls, options: TwoTaskOptions, splits: Mapping[str, Sequence[TextRecord]]
+    ) -> tuple[TwoTasks, PretrainedModel]:
+        """The head counts as new in both stages.
+
+        Training on the first task did not reach its rows of the second task, so they have no values
+        for L2-SP or WiSE-FT to keep near.
+        """
+        task, model = super().from_records(options, splits)
+        head = [name for name, _ in model.head_parameters() if name not in model.new_parameters]
+        if model.load_report is not None:
+            new = (*model.load_report.new, *head)
+            model.load_report = replace(model.load_report, new=new)
+        return task, model
 
     @classmethod
     def labels_of(

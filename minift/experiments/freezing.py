@@ -28,12 +28,17 @@ def compare_freezing(
 ) -> list[dict[str, Any]]:
     """Train the head only, and the whole model, with each pooling that the family has.
 
+    A pooler that the checkpoint lacks is new, so there is no run that trains only the head on it.
     Returns a table row for each.  Writes the files of `compare`.  Raises `UserError` if there is no
     dev data.
     """
     check_dev_file(task_options)
     folder = hub.find_checkpoint(task_options.model)
-    poolings = ClassificationTask.model_class(folder).config_class.poolings
+    model_class = ClassificationTask.model_class(folder)
+    poolings = model_class.config_class.poolings
+    without_pooler = "pooler" in poolings and not model_class.has_pooler(folder)
+    if without_pooler:
+        print(f"{task_options.model} has no pooler: 'head only pooler' is left out")
     return compare(
         ClassificationTask,
         {
@@ -43,6 +48,7 @@ def compare_freezing(
             )
             for pooling in poolings
             for frozen in (True, False)
+            if not (frozen and pooling == "pooler" and without_pooler)
         },
         seeds=repeat.seeds,
         folder=options.output_dir or Path("runs/compare-freezing"),

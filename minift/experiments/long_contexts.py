@@ -24,6 +24,7 @@ from minift.experiments.comparison import (
     CompareOptions,
     check_dev_file,
     finished_run,
+    seed_range,
     table_of_means,
 )
 from minift.models.base import PretrainedModel
@@ -160,7 +161,7 @@ def compare_long_contexts(
     records = QaTask.read_splits(task_options)["dev"]
     joined = join_paragraphs(records, comparison.join)
     windows, thresholds = [], []
-    for seed in range(options.seed, options.seed + repeat.seeds):
+    for seed in seed_range(options.seed, repeat.seeds):
         target = folder / f"seed{seed}"
         finished_run(QaTask, task_options, replace(options, seed=seed, output_dir=target))
         windows.append(score_windows(target, joined, comparison, options.batch_size))

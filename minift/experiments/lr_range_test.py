@@ -28,10 +28,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from minift.errors import UserError
-from minift.files import write_json, write_text
+from minift.files import check_output_dir, write_json, write_text
 from minift.reports.plots import scatter_plot
 from minift.reports.tables import markdown_table
 from minift.tasks.base import Task
+from minift.training.defaults import with_defaults
 from minift.training.log import LOG
 from minift.training.options import TrainOptions
 from minift.training.run import run
@@ -42,6 +43,7 @@ HIGHEST, STEPS = 0.1, 100  # defaults: the learning rate of the last step, the n
 RANGE_TEST_OPTIONS = {
     "lr_scheduler_type": "exponential",
     "epochs": 1,
+    "swa_fraction": 0.0,
     "gradual_unfreezing": 0,
     "train_eval_samples": 0,
 }
@@ -49,8 +51,11 @@ RANGE_TEST_OPTIONS = {
 UNUSED_OPTIONS = (
     *RANGE_TEST_OPTIONS,
     *("dev_file", "test_file", "resume", "overwrite", "accept_changes", "warmup_ratio"),
-    *("swa_fraction", "wise_ft_alpha", "early_stopping_patience", "metric_for_best_model"),
+    *("wise_ft_alpha", "early_stopping_patience", "metric_for_best_model"),
     *("eval_steps", "logging_steps", "save_steps"),
+    # Of the tasks: nothing is predicted.
+    *("aggregation_strategy", "decoding", "max_answer_length", "n_best_size"),
+    *("num_beams", "length_penalty", "no_repeat_ngram_size", "beam_early_stopping"),
 )
 
 
@@ -153,10 +158,10 @@ def find_learning_rate(task_class: type[Task], task_options: Any, options: Train
     Writes range.json, table.md and, if matplotlib is installed, plot.png to the output directory.
     """
     folder = options.output_dir or Path("runs/find-lr")
-    if folder.is_file():
-        raise UserError(f"{folder}: is a file; give --output-dir a folder")
+    check_output_dir(folder)
     highest, steps = options.learning_rate or HIGHEST, options.min_steps or STEPS
     changed = replace(options, learning_rate=highest, min_steps=steps, **RANGE_TEST_OPTIONS)
+    changed, _ = with_defaults(task_class, task_options, changed)
     learning_rates, losses, ended = measure(task_class, task_options, changed)
     smoothed = smooth(losses)
     lowest, exploded = suggest_learning_rate(learning_rates, smoothed)

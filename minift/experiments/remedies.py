@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from minift import hub
-from minift.experiments.comparison import CompareOptions, finished_run, table_of_means
+from minift.experiments.comparison import CompareOptions, finished_run, seed_range, table_of_means
 from minift.experiments.forgetting import TwoTaskOptions, TwoTasks
 from minift.pretraining.probe import ProbeOptions, probe_loss, train_probe
 from minift.tasks.classification import ClassificationTask
+from minift.training.defaults import with_defaults
 from minift.training.options import TrainOptions
 
 REPLAY = "replay"  # the one remedy that changes the data, by `TwoTaskOptions.replay_ratio`
@@ -62,9 +63,9 @@ def compare_remedies(
     probe = None
     if probe_options.probe_file:
         probe = train_probe(task_options.model, probe_options, folder / "probe")
-    learning_rate = options.with_learning_rate(task_options.default_learning_rate).learning_rate
+    learning_rate = with_defaults(TwoTasks, task_options, options)[0].learning_rate
     runs = []
-    for seed in range(options.seed, options.seed + repeat.seeds):
+    for seed in seed_range(options.seed, repeat.seeds):
         before = folder / f"first-seed{seed}"
         first = finished_run(
             TwoTasks,

@@ -28,17 +28,24 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from minift.errors import UserError
-from minift.experiments.comparison import FAILED, check_dev_file, finished_or_failed
+from minift.experiments.comparison import (
+    FAILED,
+    MAX_SEEDS,
+    check_dev_file,
+    finished_or_failed,
+    seed_range,
+)
 from minift.experiments.parallel import call_all
-from minift.files import read_json, write_json, write_text
+from minift.files import check_output_dir, read_json, write_json, write_text
 from minift.options import check_range, flag_of, option
 from minift.reports.plots import curves, heat_map
 from minift.reports.tables import markdown_table, mean_and_spread
 from minift.tasks.base import Metric, Task
 from minift.tasks.options import TaskOptions
+from minift.training.defaults import resolve_options, with_defaults
 from minift.training.log import LOG
 from minift.training.options import TrainOptions
-from minift.training.run_dir import METRICS, check_same_options, resolve_options
+from minift.training.run_dir import METRICS, check_same_options
 
 # Options that a sweep varies; its script has no flags for them.
 WITHOUT = {
@@ -74,12 +81,11 @@ class SweepOptions:
     )
 
     def __post_init__(self) -> None:
-        for name, low in {"learning_rates": 1e-12, "epochs_list": 1, "batch_sizes": 1}.items():
-            for value in getattr(self, name):
-                if not value >= low:
-                    raise ValueError(f"{flag_of(name)} has {value}; it must be at least {low}")
+        check_range(self, "learning_rates", 1e-12)
+        check_range(self, "epochs_list", 1, 1_000_000)
+        check_range(self, "batch_sizes", 1)
         for name, low in {"seeds": 1, "trials": 0, "jobs": 1}.items():
-            check_range(self, name, low)
+            check_range(self, name, low, MAX_SEEDS if name == "seeds" else 1024)
 
 
 class Cell(NamedTuple):
@@ -128,11 +134,12 @@ def sweep(
     """
     check_sweep_options(task_options, options)
     folder = options.output_dir or Path("runs/sweep")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; give --output-dir a folder")
+    check_output_dir(folder)
     metric = task_class.metric_named(options.metric_for_best_model)
-    cells = choose_cells(search, options.with_learning_rate(task_options.default_learning_rate))
-    seeds = range(options.seed, options.seed + search.seeds)
+    # An epoch count is given, because the cells decide it: no recipe for few records.
+    options, _ = with_defaults(task_class, task_options, replace(options, epochs=1))
+    cells = choose_cells(search, options)
+    seeds = seed_range(options.seed, search.seeds)
     # Seeds in the outer loop, so that every cell has a score early.
     runs = [
         replace(
@@ -150,7 +157,7 @@ def sweep(
     done = [run for run in runs if any((run.output_dir / name).exists() for name in results)]
     todo = [run for run in runs if run not in done]
     for run in done:
-        resolved = resolve_options(task_options, run)
+        resolved = resolve_options(task_class, task_options, run)
         check_same_options(run.output_dir, resolved, "choose another --output-dir")
     print(f"{len(runs)} runs, {len(done)} of them done; after an interruption, repeat the command")
 

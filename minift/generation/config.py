@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 # Field -> its type and its lowest and highest value.  Beyond those of the floats, scores in float32
 # would overflow to infinity or become equal.
@@ -76,6 +76,15 @@ class GenerationConfig:
                 f"num_return_sequences is {self.num_return_sequences}, but num_beams is "
                 f"{self.num_beams}; give as many beams, or sample with do_sample and one beam"
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings in use, for generation_config.json.
+
+        `transformers` warns of settings of beam search without beams, and of sampling without it.
+        """
+        unused = () if self.num_beams > 1 else ("length_penalty", "early_stopping")
+        unused += () if self.do_sample else ("temperature", "top_k", "top_p")
+        return {name: value for name, value in vars(self).items() if name not in unused}
 
     @property
     def rows_per_source(self) -> int:

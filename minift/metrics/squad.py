@@ -78,7 +78,8 @@ def squad(
 
     predictions: question id -> text.  data: the list under "data" in the file.
     no_answer_probs: question id -> probability, or margin, of "no answer"; above 1 the prediction
-        counts as empty, as in the official program.
+        counts as empty, as in the official program.  Where several are equal, best_exact and
+        best_f1 depend on their order, as in the official program.
 
     Returns exact, f1 (0 to 100) and total; for v2.0 also HasAns_exact, HasAns_f1, HasAns_total and
     NoAns_..., if the data has such questions; with `no_answer_probs` also best_exact, best_f1 and
@@ -111,7 +112,9 @@ def squad(
         result |= _means("HasAns_", decided, [q for q in questions if q.has_answer])
         result |= _means("NoAns_", decided, [q for q in questions if not q.has_answer])
     if no_answer_probs is not None:
-        scored = [q for q in questions if q.id in predictions and q.id in no_answer_probs]
+        by_id = {question.id: question for question in questions if question.id in predictions}
+        # Equal margins stay in the order of `no_answer_probs`, as in the official program.
+        scored = [by_id[i] for i in no_answer_probs if i in by_id]
         margins = [no_answer_probs[q.id] for q in scored]
         base = sum(not q.has_answer for q in questions if q.id in predictions)
         for i, name in enumerate(("exact", "f1")):
@@ -159,7 +162,8 @@ def _official_threshold(
     """The best score and its threshold, as the official program computes them.
 
     Unlike `best_threshold` it tries a threshold after each question, also between equal margins,
-    and returns a margin as threshold; 0 if it is best to answer no question.  base: the score if no
+    and returns a margin as threshold; 0 if it is best to answer no question.  So of equal margins,
+    the order decides, and no threshold may reach the score.  base: the score if no
     question is answered.
     """
     best, threshold, total = base, 0.0, base

@@ -67,10 +67,17 @@ def bitfit(model: ModelType) -> ModelType:
     return freeze_except(model, [*biases, *trained_parameters(model).values()])
 
 
-def save_adapter(model: PretrainedModel, folder: str | Path, base: str | None = None) -> None:
+def save_adapter(
+    model: PretrainedModel,
+    folder: str | Path,
+    base: str | None = None,
+    revision: str | None = None,
+) -> None:
     """Write the updates and the head as peft does.
 
-    base: the folder or hub id of the pretrained model, written into adapter_config.json.
+    base, revision: the folder or hub id of the pretrained model, which peft's `AutoPeftModel...`
+        loads; None: it refuses the adapter.  So it does where `transformers` would compute the
+        model otherwise.
     """
     layers = lora_layers(model)
     if not layers:
@@ -83,7 +90,8 @@ def save_adapter(model: PretrainedModel, folder: str | Path, base: str | None = 
     config = {
         "peft_type": "LORA",
         "task_type": model.peft_task_type,
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": base if model.unlike_transformers is None else None,
+        "revision": revision,
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,

@@ -19,8 +19,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -29,145 +28,13 @@ from torch import Tensor, nn
 
 from minift import hub, weights
 from minift.errors import UserError
-from minift.files import read_json, write_json
+from minift.files import write_json
+from minift.models.config import CONFIG, OWN_PREFIX, PretrainedConfig, default_labels
 from minift.nn.lora import merge_lora
-from minift.options import require
 
-ConfigType = TypeVar("ConfigType", bound="PretrainedConfig")
 ModelType = TypeVar("ModelType", bound="PretrainedModel")
 
-CONFIG = "config.json"
 HEAD = "head"  # the attribute of a model that holds its head
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSize:
-    """The size of a new model of any family.
-
-    max_tokens: of the longest input.  dropout: the probability of every dropout.
-    pad_token_id, eos_token_id: of the tokenizer; None: it has no end token.
-    """
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    max_tokens: int
-    dropout: float
-    pad_token_id: int
-    eos_token_id: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainedConfig(ABC):
-    """The fields that every family's config.json shares."""
-
-    model_type: ClassVar[str]
-    # Fields of config.json that change the computation: name -> the values that the family
-    # implements.  A checkpoint with another value is refused.
-    supported_values: ClassVar[Mapping[str, Sequence[Any]]] = {}
-    disk_names: ClassVar[Mapping[str, str]] = {}  # field -> its key in config.json, if another
-    dropouts: ClassVar[Sequence[str]] = ()  # the fields that are probabilities of a dropout
-    has_max_tokens: ClassVar[bool] = True  # no text may exceed `max_tokens`
-
-    labels: tuple[str, ...] | None = None  # class names, in the order of the logits
-    attn_implementation: str = "sdpa"  # "sdpa": torch's kernels; "eager": the formula written out
-    architectures: tuple[str, ...] = ()  # the model class that was saved
-    # The keys of config.json that minift does not read; `to_dict` writes them back.
-    other_keys: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        require(self, "attn_implementation", ("sdpa", "eager"))
-        if self.labels is not None and len(set(self.labels)) != len(self.labels):
-            raise ValueError(f"label names must differ, not {list(self.labels)}")
-
-    @property
-    @abstractmethod
-    def max_tokens(self) -> int:
-        """Maximum number of tokens of a text, special tokens included."""
-
-    @classmethod
-    @abstractmethod
-    def from_size(cls: type[ConfigType], size: ModelSize) -> ConfigType:
-        """The config of a new model of this size, for pre-training."""
-
-    @classmethod
-    def with_dropout(cls, probability: float) -> dict[str, float]:
-        """The fields that set every dropout to this probability."""
-        return dict.fromkeys(cls.dropouts, probability)
-
-    @classmethod
-    def from_dict(cls: type[ConfigType], values: Mapping[str, Any], **overrides: Any) -> ConfigType:
-        """A config from the contents of a config.json.
-
-        overrides: fields with other values than in the file.
-        Raises `ValueError`, which names the field, for an unsupported value.
-        """
-        ours = {theirs: name for name, theirs in cls.disk_names.items()}
-        values = {ours.get(key, key): value for key, value in values.items()}
-        found = values.pop("model_type", None)
-        if found != cls.model_type:
-            raise ValueError(f"model_type is {found!r}, not {cls.model_type!r}")
-        for name, allowed in cls.supported_values.items():
-            if values.get(name, allowed[0]) not in allowed:
-                raise ValueError(f"{name} is {values[name]!r}; only {allowed[0]!r} is supported")
-        values["labels"] = read_labels(values.pop("id2label", None))
-        values.pop("label2id", None)  # the inverse of id2label
-        architectures = values.get("architectures") or []
-        if not isinstance(architectures, list):
-            raise ValueError(f"architectures is {architectures!r:.80}; write it as a list of names")
-        values["architectures"] = tuple(map(str, architectures))
-        own = {f.name for f in dataclasses.fields(cls)} - {"other_keys"}
-        known = {name: value for name, value in values.items() if name in own}
-        other_keys = {name: value for name, value in values.items() if name not in own}
-        unknown = set(overrides) - own
-        if unknown:
-            raise TypeError(f"{cls.__name__} has no field {sorted(unknown)[0]!r}")
-        return cls(**{**known, **overrides}, other_keys=other_keys)
-
-    @classmethod
-    def from_pretrained(cls: type[ConfigType], folder: Path, **overrides: Any) -> ConfigType:
-        """The config in a checkpoint's folder; `UserError` names the file if it is unusable."""
-        path = Path(folder) / CONFIG
-        values = read_json(path)
-        try:
-            if not isinstance(values, dict):
-                raise ValueError("it is not a JSON object")
-            return cls.from_dict(values, **overrides)
-        except ValueError as error:
-            message = str(error)
-            for name, key in cls.disk_names.items():
-                message = re.sub(rf"\b{name}\b", key, message)
-            raise UserError(f"{path}: {message}; use the config.json of the checkpoint") from None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The contents of config.json, under the names that `transformers` uses."""
-        own = {
-            self.disk_names.get(f.name, f.name): getattr(self, f.name)
-            for f in dataclasses.fields(self)
-            if f.name not in ("labels", "other_keys", "attn_implementation")
-        }
-        values = {**self.other_keys, **own, "model_type": self.model_type, "dtype": "float32"}
-        values.pop("torch_dtype", None)  # the older name of dtype
-        if self.labels is not None:
-            values["id2label"] = {str(i): label for i, label in enumerate(self.labels)}
-            values["label2id"] = {label: i for i, label in enumerate(self.labels)}
-        return values
-
-
-def read_labels(id2label: Any) -> tuple[str, ...] | None:
-    """{"0": "neg", "1": "pos"} -> ("neg", "pos"); the ids must be 0, 1, 2, ..."""
-    if id2label is None:
-        return None
-    if not isinstance(id2label, dict) or set(id2label) != set(map(str, range(len(id2label)))):
-        raise ValueError(f"id2label must map '0', '1', ... to names, not {id2label!r:.80}")
-    return tuple(str(id2label[str(i)]) for i in range(len(id2label)))
-
-
-def default_labels(count: int) -> tuple[str, ...]:
-    """The names that `transformers` gives to classes without names."""
-    return tuple(f"LABEL_{i}" for i in range(count))
 
 
 class PretrainedModel(nn.Module, ABC):
@@ -283,6 +150,8 @@ class PretrainedModel(nn.Module, ABC):
             )
         elif num_labels is not None or labels is not None:
             raise TypeError(f"{cls.__name__} has no labels: leave num_labels and labels out")
+        else:
+            config = dataclasses.replace(config, labels=None, problem_type=None)
         if reset_head:
             new.add(HEAD)
         config = dataclasses.replace(config, architectures=(cls.__name__,))
@@ -299,6 +168,11 @@ class PretrainedModel(nn.Module, ABC):
             model.get_submodule(name).to_empty(device="cpu").apply(model.init_weights)
         return model.eval()
 
+    @classmethod
+    def head_fits(cls, folder: Path, config: Any) -> bool:
+        """Whether a checkpoint has the whole head that a config describes; False without a head."""
+        return False
+
     def prepare_for(self, checkpoint: weights.Checkpoint, head_is_new: bool) -> set[str]:
         """Fit optional modules to the checkpoint; returns the modules to initialise.
 
@@ -312,9 +186,15 @@ class PretrainedModel(nn.Module, ABC):
         Families without a tied output layer need not override this.
         """
 
+    @property
+    def unlike_transformers(self) -> str | None:
+        """Why `transformers` would not compute the same from the saved files; None: it does."""
+        return None
+
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write config.json and model.safetensors in the layout that `transformers` loads.
 
+        A model that `transformers` would compute otherwise gets a model_type of minift's own.
         LoRA updates are merged into the written weights; the model itself does not change.
 
         dtype: of the tensors on disk.  `from_pretrained` reads every dtype as float32.
@@ -322,7 +202,10 @@ class PretrainedModel(nn.Module, ABC):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = dataclasses.replace(self.config, architectures=(type(self).__name__,))
-        write_json(folder / CONFIG, config.to_dict())
+        values = config.to_dict()
+        if self.unlike_transformers is not None:
+            values["model_type"] = OWN_PREFIX + config.model_type
+        write_json(folder / CONFIG, values)
         weights.save(merge_lora(self), self.weight_map(), folder, dtype)
 
 
@@ -352,7 +235,12 @@ def _head_config(
             )
         for module in cls.weight_map().modules_in_checkpoint(HEAD):
             checkpoint.ignore(rf"{re.escape(module)}\..*", "the head of another task")
-        return dataclasses.replace(config, labels=requested), True
+        return dataclasses.replace(config, labels=requested, problem_type=None), True
+    if requested is None and config.head_error is not None:
+        raise UserError(
+            f"{checkpoint.folder / CONFIG}: {config.head_error}; correct it, or ask for the labels "
+            "with labels="
+        )
 
     rows = checkpoint.shape(label_rows)[0]
     own = config.labels or default_labels(rows)

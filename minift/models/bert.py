@@ -74,8 +74,8 @@ class BertConfig(EncoderConfig):
         return self.hidden_dropout_prob if own is None else own
 
     @property
-    def token_dropout(self) -> float:
-        return self.sequence_dropout
+    def has_token_types(self) -> bool:
+        return self.type_vocab_size > 1
 
 
 class BertEmbeddings(nn.Module):

@@ -83,6 +83,10 @@ class DistilBertConfig(EncoderConfig):
         return self.seq_classif_dropout
 
     @property
+    def token_dropout(self) -> float:
+        return self.hidden_dropout_prob
+
+    @property
     def span_dropout(self) -> float:
         return self.qa_dropout
 

@@ -20,7 +20,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from minift.models.base import ModelSize, PretrainedConfig, PretrainedModel
+from minift.models.base import PretrainedModel
+from minift.models.config import ModelSize, PretrainedConfig
 from minift.nn.layers import ACTIVATIONS, init_linear
 from minift.nn.packing import Packing, pack
 from minift.options import require, require_number
@@ -105,11 +106,11 @@ class EncoderConfig(PretrainedConfig):
     @property
     def token_dropout(self) -> float:
         """Dropout in the head on each token."""
-        return self.hidden_dropout_prob
+        return self.sequence_dropout
 
     @property
     def span_dropout(self) -> float:
-        """Dropout in the head of question answering."""
+        """Dropout in the head of question answering: none, as in BERT, whatever --dropout is."""
         return 0.0
 
 
@@ -123,8 +124,7 @@ class Encoder(PretrainedModel):
 
     layers: each is called as layer(x (S, H), packing) -> (S, H), and as
         layer(x, packing, cls_only=True) -> (F, H), which computes only the [CLS] rows.
-    pooler: one linear layer, which `pool` applies; None: the family, or the checkpoint, has none
-        (for example after masked language modelling only).
+    pooler: one linear layer, which `pool` applies; None: the family, or the checkpoint, has none.
     """
 
     config_class: ClassVar[type[EncoderConfig]]
@@ -171,15 +171,11 @@ class Encoder(PretrainedModel):
             nn.init.zeros_(module.bias)
 
     def prepare_for(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
-        if not self.pooler_is_in(checkpoint):
+        # The weights may lack a pooler, for example after masked language modelling only.
+        modules = self.weight_map().modules_in_checkpoint("pooler")
+        if not any(f"{module}.weight" in checkpoint for module in modules):
             self.pooler = None
         return set()
-
-    def pooler_is_in(self, checkpoint: Checkpoint) -> bool:
-        """Whether the model has a pooler and the checkpoint its weights."""
-        if self.pooler is None:
-            return False
-        return self.weight_map().checkpoint_names("pooler.weight")[0] in checkpoint
 
     def forward(
         self,

@@ -19,6 +19,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -76,6 +77,15 @@ class EncoderWithHead(PretrainedModel):
     def weight_map(cls) -> WeightMap:
         return cls.encoder_class.weight_map().with_head(ENCODER, cls.head_names)
 
+    @classmethod
+    def head_fits(cls, folder: Path, config: EncoderConfig) -> bool:
+        checkpoint = Checkpoint(folder, cls.weight_map())
+        names_of = cls.weight_map().checkpoint_names
+        if not all(name in checkpoint for ours in cls.head_names for name in names_of(ours)):
+            return False
+        (label_rows,) = names_of(cls.label_rows)
+        return checkpoint.shape(label_rows)[0] == len(config.labels or ())
+
     def make_encoder(self) -> Encoder:
         """The encoder, before its weights are initialised."""
         return self.encoder_class(self.config)
@@ -112,6 +122,25 @@ class EncoderForSequenceClassification(EncoderWithHead):
     def make_head(self) -> nn.Module:
         config = self.config
         return Head(config.hidden_size, self.num_labels, config.sequence_dropout)
+
+    @property
+    def unlike_transformers(self) -> str | None:
+        own, theirs = self.config.pooling, self.config.poolings[0]
+        return None if own == theirs else f"it knows the pooling {theirs!r} alone, not {own!r}"
+
+    @classmethod
+    def head_fits(cls, folder: Path, config: EncoderConfig) -> bool:
+        # With the pooling "pooler" the pooler is part of the head.
+        pooled = config.pooling != "pooler" or cls.has_pooler(folder)
+        return pooled and super().head_fits(folder, config)
+
+    @classmethod
+    def has_pooler(cls, folder: Path) -> bool:
+        """Whether a checkpoint has the weights of the family's pooler."""
+        weight_map = cls.encoder_class.weight_map()
+        checkpoint = Checkpoint(folder, weight_map)
+        modules = weight_map.modules_in_checkpoint("pooler")
+        return any(f"{module}.weight" in checkpoint for module in modules)
 
     def prepare_for(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
         pooler = self.encoder.pooler

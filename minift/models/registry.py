@@ -6,13 +6,14 @@ from pathlib import Path
 
 from minift.errors import UserError
 from minift.files import read_json
-from minift.models.base import CONFIG, ModelType, PretrainedModel
+from minift.models.base import ModelType, PretrainedModel
 from minift.models.bert import (
     BertForMaskedLM,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
 )
+from minift.models.config import CONFIG, family_name
 from minift.models.distilbert import (
     DistilBertForMaskedLM,
     DistilBertForQuestionAnswering,
@@ -67,6 +68,6 @@ def model_class(folder: Path, kind: type[ModelType], use: str) -> type[ModelType
 
 
 def read_model_type(folder: Path) -> object:
-    """model_type of a checkpoint's config.json; None if it has none."""
+    """The family that a checkpoint's config.json names; None if it has none."""
     config = read_json(folder / CONFIG)
-    return config.get("model_type") if isinstance(config, dict) else None
+    return family_name(config.get("model_type")) if isinstance(config, dict) else None

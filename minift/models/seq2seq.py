@@ -21,7 +21,8 @@ from minift.data.batching import IGNORE_INDEX
 from minift.generation.cache import DecoderState, EncoderMemory, LayerCache
 from minift.generation.config import GenerationConfig
 from minift.generation.search import SpecialTokens, search
-from minift.models.base import PretrainedConfig, PretrainedModel
+from minift.models.base import PretrainedModel
+from minift.models.config import PretrainedConfig
 from minift.nn.attention import MASK_VALUE
 from minift.nn.kernels import prepacked_weights
 from minift.nn.layers import NoBiasLinear, OutputEmbedding

@@ -138,6 +138,12 @@ class T5ForConditionalGeneration(Seq2SeqModel):
                 self.lm_head = NoBiasLinear(*reversed(size))
         return set()
 
+    @property
+    def unlike_transformers(self) -> str | None:
+        if self.config.scale_decoder_outputs is self.config.tie_word_embeddings:
+            return None
+        return "it scales the decoder's output where the output layer is tied, and only there"
+
     def encode(
         self, input_ids: Tensor, attention_mask: Tensor | None = None
     ) -> tuple[Tensor, Packing]:

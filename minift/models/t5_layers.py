@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from minift.generation.cache import LayerCache
-from minift.models.base import ModelSize
+from minift.models.config import ModelSize
 from minift.models.seq2seq import DecoderLayer, Seq2SeqConfig
 from minift.nn.attention import attention, packed_attention
 from minift.nn.layers import ACTIVATIONS, Dropout, FeedForward, NoBiasLinear, RMSNorm
@@ -43,7 +43,10 @@ class T5Config(Seq2SeqConfig):
     model_type = "t5"
     dropouts: ClassVar[Sequence[str]] = ("dropout_rate",)
     has_max_tokens = False  # relative positions have no maximum
-    supported_values: ClassVar[Mapping[str, Sequence[Any]]] = {"is_decoder": (False, None)}
+    supported_values: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "is_decoder": (False, None),
+        "tie_encoder_decoder": (False, None),
+    }
 
     d_model: int = 512  # H
     d_kv: int = 64  # D
@@ -58,6 +61,9 @@ class T5Config(Seq2SeqConfig):
     layer_norm_epsilon: float = 1e-6
     initializer_factor: float = 1.0
     feed_forward_proj: str = "relu"  # or "gated-gelu", "gated-silu", ...
+    # The two parts of feed_forward_proj; `transformers` goes by them if they differ from it.
+    dense_act_fn: str | None = None
+    is_gated_act: bool | None = None
     # The first T5 ties the output layer to the embeddings and scales its input by 1 / sqrt(H);
     # v1.1 and Flan-T5 do neither.  If scale_decoder_outputs is missing, it follows the config's
     # tie_word_embeddings.
@@ -70,6 +76,8 @@ class T5Config(Seq2SeqConfig):
             object.__setattr__(self, "num_decoder_layers", self.num_layers)
         if self.scale_decoder_outputs is None:
             object.__setattr__(self, "scale_decoder_outputs", self.tie_word_embeddings)
+        if self.n_positions is None:
+            object.__setattr__(self, "n_positions", T5Config.n_positions)
         # Bounds far above any T5, so that a damaged config is refused before it fills the memory.
         for name, high in {
             "d_model": 10**5,
@@ -90,6 +98,8 @@ class T5Config(Seq2SeqConfig):
             require(self, name, (True, False))
         names = [f"{gate}{name}" for gate in ("", "gated-") for name in ACTIVATIONS]
         require(self, "feed_forward_proj", names)
+        require(self, "dense_act_fn", (None, *ACTIVATIONS))
+        require(self, "is_gated_act", (None, True, False))
         buckets = self.relative_attention_num_buckets
         if self.relative_attention_max_distance <= buckets // 2:
             raise ValueError(
@@ -120,13 +130,23 @@ class T5Config(Seq2SeqConfig):
     @property
     def gated(self) -> bool:
         """Whether the feed-forward layers are gated."""
-        return self.feed_forward_proj.startswith("gated-")
+        own = self.is_gated_act
+        return self.feed_forward_proj.startswith("gated-") if own is None else own
 
     @property
     def activation(self) -> str:
         """The name in `ACTIVATIONS`; gated-gelu means GELU's tanh approximation, as in v1.1."""
+        if self.dense_act_fn is not None:
+            return self.dense_act_fn
         name = self.feed_forward_proj.removeprefix("gated-")
         return "gelu_new" if self.feed_forward_proj == "gated-gelu" else name
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **super().to_dict(),
+            "dense_act_fn": self.activation,
+            "is_gated_act": self.gated,
+        }
 
 
 class T5Attention(nn.Module):

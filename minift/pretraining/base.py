@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
-from minift.models.base import ModelSize, PretrainedModel
+from minift.models.base import PretrainedModel
+from minift.models.config import ModelSize
 from minift.models.registry import FAMILIES
 from minift.options import check_range, option
 from minift.pretraining.vocabulary import SENTINELS

@@ -13,7 +13,7 @@ from minift import hub
 from minift.models.heads import EncoderWithHead
 from minift.models.masked_lm import EncoderForMaskedLM
 from minift.models.registry import model_class, read_model_type
-from minift.options import check_range, option
+from minift.options import check_range, convert_paths, option
 from minift.pretraining.base import ModelOptions
 from minift.pretraining.masked_lm import MaskedLM
 from minift.pretraining.run import PretrainOptions, eval_loss, make_blocks, pretrain
@@ -32,6 +32,7 @@ class ProbeOptions:
     probe_steps: int = option(500, "Optimiser steps of the probe's masked-LM head.")
 
     def __post_init__(self) -> None:
+        convert_paths(self)
         check_range(self, "probe_steps", 1)
 
 

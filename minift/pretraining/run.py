@@ -25,19 +25,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from minift import hub
-from minift.data.batching import batched, progress_bar
+from minift.data.batching import ProgressBar, batched, print_line, progress_bar
 from minift.device import autocast, check_device, check_precision, pick_device
-from minift.errors import UserError
+from minift.errors import UserError, escape_controls
 from minift.files import write_json
-from minift.models.base import CONFIG, PretrainedModel
+from minift.models.base import PretrainedModel
+from minift.models.config import CONFIG
 from minift.models.registry import families_with, family_model, read_model_type
-from minift.options import check_range, option
+from minift.options import check_range, convert_paths, option
 from minift.pretraining.base import ModelOptions, Objective, new_model
 from minift.pretraining.corpus import TokenBlocks, read_documents, write_tokens
 from minift.pretraining.masked_lm import MaskedLM
 from minift.pretraining.span_corruption import SpanCorruption
 from minift.text.tokenizer import Tokenizer
-from minift.training.checkpoint import TrainerState, load_state, remove_state, save_state
+from minift.training.checkpoint import load_state, remove_state, save_state
 from minift.training.cli import as_dict
 from minift.training.freezing import freeze_all_but_head
 from minift.training.log import Log, environment
@@ -48,10 +49,12 @@ from minift.training.optim import (
     parameter_groups,
     set_learning_rate,
 )
-from minift.training.progress import describe_model
+from minift.training.options import MAX_SEED
+from minift.training.progress import describe_model, describe_options
 from minift.training.run_dir import METRICS, check_same_options, choose_output_dir, run_lock
 from minift.training.schedules import cosine
 from minift.training.signals import Stopped, StopRequest, stopped_at
+from minift.training.state import TrainerState
 
 TOKENS = "tokens.bin"
 OBJECTIVES: tuple[type[Objective], ...] = (SpanCorruption, MaskedLM)
@@ -105,11 +108,13 @@ class PretrainOptions:
     precision: str = option("fp32", "fp32, or bf16: mixed precision with float32 weights.")
 
     def __post_init__(self) -> None:
+        convert_paths(self)
         for name in ("max_steps", "batch_size", "eval_blocks", "eval_steps", "logging_steps"):
             check_range(self, name, 1)
         for name in ("save_steps", "workers"):
             check_range(self, name, 0)
         check_range(self, "warmup_ratio", 0, 1)
+        check_range(self, "seed", 0, MAX_SEED)
         check_range(self, "block_size", 8)
         check_range(self, "learning_rate", 1e-12)
         check_device(self.device)
@@ -162,7 +167,10 @@ def pretrain_in(
 ) -> dict[str, Any]:
     """Tokenizer, token file, model, training; returns the contents of metrics.json."""
     device = pick_device(options.device)
-    print("options   " + ", ".join(f"{k}={v}" for k, v in resolved.items()), flush=True)
+    print(
+        escape_controls(describe_options(resolved, type(model_options), PretrainOptions)),
+        flush=True,
+    )
 
     tokenizer = make_tokenizer(objective_class, folder, model_options, options)
     objective = objective_class(tokenizer, model_options)
@@ -186,6 +194,8 @@ def pretrain_in(
     dropouts = {name: getattr(default, name) for name in default.dropouts}
     model.config = replace(model.config, **dropouts)
     model.save_pretrained(folder, dtype=torch.float16)
+    config = model.config
+    tokenizer.for_model(config.input_names, config.max_tokens).save_pretrained(folder)
     return {
         "task": "pretraining",
         "options": resolved,
@@ -303,9 +313,8 @@ def train_steps(
             generator=torch.Generator(),  # its own, because the model's dropout uses the global one
         )
     )
-    for step in progress_bar(
-        range(state.step, options.max_steps), "pretrain", options.max_steps, state.step
-    ):
+    bar = ProgressBar("pretrain", options.max_steps, state.step)
+    for step in bar.over(range(state.step, options.max_steps)):
         model.train()
         learning_rate = options.learning_rate * cosine(step, options.max_steps, warmup_steps)
         set_learning_rate(optimizer, learning_rate)
@@ -338,12 +347,13 @@ def train_steps(
                 "grad_norm": norm.item(),
             }
             log.write({**row, "text_tokens_per_second": round(speed)})
+            bar.note(f"loss {mean:.4f}")
             clock, since = time.perf_counter(), state.step
             state.loss_sum, state.loss_count = 0.0, 0.0
         if state.step % options.eval_steps == 0 or is_last:
             held_out_loss = eval_loss(model, blocks, objective, options)
             log.write({"step": state.step, "dev": {"loss": held_out_loss}})
-            print(f"step {state.step}  held-out loss {held_out_loss:.4f}", flush=True)
+            print_line(f"step {state.step}  held-out loss {held_out_loss:.4f}")
         stop_now = None if is_last else stop.requested
         if stop_now or (options.save_steps and state.step % options.save_steps == 0):
             state.log_lines = log.num_lines

@@ -18,7 +18,6 @@ Printed, a prediction is:
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,10 +28,11 @@ from minift import metrics
 from minift.data.squad import QuestionRecord, as_squad
 from minift.errors import escape_controls
 from minift.tasks.display import Display
+from minift.text.sentences import sentence_starts
 
 NULL = 0  # position of [CLS], which means "no answer"
-SENTENCE_END = re.compile(r"[.!?]['\"”’)\]]*\s+(?=[^\sa-z])|\n+")
 MAX_CONTEXT = 160  # maximum number of characters printed before and after an answer
+MAX_WORD = 30  # characters; in a longer run without blanks, text is cut anywhere
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,8 @@ def score_answers(
 ) -> dict[str, Any]:
     """The scores of the official SQuAD script, from 0 to 100.
 
-    threshold: the null threshold; None: tuned on these records for the best F1.
+    threshold: the null threshold; None: tuned on these records for the best F1, or 0 if all of
+        them have an answer, or none has.
 
     exact, f1, HasAns_*, NoAns_*: at the null threshold, which is "null_threshold".
     *_at_zero: at null threshold 0.
@@ -136,11 +137,14 @@ def score_answers(
 
     if all(p.null_score is None for p in predictions):
         return score_at(None)
+    both_kinds = len({bool(record.answers) for record in records}) == 2
     spans = {i: p.span for i, p in zip(ids, predictions, strict=True)}
     gains = metrics.answer_gains(spans, data)
     margins = [p.margin for p in predictions]
     best = [metrics.best_threshold(margins, [gains[i][kind] for i in ids]) for kind in (0, 1)]
-    threshold = best[1] if threshold is None else threshold
+    if threshold is None:
+        # For one kind of questions the best is to answer always, or never: no rule for new ones.
+        threshold = best[1] if both_kinds else 0.0
     zero = score_at(0.0)
     answerable = [record for record in records if record.answers]
     answered = metrics.squad(spans, as_squad(answerable)) if answerable else {}
@@ -296,9 +300,9 @@ def in_sentence(text: str, start: int, end: int) -> dict[str, str]:
     >>> in_sentence("It rained. Rollo came. He won.", 11, 16)
     {'before': '', 'answer': 'Rollo', 'after': ' came.'}
     """
-    ends = [0, *(match.end() for match in SENTENCE_END.finditer(text)), len(text)]
-    first = max(e for e in ends if e <= start)
-    last = min(e for e in ends if e >= end)
+    bounds = sentence_starts(text)
+    first = max(bound for bound in bounds if bound <= start)
+    last = min(bound for bound in bounds if bound >= end)
     return {
         "before": text[first:start].lstrip(),
         "answer": text[start:end],
@@ -319,9 +323,11 @@ def answer_lines(row: dict[str, Any], colour: bool) -> str:
     before, answer, after = map(escape_controls, row["sentence"].values())
     shown = f"\x1b[1;32m{answer}\x1b[0m" if colour else f"[{answer}]"
     if len(before) > MAX_CONTEXT:
-        before = "... " + before[-MAX_CONTEXT:].partition(" ")[2]
+        cut, _, rest = before[-MAX_CONTEXT:].partition(" ")
+        before = "... " + (rest if len(cut) <= MAX_WORD else before[-MAX_CONTEXT:])
     if len(after) > MAX_CONTEXT:
-        after = after[:MAX_CONTEXT].rpartition(" ")[0] + " ..."
+        rest, _, cut = after[:MAX_CONTEXT].rpartition(" ")
+        after = (rest if len(cut) <= MAX_WORD else after[:MAX_CONTEXT]) + " ..."
     sentence = " ".join(f"{before}{shown}{after}".split())
     answer = " ".join(answer.split())
     return f"{question}\n  {answer}  {row['score']:.2f}  {row['start']}-{row['end']}\n  {sentence}"

@@ -21,11 +21,13 @@ from torch import Tensor
 from minift import hub
 from minift.data.read import numbered
 from minift.errors import UserError
-from minift.models.base import CONFIG, PretrainedModel
+from minift.models.base import PretrainedModel
+from minift.models.config import CONFIG
 from minift.models.registry import model_class
 from minift.options import check_type
 from minift.tasks.batches import Batch, Feature, with_encoder_outputs
 from minift.tasks.data_checks import overlaps, spelled_special_tokens
+from minift.tasks.defaults import TrainDefaults
 from minift.tasks.display import Display
 from minift.tasks.loading import load_initial_model, load_task, save_task
 from minift.tasks.options import TaskOptions
@@ -70,6 +72,10 @@ class Task(ABC):
     metrics: ClassVar[tuple[Metric, ...]]  # may choose the best model; the first is the default
     builtin_files: ClassVar[str] = ""  # of the built-in set, {} for the split; empty: there is none
     baseline_name: ClassVar[str] = ""  # describes the prediction that `baseline_score` scores
+    # Below so many training records, the recipe of training/defaults.py is the default; 0: never.
+    few_records: ClassVar[int] = 0
+    # Training options without a meaning for the task -> why, and what to do.
+    unsupported_options: ClassVar[Mapping[str, str]] = {}
     # Options and further fields that prediction needs; saved with the model, under "minift" in
     # config.json.
     saved_options: ClassVar[tuple[str, ...]] = ()
@@ -180,6 +186,11 @@ class Task(ABC):
         """Fields of the model's config that the options change."""
         return {}
 
+    @classmethod
+    def train_defaults(cls, options: Any) -> TrainDefaults:
+        """The training options that suit the task and the model of its options."""
+        return TrainDefaults()
+
     def fit(self: TaskType, splits: Mapping[str, Sequence[Any]]) -> TaskType:
         """The task with everything that it takes from the training data, such as class weights.
 
@@ -244,7 +255,7 @@ class Task(ABC):
 
     # ---- prediction with a saved model ---------------------------------------------------------
 
-    def save(self, model: PretrainedModel, folder: Path) -> None:
+    def save(self, model: PretrainedModel, folder: str | Path) -> None:
         """Write the model and everything that `from_pretrained` needs."""
         settings = {"task": self.name, "max_length": self.max_length}
         settings |= {name: getattr(self.options, name) for name in self.saved_options}
@@ -252,12 +263,15 @@ class Task(ABC):
         save_task(model, self.tokenizer, folder, **settings)
 
     @classmethod
-    def from_pretrained(cls: type[TaskType], folder: Path) -> tuple[TaskType, PretrainedModel]:
+    def from_pretrained(
+        cls: type[TaskType], folder: str | Path
+    ) -> tuple[TaskType, PretrainedModel]:
         """The task and the model that `save` wrote, for prediction.
 
         A setting that config.json does not hold has its default.  Raises `UserError` for a value
         that is not allowed.
         """
+        folder = Path(folder)
         model, tokenizer, saved = load_task(folder, cls.model_class(folder))
         limit = model.config.max_tokens
         max_length = saved.get("max_length", limit)
@@ -276,10 +290,11 @@ class Task(ABC):
         return cls(options, tokenizer, max_length, labels, **fields), model
 
     def read_inputs(
-        self, inputs: Path | Iterable[str], questions: Sequence[str] = ()
+        self, inputs: str | Path | Iterable[str], questions: Sequence[str] = ()
     ) -> Iterable[Any]:
         """Records for prediction, from lines of text or from a data file, labels optional.
 
+        inputs: the lines, or the path of the file.
         questions: asked of every input; `UserError` if the task answers no questions.
         """
         if questions:
@@ -287,4 +302,5 @@ class Task(ABC):
                 f"--question is {questions[0]!r:.60}, but the model was trained for {self.name}, "
                 "which answers no questions; leave it out"
             )
-        return self.read(inputs, self.options, require_labels=False)
+        source = Path(inputs) if isinstance(inputs, str) else inputs
+        return self.read(source, self.options, require_labels=False)

@@ -350,7 +350,7 @@ def sort_labels(labels: set[str]) -> tuple[str, ...]:
     (('9', '10'), ('neg', 'pos'))
     """
     try:
-        return tuple(sorted(labels, key=int))
+        return tuple(sorted(labels, key=lambda label: (int(label), label)))
     except ValueError:
         return tuple(sorted(labels))
 

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from minift.errors import UserError
-from minift.files import write_manifest
-from minift.models.base import CONFIG, PretrainedModel
+from minift.files import write_json, write_manifest
+from minift.generation.config import GenerationConfig
+from minift.models.base import PretrainedModel
+from minift.models.config import CONFIG, default_labels
 from minift.models.seq2seq import Seq2SeqConfig
 from minift.tasks.options import TaskOptions
 from minift.text.tokenizer import TOKENIZER_FILES, Tokenizer
 from minift.weights import WEIGHTS
+
+GENERATION_CONFIG = "generation_config.json"
 
 # Settings of runs that an earlier version saved: they must not be ignored silently.
 RENAMED_SETTINGS = {
@@ -36,8 +40,9 @@ def load_initial_model(
     """The model that a run starts from, its tokenizer, and the maximum number of input tokens.
 
     folder, model_class: of the checkpoint that `options.model` names.
-    labels: the names of the classes: a checkpoint fine-tuned on the same labels keeps its head and
-        the order of its labels; any other gets a new head.  Or the number of the head's rows, if
+    labels: the names of the classes: a checkpoint fine-tuned on the same labels, one for each text,
+        keeps its head and the order of its labels; any other gets a new head, also one whose head
+        is incomplete.  Or the number of the head's rows, if
         the rows mean the same for all data (an answer's start and end): a checkpoint fine-tuned for
         the task keeps its head, and one with another number of labels gets a new head.  Or None, if
         the task needs no head.
@@ -49,16 +54,21 @@ def load_initial_model(
     if options.dropout is not None:
         changes.update(config.with_dropout(options.dropout))
     try:
-        replace(config, **changes)
+        wanted = replace(config, **changes)
     except ValueError as error:
         raise UserError(f"{options.model}: {error}; give another value") from None
     if labels is None:
         model = model_class.from_pretrained(folder, **changes)
     elif isinstance(labels, int):
-        other = config.labels is not None and len(config.labels) != labels
-        model = model_class.from_pretrained(folder, num_labels=labels, reset_head=other, **changes)
+        fits = model_class.head_fits(folder, replace(wanted, labels=default_labels(labels)))
+        model = model_class.from_pretrained(
+            folder, num_labels=labels, reset_head=not fits, **changes
+        )
     else:
         same = config.labels is not None and set(config.labels) == set(labels)
+        # A head for several labels at once, or for a number, was trained for another loss.
+        same = same and config.problem_type in (None, "single_label_classification")
+        same = same and model_class.head_fits(folder, wanted)
         model = model_class.from_pretrained(
             folder, labels=config.labels if same else labels, reset_head=not same, **changes
         )
@@ -77,16 +87,37 @@ def load_initial_model(
             f"--max-length is {options.max_length}, but {options.model} reads at most {limit} "
             "tokens; give a smaller value"
         )
-    return model, tokenizer, options.max_length or limit
+    max_length = options.max_length or limit
+    # The saved tokenizer has the task's limit, so that `transformers` truncates alike.
+    return model, tokenizer.for_model(config.input_names, max_length), max_length
 
 
-def save_task(model: PretrainedModel, tokenizer: Tokenizer, folder: Path, **settings: Any) -> None:
+def save_task(
+    model: PretrainedModel, tokenizer: Tokenizer, folder: str | Path, **settings: Any
+) -> None:
     """Save model and tokenizer; config.json keeps under "minift" the settings for prediction."""
     other_keys = {**model.config.other_keys, "minift": settings}
     model.config = replace(model.config, other_keys=other_keys)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_manifest(folder, (CONFIG, WEIGHTS, *TOKENIZER_FILES))
+    write_manifest(Path(folder), (CONFIG, WEIGHTS, *TOKENIZER_FILES))
+
+
+def save_generation(
+    model: PretrainedModel, folder: Path, generation: GenerationConfig, source_prefix: str
+) -> None:
+    """Write generation_config.json; call it before `save_task`.
+
+    With it `generate` of `transformers` gives the task's predictions.  The pipeline "summarization"
+    of its 4.x has beams and a length of its own, unless config.json has settings for it.
+    """
+    ids = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
+    settings = generation.to_dict()
+    ids_of = {name: getattr(model.config, name) for name in ids}
+    write_json(folder / GENERATION_CONFIG, {**settings, **ids_of})
+    params = {"summarization": {"prefix": source_prefix, **settings}}
+    other_keys = {**model.config.other_keys, "task_specific_params": params}
+    model.config = replace(model.config, other_keys=other_keys)
 
 
 def load_task(
@@ -104,7 +135,7 @@ def load_task(
                 f'{folder / CONFIG}: the setting {name!r} under "minift" is now '
                 f"{RENAMED_SETTINGS[name]!r}; rename it there"
             )
-    return model, Tokenizer.from_pretrained(folder), settings
+    return model, Tokenizer.from_pretrained(folder).for_model(model.config.input_names), settings
 
 
 def saved_settings(config: Mapping[str, Any]) -> dict[str, Any]:

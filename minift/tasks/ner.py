@@ -45,7 +45,7 @@ from minift.errors import UserError
 from minift.models.base import PretrainedModel
 from minift.models.heads import EncoderForTokenClassification
 from minift.options import check_range, option
-from minift.tasks.base import Metric, Task
+from minift.tasks.base import Metric, Task, TrainDefaults
 from minift.tasks.batches import TokenBatch, TokenFeature, head_logits, run_batches, token_batch
 from minift.tasks.data_checks import rare_labels
 from minift.tasks.entities import EntityDisplay, TagPrediction, score_entities
@@ -150,6 +150,10 @@ class NerTask(Task):
     schemes: tuple[str, ...] = ()
 
     @classmethod
+    def train_defaults(cls, options: NerOptions) -> TrainDefaults:
+        return TrainDefaults(epochs=5)  # the built-in set has few sentences
+
+    @classmethod
     def read(
         cls, source: Path | Iterable[str], options: NerOptions, *, require_labels: bool = True
     ) -> Iterable[TagRecord]:
@@ -188,7 +192,7 @@ class NerTask(Task):
         return replace(self, schemes=tuple(map(", ".join, schemes)))
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> tuple[NerTask, PretrainedModel]:
+    def from_pretrained(cls, folder: str | Path) -> tuple[NerTask, PretrainedModel]:
         task, model = super().from_pretrained(folder)
         if "O" not in task.labels or not all(
             label == "O" or label[:2] in ("B-", "I-") for label in task.labels

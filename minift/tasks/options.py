@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from minift import hub
 from minift.data.read import builtin
-from minift.options import check_range, option
+from minift.options import check_range, convert_paths, option
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,14 @@ class TaskOptions:
         check_range(self, "max_length", 3)
         for name in ("dropout", "label_smoothing"):
             check_range(self, name, 0, 0.99)
-        # People write one file, or names, in Python.
-        one = isinstance(self.train_file, str | Path)
-        train_file = (self.train_file,) if one else self.train_file
-        object.__setattr__(self, "train_file", tuple(map(Path, train_file)))
-        for name in ("dev_file", "test_file"):
-            path = getattr(self, name)
-            object.__setattr__(self, name, None if path is None else Path(path))
+        convert_paths(self)
         if not self.train_file and (self.dev_file or self.test_file):
             raise ValueError("--dev-file and --test-file need a --train-file that they belong to")
+
+    @property
+    def base_model(self) -> tuple[str | None, str | None]:
+        """The checkpoint and its revision, as a LoRA adapter names them; None from scratch."""
+        return (None, None) if self.from_scratch else hub.lasting_name(self.model)
 
     @property
     def training_data(self) -> str:

@@ -10,12 +10,13 @@
 
 A context longer than the model is split into overlapping windows, each after the whole question:
 
-    [CLS] question [SEP] c0 c1 c2 c3 c4 c5 [SEP]         answers may start at c0 ... c4
-    [CLS] question [SEP] c4 c5 c6 c7 c8 c9 [SEP]                              c5 ... c9
+    [CLS] question [SEP] c0 c1 c2 c3 c4 c5 [SEP]         spans from c0 ... c4
+    [CLS] question [SEP] c4 c5 c6 c7 c8 c9 [SEP]                    c5 ... c9, and c4-c6, c4-c7, ...
 
-An answer may start only in the window in which its first token has the most context
-(text/windows.py), so no span is found twice.  In training, a window without the whole answer is
-labelled like a question without an answer: start and end are at [CLS].
+A span is read in one window only: the one in which its first token has the most context
+(text/windows.py), or the next that holds it whole.  So no span is found twice, and each that some
+window holds whole is found.  In training, a window without the whole answer is labelled like a
+question without an answer: start and end are at [CLS].
 
 A window scores "no answer" by the sum of the two logits of [CLS].  The null score of a question is
 the lowest of its windows, because "no answer" must hold in all of them.  The margin is the null
@@ -41,7 +42,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minift.data.rows import read_lines
-from minift.data.squad import QuestionRecord, check_ids, read_squad, unanswered
+from minift.data.squad import QuestionRecord, check_ids, read_squad, unanswered, with_own_ids
 from minift.errors import UserError
 from minift.models.heads import EncoderForQuestionAnswering
 from minift.options import check_range, option
@@ -53,9 +54,10 @@ from minift.tasks.answers import (
     decide,
     score_answers,
 )
-from minift.tasks.base import Metric, Task
+from minift.tasks.base import Metric, Task, TrainDefaults
 from minift.tasks.batches import TokenBatch, TokenFeature, head_logits, run_batches, token_batch
 from minift.tasks.options import TaskOptions
+from minift.tasks.qa_checks import long_answers, moved_answers, unlike_kinds
 from minift.text.spans import best_spans, span_characters, token_span
 from minift.text.tokenizer import Encoding
 from minift.text.windows import window_cores, windows
@@ -78,6 +80,9 @@ class QaOptions(TaskOptions):
     )
     max_answer_length: int = option(30, "Maximum number of tokens of a predicted answer.")
     n_best_size: int = option(20, "Spans to keep for each question, best first.")
+    skip_bad_records: bool = option(
+        False, "Skip questions that cannot be used, and print their number; else they are an error."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,14 +98,16 @@ class WindowFeature(TokenFeature):
     context: the whole text.
     offsets: (C, 2) start and end in it, in characters, of each context token of the window.
     shift: position in `input_ids` of the first context token.
-    begin: (from, to), `to` excluded: the context tokens, from 0, at which an answer may start.
+    core: (from, to), `to` excluded: the context tokens, from 0, that have the most context here.
+    new_from: the first context token, from 0, that the window before lacks.
     answer: positions in `input_ids` of the answer's first and last token; None in prediction.
     """
 
     context: str
     offsets: np.ndarray
     shift: int
-    begin: tuple[int, int]
+    core: tuple[int, int]
+    new_from: int
     answer: tuple[int, int] | None = None
 
 
@@ -137,31 +144,42 @@ class QaTask(Task):
     null_threshold: float | None = None
 
     @classmethod
+    def train_defaults(cls, options: QaOptions) -> TrainDefaults:
+        # A new head needs many steps; small batches make them from few questions.
+        return TrainDefaults(epochs=2, batch_size=8)
+
+    @classmethod
     def read(
         cls, source: Path | Iterable[str], options: QaOptions, *, require_labels: bool = True
     ) -> Iterable[QuestionRecord]:
         """A SQuAD file; or, for prediction, lines question<TAB>context."""
         if isinstance(source, Path):
-            return read_squad(source, require_answers=require_labels)
+            skip_bad = options.skip_bad_records
+            return read_squad(source, require_answers=require_labels, skip_bad=skip_bad)
         return unanswered(map(_question_and_context, source))
 
     @classmethod
     def read_splits(cls, options: QaOptions) -> dict[str, list[QuestionRecord]]:
-        """As for all tasks, but questions keep the ids of their files, which must differ."""
+        """As for all tasks, but questions keep the ids of their files.
+
+        Training files may share ids.  Predictions on dev and test are stored by id, so their ids
+        must differ.
+        """
         splits = {}
         for name, paths in options.files(cls.builtin_files).items():
             splits[name] = [record for path in paths for record in cls.read(path, options)]
-            check_ids(splits[name])
-        return splits
+            if name != "train":
+                check_ids(splits[name])
+        return {**splits, "train": with_own_ids(splits["train"])}
 
     def read_inputs(
-        self, inputs: Path | Iterable[str], questions: Sequence[str] = ()
+        self, inputs: str | Path | Iterable[str], questions: Sequence[str] = ()
     ) -> Iterable[QuestionRecord]:
         """As for all tasks; or questions, each asked of a whole text file or of each line."""
         if not questions:
             return super().read_inputs(inputs)
-        if isinstance(inputs, Path):
-            inputs = ["\n".join(line for _, line in read_lines(inputs))]
+        if isinstance(inputs, str | Path):
+            inputs = ["\n".join(line for _, line in read_lines(Path(inputs)))]
         return unanswered((q, text.rstrip("\r\n")) for text in inputs for q in questions)
 
     @classmethod
@@ -174,10 +192,29 @@ class QaTask(Task):
         return 2
 
     def fit(self, splits: Mapping[str, Records]) -> QaTask:
+        # The shortest question has one token.
+        room = self.max_length - self.tokenizer.num_special(pair=True) - 1
+        if self.options.doc_stride is not None and self.options.doc_stride >= max(room, 1):
+            raise UserError(
+                f"--doc-stride is {self.options.doc_stride}, but beside a question, a window of "
+                f"{self.max_length} tokens (--max-length) has room for at most {room} of the "
+                "context; give a smaller one"
+            )
         return replace(self, no_answer=any(not record.answers for record in splits["train"]))
 
     def input_key(self, record: QuestionRecord) -> tuple[str, str]:
         return record.question, record.context
+
+    def data_checks(
+        self, splits: Mapping[str, Records], features: Mapping[str, Features]
+    ) -> list[str]:
+        asked = {name: splits[name] for name in ("train", "dev", "test") if name in splits}
+        return [
+            *super().data_checks(splits, features),
+            *moved_answers(asked),
+            *long_answers(asked, self.tokenizer, self.options.max_answer_length),
+            *unlike_kinds(asked),
+        ]
 
     def featurize(self, records: Records, training: bool = False) -> list[WindowFeature]:
         """[CLS] question [SEP] window [SEP], one feature for each window of each context.
@@ -196,7 +233,9 @@ class QaTask(Task):
             bounds = self._windows(record, question, encoding)
             answer = self._answer(record, characters) if training else None
             shift = num_special + len(question)
+            before = 0  # the end of the window before
             for (start, end), core in zip(bounds, window_cores(bounds), strict=True):
+                new_from, before = before - start, end
                 ids, type_ids = self.tokenizer.build(question, encoding.ids[start:end])
                 label = None
                 if training:
@@ -205,11 +244,12 @@ class QaTask(Task):
                         label = (answer[0] - start + shift, answer[1] - start + shift)
                     elif record.answers and self.options.negative_windows == "drop":
                         continue
-                begin = (core[0] - start, core[1] - start)
+                own = (core[0] - start, core[1] - start)
                 part = characters[start:end]
-                features.append(
-                    WindowFeature(i, ids, type_ids, record.context, part, shift, begin, label)
+                window = WindowFeature(
+                    i, ids, type_ids, record.context, part, shift, own, new_from, label
                 )
+                features.append(window)
         return features
 
     def _windows(
@@ -226,15 +266,15 @@ class QaTask(Task):
         if max_tokens < 1:
             raise UserError(
                 f"{record.where}: the question has {len(question)} tokens, which leaves no room "
-                f"for its context in a window of {self.max_length}; shorten it, or give a larger "
-                "--max-length"
+                f"for its context in a window of {self.max_length}; shorten it, or train with a "
+                "larger --max-length"
             )
         if doc_stride >= max_tokens and len(encoding) > max_tokens:
             raise UserError(
                 f"{record.where}: the question has {len(question)} tokens and leaves room for "
                 f"{max_tokens} of the context in a window of {self.max_length}, so --doc-stride "
-                f"{doc_stride} is impossible; give one from 0 to {max_tokens - 1}, or a larger "
-                "--max-length"
+                f"{doc_stride} is impossible; shorten the question, or train with one from 0 to "
+                f"{max_tokens - 1}, or with a larger --max-length"
             )
         return windows(len(encoding), max_tokens, min(doc_stride, max_tokens - 1))
 
@@ -287,7 +327,9 @@ class QaTask(Task):
             starts, ends = logits.double().numpy().T  # (T,) each
             candidates = found.setdefault(feature.record, [])
             inner = slice(feature.shift, feature.shift + len(feature.offsets))
-            spans = best_spans(starts[inner], ends[inner], feature.begin, longest, count)
+            spans = best_spans(
+                starts[inner], ends[inner], feature.core, feature.new_from, longest, count
+            )
             for score, first, last in spans:
                 start, end = span_characters(feature.context, feature.offsets, first, last)
                 candidates.append(Candidate(feature.context[start:end], start, end, score))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from minift.errors import UserError
 from minift.files import read_json
-from minift.models.base import CONFIG
+from minift.models.config import CONFIG
 from minift.models.registry import FAMILIES
 from minift.tasks.base import Task
 from minift.tasks.classification import ClassificationTask
@@ -27,13 +27,13 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
-def task_of(folder: Path) -> type[Task]:
+def task_of(folder: str | Path) -> type[Task]:
     """The task of a fine-tuned checkpoint, from config.json.
 
     A model that minift saved says it itself; of any other, `architectures` tells it.
     Raises `UserError` for an unknown task, and if none of those classes has a head for a task.
     """
-    path = folder / CONFIG
+    path = Path(folder) / CONFIG
     config = read_json(path)
     config = config if isinstance(config, dict) else {}
     name = saved_settings(config).get("task")

@@ -27,12 +27,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from minift import metrics
+from minift import hub, metrics
 from minift.data.batching import IGNORE_INDEX, pad, progress_bar, sorted_batches
 from minift.data.read import SummaryRecord, read_summaries
 from minift.data.rows import read_lines
@@ -41,27 +42,27 @@ from minift.generation.config import GenerationConfig
 from minift.models.base import PretrainedModel
 from minift.models.seq2seq import Seq2SeqModel
 from minift.options import check_range, flag_of, option
-from minift.tasks.base import Metric, Task
+from minift.tasks.base import Metric, Task, TrainDefaults
 from minift.tasks.batches import TokenBatch, TokenFeature, token_batch
 from minift.tasks.data_checks import all_truncated, lost_characters
 from minift.tasks.display import Display
-from minift.tasks.loading import check_special_tokens
+from minift.tasks.loading import check_special_tokens, save_generation
 from minift.tasks.options import TaskOptions
 from minift.text.line_breaks import decode_lines, encode_lines, newline_token
+from minift.text.sentences import first_sentence
 
-# Defaults of the training script.  On few documents a small model soon forgets how to copy, so the
-# lower half is frozen and the saved weights are averages.  T5 was pretrained with Adafactor.
-DEFAULTS = {
-    "optimizer": "adafactor",
-    "learning_rate": 5e-3,
-    "epochs": 3,
-    "batch_size": 8,
-    "freeze_layers": 2,
-    "swa_fraction": 0.5,
-    "num_beams": 4,
-    "no_repeat_ngram_size": 3,
-}
-WITHOUT = {"freeze_encoder": "an encoder-decoder has no head to train; use --freeze-layers"}
+DEFAULT_MODEL = "minift-t5-mini"
+# Encoder-decoders are fine-tuned with the optimiser that they were pretrained with.
+DEFAULTS = TrainDefaults(epochs=3, batch_size=8, optimizer="adafactor")
+# On few documents the small default model soon forgets how to copy, so its lower half is frozen and
+# the saved weights are averages.
+SMALL_MODEL_DEFAULTS = replace(
+    DEFAULTS,
+    learning_rate=5e-3,
+    freeze_layers=2,
+    swa_fraction=0.5,
+    reason=f"{DEFAULT_MODEL} is small",
+)
 MANY_AT_LIMIT = 0.05  # share of summaries cut at the length limit, above which a warning is shown
 
 
@@ -72,7 +73,7 @@ class SummarizationOptions(TaskOptions):
     default_learning_rate: ClassVar[float] = 3e-4  # T5 needs a higher one than BERT
 
     model: str = option(
-        "minift-t5-mini", "Folder, name under weights/ or hub id of the model.", common=True
+        DEFAULT_MODEL, "Folder, name under weights/ or hub id of the model.", common=True
     )
     source_prefix: str = option("summarize: ", "Text before each document.")
     targets: Literal["first", "all"] = option(
@@ -81,12 +82,12 @@ class SummarizationOptions(TaskOptions):
     max_target_length: int | None = option(
         None, "Maximum number of tokens of a summary; default: the longest of the training data."
     )
-    num_beams: int = option(1, "Beams of beam search; 1: greedy search.", common=True)
+    num_beams: int = option(4, "Beams of beam search; 1: greedy search.", common=True)
     length_penalty: float = option(
         1.0, "Exponent of the length that divides a beam's score; higher: longer summaries; 0: off."
     )
     no_repeat_ngram_size: int = option(
-        0, "Length of the token n-grams that may occur only once in a summary; 0: off."
+        3, "Length of the token n-grams that may occur only once in a summary; 0: off."
     )
     beam_early_stopping: Literal["true", "false", "never"] = option(
         "false", "When beam search ends: early_stopping of transformers' generate."
@@ -219,6 +220,9 @@ class SummarizationTask(Task):
     metrics = (Metric("rougeL"), Metric("rouge1"), Metric("rouge2"), Metric("rougeLsum"))
     builtin_files = "reports.{}.jsonl"
     baseline_name = "the first sentence"
+    unsupported_options = MappingProxyType(
+        {"freeze_encoder": "an encoder-decoder has no head to train; use --freeze-layers"}
+    )
     saved_options = (
         *("source_prefix", "num_beams", "length_penalty", "no_repeat_ngram_size"),
         "beam_early_stopping",
@@ -228,6 +232,12 @@ class SummarizationTask(Task):
     options: SummarizationOptions
     max_target_length: int | None = None
     newline_token: str | None = None
+
+    @classmethod
+    def train_defaults(cls, options: SummarizationOptions) -> TrainDefaults:
+        small = hub.weights_dir() / DEFAULT_MODEL
+        is_small = small.is_dir() and hub.find_checkpoint(options.model).samefile(small)
+        return SMALL_MODEL_DEFAULTS if is_small else DEFAULTS
 
     @classmethod
     def read(
@@ -256,6 +266,11 @@ class SummarizationTask(Task):
             length = 1 + max(map(len, encode_lines(self.tokenizer, targets, newline)))
         return replace(self, max_target_length=length, newline_token=newline)
 
+    def save(self, model: PretrainedModel, folder: Path) -> None:
+        generation = self.options.generation(self.max_target_length)
+        save_generation(model, folder, generation, self.options.source_prefix)
+        super().save(model, folder)
+
     @classmethod
     def from_records(
         cls, options: SummarizationOptions, splits: Mapping[str, Records]
@@ -265,7 +280,7 @@ class SummarizationTask(Task):
         return task, model
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> tuple[SummarizationTask, PretrainedModel]:
+    def from_pretrained(cls, folder: str | Path) -> tuple[SummarizationTask, PretrainedModel]:
         task, model = super().from_pretrained(folder)
         check_special_tokens(folder, model.config, task.tokenizer)
         if task.newline_token and task.tokenizer.id_of(task.newline_token) is None:
@@ -403,20 +418,6 @@ def lead_scores(records: Records) -> dict[str, float]:
     """ROUGE of the documents' first sentences, the lead baseline."""
     references = [list(record.summaries) for record in records]
     return metrics.rouge([first_sentence(record.document) for record in records], references)
-
-
-def first_sentence(text: str) -> str:
-    """The text up to the first word that ends with a full stop, "!" or "?".
-
-    >>> first_sentence("Rain fell. It was cold.")
-    'Rain fell.'
-    """
-    words = []
-    for word in text.split():
-        words.append(word)
-        if word.rstrip("\"'”’)").endswith((".", "!", "?")):
-            break
-    return " ".join(words)
 
 
 def _documents(texts: Iterable[str]) -> Iterable[SummaryRecord]:

@@ -154,6 +154,8 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise UserError(f"{path}: {name} is {value!r}; give the token as a string")
         if name in BERT_SETTINGS and not isinstance(value, bool | None):
             raise UserError(f"{path}: {name} is {value!r}; give true or false")
+        if name == "model_input_names" and not isinstance(value, list):
+            raise UserError(f"{path}: {name} is {value!r}; give a list of names")
         if name in ADDED_TOKENS:
             _listed(path, name, value)
     return config

@@ -19,6 +19,14 @@ window of 4 tokens:
     2                     .   .   -        "-": beyond the end of the window
     3                     .   -   -
 
+Neighbouring windows of a long text share tokens, so several windows may hold a span.  It is read in
+the one in whose core it begins, where its first token has the most context (windows.py).  If that
+window ends before the span does, it is read in the next window that holds it whole:
+
+    tokens     0 1 2 3 4 5 6 7 8 9
+    window 0  [0 1 2 3 4|5]            "|" ends or begins a core
+    window 1          [4|5 6 7 8 9]    reads the spans that begin at 5, ... 9, and 4-6, 4-7, ...
+
 Dimensions: C tokens of the text in a window, L tokens of the longest span.
 """
 
@@ -69,26 +77,33 @@ def span_characters(text: str, offsets: np.ndarray, first: int, last: int) -> tu
 
 
 def best_spans(
-    starts: np.ndarray, ends: np.ndarray, begin: tuple[int, int], max_length: int, count: int
+    starts: np.ndarray,
+    ends: np.ndarray,
+    core: tuple[int, int],
+    new_from: int,
+    max_length: int,
+    count: int,
 ) -> list[Span]:
     """The `count` best spans of a window, best first; fewer if the window has fewer.
 
     starts, ends: (C,) scores of each token to be the first or the last of the span.
-    begin: (from, to) the tokens that may be the first, `to` excluded; of overlapping windows, the
-        tokens with the most context in this window (`windows.window_cores`).
+    core: (from, to) the window's core, `to` excluded; no span begins behind it.
+    new_from: the first token that the window before lacks.  A span that begins before the core has
+        its last token there or later; the window before holds the others.
     max_length: maximum number of tokens of a span.
 
     Of spans with equal scores, the earlier and then the shorter one comes first.
 
-    >>> best_spans(np.array([0.0, 2.0, 1.0]), np.array([3.0, 0.0, 2.0]), (0, 3), 2, 2)
+    >>> best_spans(np.array([0.0, 2.0, 1.0]), np.array([3.0, 0.0, 2.0]), (0, 3), 0, 2, 2)
     [Span(score=4.0, first=1, last=2), Span(score=3.0, first=0, last=0)]
     """
-    size = len(ends)
-    if not size or begin[0] >= begin[1]:
+    if not len(ends) or not core[1]:
         return []
     padded = np.concatenate([ends, np.full(max_length - 1, -np.inf)])  # (C + L - 1,)
     reachable = np.lib.stride_tricks.sliding_window_view(padded, max_length)  # (C, L)
-    table = starts[begin[0] : begin[1], None] + reachable[begin[0] : begin[1]]  # (to - from, L)
+    table = starts[: core[1], None] + reachable[: core[1]]  # (to, L)
+    firsts, extra = np.ogrid[: core[1], :max_length]  # (to, 1), (1, L)
+    table[(firsts < core[0]) & (firsts + extra < new_from)] = -np.inf
     flat = np.where(np.isfinite(table), table, -np.inf).ravel()
     if count < len(flat):  # all that are as good as the count-th one, so that ties stay in order
         worst = np.partition(flat, -count)[-count]
@@ -97,8 +112,7 @@ def best_spans(
         chosen = np.arange(len(flat))
     chosen = chosen[np.isfinite(flat[chosen])]
     chosen = chosen[np.argsort(-flat[chosen], kind="stable")][:count]
-    firsts, extra = begin[0] + chosen // max_length, chosen % max_length
     return [
-        Span(float(flat[i]), int(first), int(first + more))
-        for i, first, more in zip(chosen, firsts, extra, strict=True)
+        Span(float(flat[i]), int(i // max_length), int(i // max_length + i % max_length))
+        for i in chosen
     ]

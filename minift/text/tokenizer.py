@@ -104,6 +104,9 @@ class Tokenizer:
         self.split_special_tokens = split_special_tokens
         self.control_tokens = control_tokens(backend, config)
         self._layouts = [_layout(backend, pair) for pair in (False, True)]
+        # As in `transformers`: a tokenizer that does not name token types gives type 0 to all.
+        if "token_type_ids" not in config.get("model_input_names", ("token_type_ids",)):
+            self._layouts = [[(s, i, 0) for s, i, _ in layout] for layout in self._layouts]
 
     @classmethod
     def from_pretrained(
@@ -131,6 +134,19 @@ class Tokenizer:
             raise UserError(
                 f"{folder}: its tokenizer cannot encode a letter ({error}); restore tokenizer.json"
             ) from None
+
+    def for_model(self, input_names: Sequence[str], max_length: int | None = None) -> Tokenizer:
+        """The same tokenizer for a model; `save_pretrained` writes what follows.
+
+        input_names: the inputs of the model, as `transformers` names them, such as
+            "token_type_ids".  Those that the tokenizer's own model_input_names lack stay out.
+        max_length: the limit; None: the tokenizer's own.
+        """
+        own = self._config.get("model_input_names", input_names)
+        names = [name for name in input_names if name in own]
+        config = {**self._config, "model_input_names": names}
+        limit = max_length or self.max_length
+        return Tokenizer(self._backend, config, limit, self.split_special_tokens)
 
     @cached_property
     def _reader(self) -> tokenizers.Tokenizer:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
+from minift.data.batching import print_line
 from minift.errors import UserError, escape_controls
 from minift.options import flag_of
 from minift.training.signals import Stopped
@@ -66,6 +67,19 @@ RENAMED_FLAGS: dict[str, tuple[str, ...]] = {
 }
 
 METAVARS = {int: "N", float: "X", Path: "PATH"}  # what the help calls a value
+
+
+def parse_path(text: str) -> Path:
+    """The path of a flag's value; an empty one, as of an unset variable, is an error.
+
+    `Path("")` would be the current directory.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; give a file or a folder")
+    return Path(text)
+
+
+PARSERS = {Path: parse_path}  # how a value is read, where the type itself does not
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -210,13 +224,13 @@ def _add_flag(group: Any, field: str, hint: Any, default: Any, sentence: str) ->
         (hint,) = (choice for choice in get_args(hint) if choice is not type(None))
     if get_origin(hint) is tuple:  # tuple[X, ...]: one value or several
         kind = get_args(hint)[0]
-        name = METAVARS.get(kind, "NAME")
+        name, kind = METAVARS.get(kind, "NAME"), PARSERS.get(kind, kind)
         group.add_argument(flag, type=kind, nargs="+", default=default, metavar=name, help=sentence)
     elif get_origin(hint) is Literal:
         group.add_argument(flag, choices=get_args(hint), default=default, help=sentence)
     else:
-        name = METAVARS.get(hint, "NAME")
-        group.add_argument(flag, type=hint, default=default, metavar=name, help=sentence)
+        name, kind = METAVARS.get(hint, "NAME"), PARSERS.get(hint, hint)
+        group.add_argument(flag, type=kind, default=default, metavar=name, help=sentence)
 
 
 def _format_default(default: Any) -> str:
@@ -261,5 +275,5 @@ def run_script(main: Callable[[], object]) -> NoReturn:
 
 
 def _print_error(message: str, status: int) -> int:
-    print(escape_controls(" ".join(message.split())), file=sys.stderr)
+    print_line(escape_controls(" ".join(message.split())), to_stderr=True)
     return status

@@ -13,10 +13,12 @@ bitfit                    b          b         b                b        x      
 
 from __future__ import annotations
 
+import math
+
 from minift.errors import UserError
 from minift.models.adapters import add_lora, bitfit
 from minift.models.base import PretrainedModel
-from minift.nn.lora import LoraConfig
+from minift.nn.lora import LoraConfig, lora_layers
 from minift.options import flag_of
 from minift.training.options import TrainOptions
 
@@ -47,7 +49,34 @@ def prepare_parameters(model: PretrainedModel, options: TrainOptions) -> list[st
         freeze_all_but_head(model)
     else:
         freeze_lower_layers(model, options.frozen_depth)
+    for name, off in (("l2_sp", 0), ("wise_ft_alpha", 1)):
+        value = getattr(options, name)
+        if value != off and not pretrained_parameters(model, options):
+            raise UserError(
+                f"{flag_of(name)} is {value}, which keeps parameters near the checkpoint's values, "
+                "but no trained parameter begins with one; leave it out"
+            )
     return reinitialised
+
+
+def pretrained_parameters(model: PretrainedModel, options: TrainOptions) -> set[str]:
+    """The names of the trained parameters that begin with the checkpoint's values.
+
+    A new head and re-initialised layers do not, nor does anything in a model trained from scratch.
+    Of a LoRA update B A, B does: it begins with 0, which leaves the checkpoint's matrix unchanged.
+    """
+    if model.load_report is None:
+        return set()
+    lowest = model.num_layers + 1 - options.reinit_layers if options.reinit_layers else math.inf
+    depths, updates = model.layer_depths(), lora_layers(model)
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+        and name not in model.new_parameters
+        and depths[name] < lowest
+        and not any(name.startswith(f"{layer}.") and name.endswith(".a") for layer in updates)
+    }
 
 
 def freeze_all_but_head(model: PretrainedModel) -> None:

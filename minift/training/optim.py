@@ -9,7 +9,7 @@ which T5 was pretrained with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,18 +19,25 @@ from minift.models.base import PretrainedModel
 from minift.nn.kernels import gradient_values, lerp_tensors_, scale_tensors_
 
 
-@torch.no_grad()
-def l2_sp_step(parameters: Sequence[Tensor], pretrained: Sequence[Tensor], share: float) -> None:
-    """Move parameters, in place, by this share of the way towards their initial values.
+class L2SP:
+    """Decay of pretrained parameters towards their initial values, as `parameter_groups` says.
 
     L2-SP: Li et al. 2018, "Explicit inductive bias for transfer learning with convolutional
-    networks".  This decay acts in addition to weight decay towards 0, and is decoupled from the
-    gradient in the same way as in AdamW.
+    networks".  The decay is decoupled from the gradient, as weight decay is in AdamW:
 
-    pretrained: the values before the first step: pretrained weights, and for a new head the values
-        that it was initialised with.
+        w  <-  w + learning rate * strength * (w_0 - w)
     """
-    lerp_tensors_(parameters, pretrained, share)
+
+    def __init__(self, optimizer: torch.optim.Optimizer):
+        """Called before the first step, with the pretrained weights in the model."""
+        groups = [group for group in optimizer.param_groups if group["l2_sp"]]
+        self.groups = [(group, [p.detach().clone() for p in group["params"]]) for group in groups]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move the parameters, in place, towards their initial values; after the optimiser."""
+        for group, initial in self.groups:
+            lerp_tensors_(group["params"], initial, group["lr"] * group["l2_sp"])
 
 
 def parameter_groups(
@@ -38,16 +45,21 @@ def parameter_groups(
     weight_decay: float,
     layerwise_lr_decay: float = 1.0,
     head_lr_multiplier: float = 1.0,
+    l2_sp: float = 0.0,
+    pretrained: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """The optimiser's groups: each trainable parameter is in exactly one, a frozen one in none.
 
-    Weight decay applies to matrices, not to norms and biases (one dimension).  A group's learning
-    rate is the run's times the group's `factor`.  With layer-wise learning rate decay (Howard and
-    Ruder 2018, "Universal language model fine-tuning for text classification") the factor of a
-    layer is `layerwise_lr_decay` times that of the layer above it.  Everything above the last layer
-    (pooler, head, T5's final norms) counts as head, with the factor `head_lr_multiplier`.  T5's
-    encoder layer i and decoder layer i have the same depth (`PretrainedModel.layer_depths`) and so
-    the same factor.  With six layers and a decay of 0.8:
+    Weight decay applies to matrices, not to norms and biases (one dimension).  With `l2_sp`, the
+    strength of L2-SP, the parameters named in `pretrained` decay towards their initial values
+    instead, and weight decay is left to the new ones, such as a head, as in Li et al. 2018.
+
+    A group's learning rate is the run's times the group's `factor`.  With layer-wise learning rate
+    decay (Howard and Ruder 2018, "Universal language model fine-tuning for text classification")
+    the factor of a layer is `layerwise_lr_decay` times that of the layer above it.  Everything
+    above the last layer (pooler, head, T5's final norms) counts as head, with the factor
+    `head_lr_multiplier`.  T5's encoder layer i and decoder layer i have the same depth
+    (`PretrainedModel.layer_depths`) and so the same factor.  With six layers and a decay of 0.8:
 
         head            head_lr_multiplier
         layer 5         1
@@ -56,17 +68,19 @@ def parameter_groups(
         layer 0         0.8 ** 5
         embeddings      0.8 ** 6
     """
-    groups: dict[tuple[bool, float], dict[str, Any]] = {}
+    groups: dict[tuple[bool, bool, float], dict[str, Any]] = {}
     top, depths = model.num_layers, model.layer_depths()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             depth = depths[name]
             factor = head_lr_multiplier if depth > top else layerwise_lr_decay ** (top - depth)
-            decays = parameter.dim() > 1
-            group = groups.setdefault((decays, factor), {"params": [], "names": []})
+            anchored = bool(l2_sp) and name in pretrained
+            decays = parameter.dim() > 1 and not anchored
+            group = groups.setdefault((anchored, decays, factor), {"params": [], "names": []})
             group["params"].append(parameter)
             group["names"].append(name)
             group.update(factor=factor, weight_decay=weight_decay if decays else 0.0)
+            group["l2_sp"] = l2_sp if anchored else 0.0
     return list(groups.values())
 
 

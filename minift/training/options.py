@@ -1,4 +1,7 @@
-"""TrainOptions: how to train, for every task.  Each field is a flag of the training scripts."""
+"""TrainOptions: how to train, for every task.  Each field is a flag of the training scripts.
+
+The task decides an option that is None (training/defaults.py), such as the number of epochs.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from minift.device import check_device, check_precision
-from minift.options import check_range, flag_of, option
+from minift.options import check_range, convert_paths, flag_of, option
 from minift.training.schedules import SCHEDULES
+
+MAX_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -25,10 +30,19 @@ class TrainOptions:
     )
     overwrite: bool = option(False, "Replace the run in --output-dir.", common=True)
     accept_changes: bool = option(
-        False, "With --resume: continue although options, data or initial weights have changed."
+        False,
+        "With --resume: continue although options, data or initial weights have changed, at the "
+        "same position in the data. Options that choose the trained parameters, and the labels, "
+        "must stay the same.",
     )
-    epochs: int = option(4, "Passes over the training data.", common=True)
-    batch_size: int = option(16, "Records (or windows of them) in a forward pass.", common=True)
+    epochs: int | None = option(
+        None, "Passes over the training data; default: the task's own, 4 or fewer.", common=True
+    )
+    batch_size: int | None = option(
+        None,
+        "Records (or windows of them) in a forward pass; default: the task's own, 8 or 16.",
+        common=True,
+    )
     gradient_accumulation_steps: int = option(
         1, "Batches whose gradients are accumulated for one optimiser step; 1: off."
     )
@@ -51,8 +65,10 @@ class TrainOptions:
     head_lr_multiplier: float = option(
         1.0, "The learning rate of pooler and head is --learning-rate times this; 1: off."
     )
-    optimizer: Literal["adamw", "adafactor"] = option(
-        "adamw", "adafactor uses less memory; its steps are relative to the weights' size."
+    optimizer: Literal["adamw", "adafactor"] | None = option(
+        None,
+        "adafactor uses less memory; its steps are relative to the weights' size. Default: adamw; "
+        "adafactor for summarization.",
     )
     weight_decay: float = option(
         0.01, "Decoupled weight decay of matrices, not of norms and biases; 0: off."
@@ -61,14 +77,18 @@ class TrainOptions:
         1.0, "Clip the gradient to this L2 norm over all parameters; a large number: off."
     )
     l2_sp: float = option(
-        0.0, "Decay towards the initial weights (L2-SP), in addition to --weight-decay; 0: off."
+        0.0,
+        "Decay of pretrained parameters towards their initial values (L2-SP), which replaces their "
+        "weight decay; a new head keeps --weight-decay; 0: off.",
     )
     freeze_encoder: bool = option(
         False, "Train only the head, on encoder outputs computed once.", common=True
     )
     freeze_embeddings: bool = option(False, "Freeze the embeddings.")
-    freeze_layers: int = option(
-        0, "Freeze the embeddings and this many of the lowest layers; 0: none."
+    freeze_layers: int | None = option(
+        None,
+        "Freeze the embeddings and this many of the lowest layers; 0: none. Default: 0; 2 for the "
+        "default summarizer.",
     )
     gradual_unfreezing: int = option(
         0, "Train the head first, then unfreeze a layer from the top every so many epochs; 0: off."
@@ -83,15 +103,20 @@ class TrainOptions:
         (), "LoRA: modules with updates, by the ends of their names; default: query and value."
     )
     bitfit: bool = option(False, "Train only the biases and the head (BitFit).")
-    swa_fraction: float = option(
-        0.0, "Save the average of the weights over this last share of the steps (SWA); 0: off."
+    swa_fraction: float | None = option(
+        None,
+        "Save the average of the weights over this last share of the steps (SWA); 0: off. Default: "
+        "0, or as the task, the model and the number of records need.",
     )
     wise_ft_alpha: float = option(
         1.0,
-        "Save alpha * fine-tuned + (1 - alpha) * pretrained weights (WiSE-FT); 1: off.",
+        "Save alpha * fine-tuned + (1 - alpha) * pretrained weights (WiSE-FT); a new head is saved "
+        "as trained; 1: off.",
     )
-    min_steps: int = option(
-        0, "Least number of optimiser steps; adds epochs where data is small; 0: off."
+    min_steps: int | None = option(
+        None,
+        "Least number of optimiser steps; adds epochs where data is small; 0: off. Default: 0, or "
+        "as few records need.",
     )
     group_by_length: bool = option(True, "Batch texts of similar length, which saves padding.")
     eval_steps: int = option(0, "Steps between two evaluations; 0: after each epoch.")
@@ -125,7 +150,9 @@ class TrainOptions:
     precision: str = option("fp32", "fp32, or bf16: mixed precision with float32 weights.")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "gradient_accumulation_steps", "logging_steps"):
+        convert_paths(self)
+        check_range(self, "epochs", 1, 1_000_000)
+        for name in ("batch_size", "gradient_accumulation_steps", "logging_steps"):
             check_range(self, name, 1)
         for name in (
             *("eval_steps", "early_stopping_patience", "save_steps", "weight_decay", "min_steps"),
@@ -138,7 +165,7 @@ class TrainOptions:
         for name in ("lora_dropout", "swa_fraction", "wise_ft_alpha", "warmup_ratio"):
             check_range(self, name, 0, 1)
         self._check_trained_parameters()
-        check_range(self, "seed", 0, 2**32 - 1)
+        check_range(self, "seed", 0, MAX_SEED)
         check_range(self, "layerwise_lr_decay", 1e-6, 1)
         for name in ("learning_rate", "max_grad_norm", "head_lr_multiplier"):
             check_range(self, name, 1e-12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,21 @@ def numbers(score: Mapping[str, Any]) -> dict[str, float]:
 
 def one_line(score: Mapping[str, Any]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in numbers(score).items())
+
+
+def describe_options(resolved: Mapping[str, Any], *classes: type) -> str:
+    """The options whose values are not the defaults of their dataclass, in one line.
+
+    resolved: of `as_dict`.
+    classes: the dataclasses of the options.
+    """
+    fields = [field for cls in classes for field in dataclasses.fields(cls)]
+    defaults = {
+        field.name: list(field.default) if isinstance(field.default, tuple) else field.default
+        for field in fields
+    }
+    changed = [f"{n}={value}" for n, value in resolved.items() if value != defaults[n]]
+    return f"options   {', '.join(changed)} (the others have their defaults)"
 
 
 def describe_model(model: PretrainedModel) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,26 @@ from minift.device import autocast, pick_device
 from minift.errors import UserError, escape_controls
 from minift.files import write_json, write_jsonl
 from minift.models.base import PretrainedModel
+from minift.options import flag_of
 from minift.tasks.base import Feature, Task
-from minift.training.checkpoint import remove_state
+from minift.training.checkpoint import read_state, remove_state
+from minift.training.cli import as_dict
+from minift.training.defaults import with_defaults
 from minift.training.freezing import prepare_parameters
 from minift.training.log import environment, peak_memory_mb
 from minift.training.loop import train
 from minift.training.memory import compile_layers, enable_gradient_checkpointing
 from minift.training.options import TrainOptions
-from minift.training.progress import describe_model, one_line
+from minift.training.plan import Plan
+from minift.training.progress import describe_model, describe_options, one_line
 from minift.training.run_dir import (
     METRICS,
     check_same_options,
     check_same_start,
     choose_output_dir,
     digests,
-    resolve_options,
     run_lock,
+    write_options,
 )
 from minift.training.signals import StopRequest
 
@@ -49,24 +53,32 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     started = time.perf_counter()
     task_class.metric_named(options.metric_for_best_model)  # a wrong name is an error at once
     folder = choose_output_dir(options, task_class.name)
-    options = options.with_learning_rate(task_options.default_learning_rate)
     device = pick_device(options.device)
-    resolved = {**resolve_options(task_options, options), "output_dir": str(folder)}
-    if options.resume and not options.accept_changes:
-        check_same_options(folder, resolved, "resume it with the same options")
     torch.manual_seed(options.seed)
     task, model, splits = task_class.from_options(task_options)
+    options, reasons = with_defaults(task_class, task_options, options, len(splits["train"]))
+    resolved = {**as_dict(task_options, options), "output_dir": str(folder)}
+    if options.resume:
+        remedy = "resume it with the same options"
+        if options.accept_changes:
+            remedy += ", or start again with --overwrite"
+        check_same_options(folder, resolved, remedy, options.accept_changes)
     model.to(device)
     initial_digests = digests(splits, model)
-    if options.resume and not options.accept_changes:
-        check_same_start(folder, initial_digests)
+    if options.resume:
+        check_same_start(folder, initial_digests, options)
+    check_dev_options(options, splits)
 
     if options.train_eval_samples:
         count = min(options.train_eval_samples, len(splits["train"]))
         chosen = random.Random(options.seed).sample(range(len(splits["train"])), count)
         splits = {**splits, TRAIN_SAMPLE: [splits["train"][i] for i in sorted(chosen)]}
     features = {s: task.featurize(records, s == "train") for s, records in splits.items()}
-    print("options   " + ", ".join(f"{k}={v}" for k, v in resolved.items()))
+    if options.resume and (state := read_state(folder)) is not None:
+        Plan([feature.length for feature in features["train"]], options).continue_from(state)
+    for reason in reasons:
+        print(f"defaults  {reason}")
+    print(escape_controls(describe_options(resolved, type(task_options), TrainOptions)))
     print("records   " + ", ".join(f"{split} {len(r)}" for split, r in splits.items()))
     print(escape_controls(task.display.describe(splits["train"], features["train"])))
     for warning in task.data_checks(splits, features):
@@ -93,7 +105,10 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
         for name, split in (("dev", "dev"), ("train", TRAIN_SAMPLE))
         if split in splits
     }
-    with run_lock(folder, options, {**resolved, "digests": initial_digests}):
+    resolved_and_inputs = {**resolved, "digests": initial_digests}
+    with run_lock(folder, options, resolved_and_inputs):
+        if options.accept_changes:
+            write_options(folder, resolved_and_inputs)
         with StopRequest() as stop:
             throughput = train(task, model, features["train"], scored, options, folder, stop)
         best = type(model).from_pretrained(folder).to(device)
@@ -117,7 +132,25 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
         remove_state(folder)
     which = "best" if "dev" in splits else "last"
     print(f"\nthe {which} model is in {folder} ({metrics['seconds']:.0f} s in all)")
+    if (reason := best.unlike_transformers) is not None:
+        print(f"transformers cannot load it: {reason}")
+    if "dev" not in splits:
+        scored_on = "the test data only" if "test" in splits else "no data"
+        print(f"it was measured on {scored_on}; with a --dev-file, the best model is saved")
     return metrics
+
+
+def check_dev_options(options: TrainOptions, splits: Collection[str]) -> None:
+    """`UserError` for an option that uses scores on dev data, where there are none."""
+    names = ["early_stopping_patience", "metric_for_best_model"]
+    if not options.train_eval_samples:
+        names.append("eval_steps")
+    for name in names if "dev" not in splits else ():
+        if value := getattr(options, name):
+            raise UserError(
+                f"{flag_of(name)} is {value}, but there are no dev data to evaluate on; give a "
+                "--dev-file, or leave it out"
+            )
 
 
 def evaluate_best_model(
@@ -160,8 +193,8 @@ def evaluate_best_model(
         if collapsed:
             print(
                 f"\nwarning: {metric.name} {value:.4f} on dev is no better than the {baseline:.4f} "
-                f"of the baseline ({task.baseline_name}); a lower --learning-rate, more steps or "
-                "another --seed may help"
+                f"of the baseline ({task.baseline_name}); more steps (--min-steps), another "
+                "--learning-rate (find_lr.py suggests one) or another --seed may help"
             )
     return results
 

@@ -1,6 +1,7 @@
 """The output directory of a run: when it may be used, replaced or resumed, and its lock.
 
-options.json   the resolved options, and digests of the data and the initial weights
+options.json   the resolved options, digests of the data and the initial weights, and the folder
+               that the run was started in
 log.jsonl      a line for each logged step and evaluation
 metrics.json   the scores; present only if the run is finished
 """
@@ -16,18 +17,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from minift.errors import UserError
-from minift.files import read_json, remove_left_overs, write_json
+from minift.files import check_output_dir, read_json, remove_left_overs, write_json
+from minift.models.base import PretrainedModel
 from minift.options import flag_of
-from minift.training.cli import as_dict
 from minift.training.log import LOG
 from minift.training.options import TrainOptions
 
 OPTIONS, METRICS = "options.json", "metrics.json"
 # Options that a resumed run may change, because they do not change the result.
 MAY_DIFFER = {"output_dir", "resume", "overwrite", "save_steps", "accept_changes", "workers"}
+# Options that --accept-changes does not cover, because the saved moments and weights mean something
+# only with the same parameters.
+FIXED = {
+    *("optimizer", "freeze_encoder", "freeze_embeddings", "freeze_layers", "reinit_layers"),
+    *("bitfit", "lora_rank", "lora_alpha", "lora_target_modules", "from_scratch", "pooling"),
+}
 
 
 def choose_output_dir(options: TrainOptions, task: str) -> Path:
@@ -40,8 +45,7 @@ def choose_output_dir(options: TrainOptions, task: str) -> Path:
     if folder is None:
         candidates = (Path("runs") / f"{task}-{i}" for i in range(1, 10**6))
         return next(path for path in candidates if not path.exists())
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; give --output-dir a folder")
+    check_output_dir(folder)
     # A killed process may leave temporary files, whose names begin with a dot.
     used = folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir())
     if used and not (options.resume or options.overwrite):
@@ -57,7 +61,11 @@ def choose_output_dir(options: TrainOptions, task: str) -> Path:
     if options.resume and not (folder / OPTIONS).exists():
         raise UserError(f"{folder}: holds no run to resume; leave --resume out")
     if options.resume and (folder / METRICS).exists():
-        raise UserError(f"{folder}: this run is finished; add --overwrite to run it again")
+        raise UserError(
+            f"{folder}: this run is finished; to train its model further, start a new run with "
+            f"--model {folder} and another --output-dir; to run it again, replace --resume by "
+            "--overwrite"
+        )
     return folder
 
 
@@ -65,9 +73,11 @@ def choose_output_dir(options: TrainOptions, task: str) -> Path:
 def run_lock(folder: Path, options: TrainOptions, resolved: Mapping[str, Any]) -> Iterator[None]:
     """Lock the output directory for this run; `UserError` if another run has locked it.
 
-    A run that is not resumed empties the directory first.  The system releases the lock when the
-    process ends, even if it is killed.
+    A run that is not resumed empties the directory first, and deletes what it wrote if it fails
+    before it has logged or saved anything.  The system releases the lock when the process ends,
+    even if it is killed.
     """
+    existed = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -83,42 +93,88 @@ def run_lock(folder: Path, options: TrainOptions, resolved: Mapping[str, Any]) -
             # options.json is deleted last, because it marks the folder as a run's.
             for path in sorted(folder.iterdir(), key=lambda path: path.name == OPTIONS):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-            write_json(folder / OPTIONS, resolved)
+            write_options(folder, resolved)
             (folder / LOG).touch()
-        yield
+        try:
+            yield
+        except UserError:
+            if not options.resume and holds_nothing(folder):
+                for path in folder.iterdir():
+                    path.unlink()
+                if not existed:
+                    folder.rmdir()
+            raise
     finally:
         os.close(descriptor)
 
 
-def resolve_options(task_options: Any, options: TrainOptions) -> dict[str, Any]:
-    """All options of a run with its learning rate, as they are printed and stored."""
-    return as_dict(task_options, options.with_learning_rate(task_options.default_learning_rate))
+def holds_nothing(folder: Path) -> bool:
+    """Whether a run has written its options only, and no line of its log."""
+    names = {path.name for path in folder.iterdir()}
+    return names == {OPTIONS, LOG} and not (folder / LOG).stat().st_size
 
 
-def check_same_options(folder: Path, resolved: Mapping[str, Any], remedy: str) -> None:
-    """`UserError` that names the first option in which the run in a folder differs."""
+def write_options(folder: Path, resolved: Mapping[str, Any]) -> None:
+    """Write options.json; its relative paths belong to the current directory, which it names."""
+    write_json(folder / OPTIONS, {**resolved, "started_in": os.getcwd()})
+
+
+def check_same_options(
+    folder: Path, resolved: Mapping[str, Any], remedy: str, accept_changes: bool = False
+) -> None:
+    """`UserError` that names the first option in which the run in a folder differs.
+
+    Two paths of one file are equal.
+    accept_changes: check only those options that no run can continue without.
+    """
     before = read_json(folder / OPTIONS)
+    started_in = before.get("started_in", "")
     for name, value in resolved.items():
-        if name not in MAY_DIFFER and before.get(name) != value:
+        if name in MAY_DIFFER or (accept_changes and name not in FIXED):
+            continue
+        if before.get(name) != value and not _same_files(before.get(name), value, started_in):
             raise UserError(
                 f"{folder / OPTIONS}: the run has {flag_of(name)} {before.get(name)!r}, "
                 f"not {value!r}; {remedy}"
             )
 
 
-def check_same_start(folder: Path, digests: Mapping[str, str]) -> None:
-    """`UserError` if the data or the initial weights of a run have changed since it started."""
+def _same_files(before: Any, value: Any, started_in: str) -> bool:
+    """Whether two values are paths, or lists of paths, of the same files."""
+    if isinstance(before, list) and isinstance(value, list) and len(before) == len(value):
+        return all(_same_files(*pair, started_in) for pair in zip(before, value, strict=True))
+    if not (isinstance(before, str) and isinstance(value, str) and os.path.exists(value)):
+        return False
+    return os.path.realpath(os.path.join(started_in, before)) == os.path.realpath(value)
+
+
+def check_same_start(folder: Path, digests: Mapping[str, str], options: TrainOptions) -> None:
+    """`UserError` if the data or the initial weights of a run have changed since it started.
+
+    With --accept-changes only for changes with which no run can continue: of the labels, whose
+    order is that of the head's rows; and of initial weights that the rest of the run needs.
+    """
     before = read_json(folder / OPTIONS).get("digests", {})
+    needed = {"labels"}
+    if options.l2_sp or options.wise_ft_alpha < 1 or options.freeze_encoder:
+        needed.add("weights")
     for name, value in digests.items():
-        if before.get(name) != value:
+        if before.get(name) != value and (name in needed or not options.accept_changes):
+            remedy = "accept the change with --accept-changes"
+            if name in needed:
+                remedy = "start again with --overwrite"
             raise UserError(
                 f"{folder / OPTIONS}: the {name} have changed since the run started; restore them, "
-                "or accept the change with --accept-changes"
+                f"or {remedy}"
             )
 
 
-def digests(splits: Mapping[str, Sequence[Any]], model: nn.Module) -> dict[str, str]:
-    """SHA-256 of a run's inputs, by name: "train data", ..., "weights"."""
+def digests(splits: Mapping[str, Sequence[Any]], model: PretrainedModel) -> dict[str, str]:
+    """SHA-256 of a run's inputs, by name: "train data", ..., "labels", "weights".
+
+    The labels are in the order of the head's rows.
+    """
+    labels = hashlib.sha256(repr(model.config.labels).encode()).hexdigest()
     found = {}
     for split, records in splits.items():
         digest = hashlib.sha256()
@@ -129,4 +185,4 @@ def digests(splits: Mapping[str, Sequence[Any]], model: nn.Module) -> dict[str, 
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().data)
-    return {**found, "weights": digest.hexdigest()}
+    return {**found, "labels": labels, "weights": digest.hexdigest()}

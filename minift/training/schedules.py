@@ -10,6 +10,8 @@ adaptive optimiser estimates the gradients' size from only a few batches at firs
     one-cycle     as cosine, to nearly 0, with a warmup of a third of the run (Smith 2018, "A
                   disciplined approach to neural network hyper-parameters")
 
+A step beyond the last has the factor of the end, so no factor is ever outside of 0 to 1.
+
 One only rises, and has no warmup:
 
     exponential   grows by the same factor at each step, from 1 / 100,000; for the range test of
@@ -26,7 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-Schedule = Callable[[int, int, int], float]  # step, total, warmup -> factor
+Schedule = Callable[[int, int, int], float]  # step, total, warmup -> factor from 0 to 1
 
 FIRST, LAST = 1 / 25, 1 / 250_000  # factors at both ends of one-cycle
 DECADES = 5  # powers of ten that exponential spans
@@ -39,7 +41,7 @@ def linear(step: int, total: int, warmup: int) -> float:
     """
     if step < warmup:
         return step / warmup
-    return (total - step) / max(1, total - warmup)
+    return max(0, total - step) / max(1, total - warmup)
 
 
 def cosine(step: int, total: int, warmup: int) -> float:
@@ -49,7 +51,8 @@ def cosine(step: int, total: int, warmup: int) -> float:
     """
     if step < warmup:
         return step / warmup
-    return (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))) / 2
+    done = min(step, total) - warmup
+    return (1 + math.cos(math.pi * done / max(1, total - warmup))) / 2
 
 
 def constant(step: int, total: int, warmup: int) -> float:
@@ -83,7 +86,7 @@ def one_cycle(step: int, total: int, warmup: int) -> float:
 
     if step < warmup:
         return between(FIRST, 1.0, step / warmup)
-    return between(1.0, LAST, (step - warmup) / max(1, total - warmup - 1))
+    return between(1.0, LAST, min(1.0, (step - warmup) / max(1, total - warmup - 1)))
 
 
 def exponential(step: int, total: int, warmup: int) -> float:
@@ -91,7 +94,7 @@ def exponential(step: int, total: int, warmup: int) -> float:
     >>> [exponential(step, total=6, warmup=0) for step in range(6)]
     [1e-05, 0.0001, 0.001, 0.01, 0.1, 1.0]
     """
-    return 10.0 ** (DECADES * step / max(1, total - 1) - DECADES)
+    return min(1.0, 10.0 ** (DECADES * step / max(1, total - 1) - DECADES))
 
 
 SCHEDULES: dict[str, Schedule] = {

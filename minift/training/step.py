@@ -13,12 +13,11 @@ same, again up to rounding and dropout's random numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from minift.data.batching import batched
+from minift.data.batching import batched, print_line
 from minift.device import autocast
 from minift.errors import NonFiniteError, UserError
 from minift.models.base import PretrainedModel
@@ -26,27 +25,13 @@ from minift.tasks.base import Batch, Feature, Task
 from minift.training.nonfinite import describe_non_finite
 from minift.training.optim import average_and_clip_gradients
 from minift.training.options import TrainOptions
+from minift.training.state import TrainerState
 
 MAX_SHOWN = 8  # record numbers in an error message
 
 
-@dataclass
-class Throughput:
-    """How much a run has processed since it was started or resumed."""
-
-    seconds: float = 0.0  # in training steps; evaluations and saves are left out
-    examples: int = 0
-    real_tokens: int = 0  # without padding
-    all_tokens: int = 0  # with padding
-
-
 class GradientComputer:
-    """Computes the gradient of each step.
-
-    skipped: steps skipped so far because their loss or gradient was not finite.
-    max_micro_batch: maximum number of records in a forward pass since memory ran out; None: no
-        limit.
-    """
+    """Computes the gradient of each step."""
 
     def __init__(
         self,
@@ -54,12 +39,11 @@ class GradientComputer:
         model: PretrainedModel,
         features: Sequence[Feature],
         options: TrainOptions,
-        throughput: Throughput,
+        state: TrainerState,
     ):
+        """state: counts what is processed and skipped, and keeps the size of the micro-batches."""
         self.task, self.model, self.features = task, model, features
-        self.options, self.throughput = options, throughput
-        self.skipped = 0
-        self.max_micro_batch: int | None = None
+        self.options, self.state = options, state
 
     def step(self, batches: Sequence[Sequence[int]], step: int) -> tuple[Tensor, Tensor] | None:
         """Compute the gradient of the mean loss, clipped, into each parameter's `.grad`.
@@ -73,10 +57,8 @@ class GradientComputer:
         if memory runs out.
         """
         while True:
-            if self.max_micro_batch is not None:
-                batches = [
-                    part for batch in batches for part in batched(batch, self.max_micro_batch)
-                ]
+            if size := self.state.max_micro_batch:
+                batches = [part for batch in batches for part in batched(batch, size)]
             try:
                 done = [self._backward(batch) for batch in batches]
                 break
@@ -86,10 +68,11 @@ class GradientComputer:
             # Outside of the handler, whose traceback keeps the tensors of the failed pass alive.
             self._halve_micro_batch(batches, step)
         totals = torch.stack([loss_and_count for loss_and_count, _ in done]).sum(0)  # (2,)
+        throughput = self.state.throughput
         for _, batch in done:
-            self.throughput.real_tokens += batch.real_tokens
-            self.throughput.all_tokens += batch.all_tokens
-        self.throughput.examples += sum(map(len, batches))
+            throughput.real_tokens += batch.real_tokens
+            throughput.all_tokens += batch.all_tokens
+        throughput.examples += sum(map(len, batches))
         norm = average_and_clip_gradients(self.model, totals[1].float(), self.options.max_grad_norm)
         if torch.isfinite(norm + totals[0]):
             return totals, norm
@@ -123,11 +106,10 @@ class GradientComputer:
                 f"{failure}; lower --batch-size (--gradient-accumulation-steps keeps the step as "
                 "large) or --max-length, or add --auto-micro-batch"
             )
-        self.max_micro_batch = largest // 2
-        print(
-            f"{failure}: from now on at most {self.max_micro_batch} records in a forward pass; "
-            "the optimiser step stays the same",
-            flush=True,
+        self.state.max_micro_batch = largest // 2
+        print_line(
+            f"{failure}: from now on at most {largest // 2} records in a forward pass; "
+            "the optimiser step stays the same"
         )
 
     def _skip_or_fail(self, batches: Sequence[Sequence[int]], step: int) -> None:
@@ -144,9 +126,9 @@ class GradientComputer:
         where = describe_non_finite(self.model, losses, step)
         failure = f"{where}; its training records were {records}"
         self.model.zero_grad()
-        self.skipped += 1
-        if self.skipped <= self.options.max_skipped_steps:
-            print(f"{failure} (skipped steps so far: {self.skipped})", flush=True)
+        self.state.skipped += 1
+        if self.state.skipped <= self.options.max_skipped_steps:
+            print_line(f"{failure} (skipped steps so far: {self.state.skipped})")
             return
         raise NonFiniteError(
             f"{failure}; lower --learning-rate (it was {self.options.learning_rate:g}), correct "

@@ -66,8 +66,17 @@ def test_every_format_gives_the_same_records(tmp_path, name, zipped):
         lambda text: text.encode().replace(b"\n", b"\r\n"),
         lambda text: text.encode().removesuffix(b"\n"),
         lambda text: text.encode() + b"\n\r\n\n",
+        lambda text: text.encode().replace(b"\n", b"\r"),
+        lambda text: codecs.BOM_UTF8 + text.encode().replace(b"\n", b"\r").removesuffix(b"\r"),
     ],
-    ids=["byte-order mark", "CRLF", "no end of line at the end", "blank lines at the end"],
+    ids=[
+        "byte-order mark",
+        "CRLF",
+        "no end of line at the end",
+        "blank lines at the end",
+        "CR, as on old Macs",
+        "CR, a mark, no end of line at the end",
+    ],
 )
 def test_variants_of_the_same_file_give_the_same_records(tmp_path, name, change):
     path = write(tmp_path / name, change(AS_FILE[name]))
@@ -141,7 +150,7 @@ def test_columns_of_the_training_data_do_not_stop_a_prediction_on_another_kind_o
         assert [r.text for r in read_classification(path, **columns)] == ["a", "b"]
     with pytest.raises(UserError, match="has no 'sentence', only 'text, label'"):
         read_classification(path, **named)
-    with pytest.raises(UserError, match="is 'sentence', but a TSV has no header"):
+    with pytest.raises(UserError, match="is 'sentence', but the line is not a header"):
         read_classification(tmp_path / "x.tsv", text_column="sentence")
 
 
@@ -177,7 +186,7 @@ FAULTS = {
     "stray tab": ("x.tsv", "a\t1\nb\tc\t1\n", ", line 2: the number of columns is 3, on line 1"),
     "lost tab": ("x.tsv", "\na\t1\nb\n", ", line 3: the number of columns is 1, on line 2 it is 2"),
     "four columns": ("x.tsv", "a\tb\tc\td\n", ", line 1: the number of columns is 4; write text<"),
-    "header": ("x.tsv", "sentence\tlabel\na\t1\n", r", line 1: 'sentence\\tlabel' looks like a h"),
+    "header": ("x.tsv", "sentence\tlabel\na\t1\n", r", line 1: looks like a header, because"),
     "empty text": ("x.tsv", "a\t1\n \t1\n", ", line 2: 'text' is empty; fill it in"),
     "empty label": ("x.tsv", "a\t1\nb\t \n", ", line 2: 'label' is empty; every"),
     "empty pair": ("x.tsv", "a\tb\t1\na\t\t1\n", ", line 2: 'text_pair' is empty; fill"),
@@ -195,7 +204,22 @@ FAULTS = {
     "csv label empty": ("x.csv", "text,label\na,\n", ", line 2: 'label' is empty"),
     "not json": ("x.jsonl", "{'text': 1}\n", r', line 1: "\{\'text\': 1\}" is not JSON .*; write'),
     "pretty json": ("x.json", '{\n  "text": "a"}', r", line 1: '\{' is not JSON"),
-    "array": ("x.json", '[{"text": "a"}]', ", line 1: .* is not a JSON object; write one"),
+    "array of arrays": ("x.json", '[\n["a", 1]]', r', line 2: \["a", 1\] is not a JSON object; w'),
+    "array item": ("x.json", '[{"text": "a",\n"label": 1},\n{"text": "b"}]', ", line 3: has no 'l"),
+    "array open": ("x.json", '[{"text": "a",\n"label": 1},\n\n', r", line 3: '' is not JSON \(Exp"),
+    "array and more": ("x.json", '[]\n{"text": "a"}', r", line 2: .* is not JSON \(Extra data"),
+    "empty array": ("x.json", "\n[ ]\n", ": holds no record; give"),
+    "array after object": ("x.json", '{"text": "a", "label": 1}\n[]', r", line 2: \[\] is not a"),
+    "key twice": ("x.jsonl", '{"text": "a", "text": "b"}', r", line 1: .* key 'text' occurs twice"),
+    "label NaN": ("x.jsonl", '{"text": "a", "label": NaN}', ", line 1: 'label' is NaN; it must"),
+    "text NaN": ("x.jsonl", '{"text": NaN, "label": 1}', ", line 1: 'text' is NaN; it must"),
+    "csv twice label": ("x.csv", "label,text,label\n", ", line 1: two columns are called 'label'"),
+    "csv CR": ("x.csv", "text,label\na\rb,1\n", r", line 2: not valid CSV \(a carriage .* quotes"),
+    "mark in the middle": (
+        "x.tsv",
+        b"a\t1\n" + codecs.BOM_UTF8 + b"b\t1\n",
+        ", line 2: begins with a byte-order mark, so another file was joined here; remove",
+    ),
     "huge number": (
         "x.jsonl",
         '{"text": "a", "label": ' + "9" * 9999 + "}",
@@ -264,7 +288,7 @@ def test_a_line_beyond_the_limit(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "columns", "message"),
     [
-        ("x.tsv", {"text_column": "sentence"}, "column of the text is 'sentence', but a TSV has"),
+        ("x.tsv", {"text_column": "sentence"}, "column of the text is 'sentence', but the line"),
         ("x.tsv", {"label_column": "1"}, "column of the text is 'text', but"),
         ("x.tsv", {"text_column": "0", "label_column": "klass"}, "of the label is 'klass', but"),
         ("x.tsv", {"text_column": "0", "label_column": "-1"}, "of the label is '-1', but"),

@@ -16,9 +16,9 @@ from minift.reports.plots import scatter_plot
 from minift.reports.tables import markdown_table, mean_and_spread
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.text.alignment import AGGREGATION_STRATEGIES
+from minift.training.defaults import resolve_options
 from minift.training.options import TrainOptions
 from minift.training.run import run
-from minift.training.run_dir import resolve_options
 
 
 @pytest.mark.slow
@@ -81,7 +81,8 @@ def test_several_seeds_with_those_that_failed(tiny_bert, reviews, tmp_path, monk
         begun.append(options.seed)
         if options.seed == 2:
             options.output_dir.mkdir(parents=True)
-            write_json(options.output_dir / "options.json", resolve_options(task_options, options))
+            resolved = resolve_options(task_class, task_options, options)
+            write_json(options.output_dir / "options.json", resolved)
             raise NonFiniteError("step 7: the loss is not finite")
         metrics = run(task_class, task_options, options)
         if options.seed == 3:

@@ -13,6 +13,8 @@ from minift import BertForSequenceClassification
 from minift.experiments.forgetting import TwoTaskOptions, TwoTasks
 from minift.experiments.remedies import remedies
 from minift.pretraining.probe import ProbeOptions, probe_loss, train_probe
+from minift.training.options import TrainOptions
+from minift.training.run import run
 
 
 @pytest.fixture
@@ -23,10 +25,10 @@ def two(tiny_bert, reviews, tmp_path):
     lengths.write_text("".join(rows))
 
     settings = {"first_dev_file": reviews["dev"], "replay_ratio": 0.0, "dropout": 0.0}
+    settings["model"] = str(tiny_bert)
 
     def options(**changes):
         return TwoTaskOptions(
-            model=str(tiny_bert),
             first_train_file=(reviews["train"],),
             train_file=(lengths,),
             dev_file=lengths,
@@ -69,6 +71,25 @@ def test_the_first_heads_rows_get_no_gradient_from_the_second(two):
     loss.backward()
     assert model.head.weight.grad[:2].abs().max() == 0
     assert model.head.weight.grad[2:].abs().max() > 0
+
+
+def test_the_second_tasks_rows_are_new_in_the_second_stage_too(two, tmp_path):
+    """The first stage did not train them, so L2-SP and WiSE-FT have no value to keep near."""
+    settings = {"epochs": 1, "learning_rate": 1e-2, "device": "cpu"}
+    before = tmp_path / "first"
+    run(TwoTasks, two(stage="first"), TrainOptions(output_dir=before, **settings))
+    heads = {}
+    for alpha in (1.0, 0.5):
+        target = tmp_path / str(alpha)
+        options = TrainOptions(output_dir=target, wise_ft_alpha=alpha, **settings)
+        run(TwoTasks, two(model=str(before)), options)
+        heads[alpha] = load_file(target / "model.safetensors")
+    name, lower = "classifier.weight", "bert.encoder.layer.0.output.dense.weight"
+    assert torch.equal(heads[0.5][name], heads[1.0][name])
+    begin = load_file(before / "model.safetensors")[lower]
+    torch.testing.assert_close(heads[0.5][lower], (begin + heads[1.0][lower]) / 2)
+    head = {"head.weight", "head.bias"}
+    assert head <= set(TwoTasks.from_options(two(model=str(before)))[1].new_parameters)
 
 
 def test_bad_options(two):

@@ -163,6 +163,47 @@ def test_a_prediction_that_is_surely_none_counts_as_empty():
     assert (scores["exact"], scores["HasAns_exact"], scores["NoAns_exact"]) == (50.0, 0.0, 100.0)
 
 
+def official_best(predictions, scores, probs, has_answer):
+    """The best score and threshold of the official program of v2.0, written from its rules."""
+    score = best = sum(not answer for answer in has_answer.values())
+    threshold = 0.0
+    for i in sorted(probs, key=lambda i: probs[i]):  # stable: equal ones in the order of the file
+        if i not in scores:
+            continue
+        score += scores[i] if has_answer[i] else (-1 if predictions[i] else 0)
+        if score > best:
+            best, threshold = score, probs[i]
+    return 100.0 * best / len(scores), threshold
+
+
+def test_equal_probabilities_keep_the_order_of_their_file(recorder):
+    for seed in range(400):
+        case = recorder.random_case(seed)
+        draw = random.Random(seed)
+        qas = case["data"][0]["paragraphs"][0]["qas"]
+        ids = [qa["id"] for qa in qas]
+        draw.shuffle(ids)
+        probs = {i: draw.choice([0.0, 0.25, 0.5]) for i in ids}
+        probs = {**probs, "a question of another file": 0.25}
+        found = squad(case["predictions"], case["data"], probs)
+        has_answer = {qa["id"]: bool(qa["answers"]) for qa in qas}
+        for name in ("exact", "f1"):
+            scores = {
+                qa["id"]: squad(case["predictions"], [{"paragraphs": [{"qas": [qa]}]}])[name] / 100
+                for qa in qas
+            }
+            best, threshold = official_best(case["predictions"], scores, probs, has_answer)
+            assert found[f"best_{name}"] == pytest.approx(best), seed
+            assert found[f"best_{name}_thresh"] == threshold, seed
+
+
+def test_of_equal_probabilities_the_first_in_the_file_is_answered_first():
+    data = data_of(("right", ["x"]), ("wrong", []))
+    predictions = {"right": "x", "wrong": "x"}
+    for ids, best in ((("right", "wrong"), 100.0), (("wrong", "right"), 50.0)):
+        assert squad(predictions, data, dict.fromkeys(ids, 0.5))["best_exact"] == best
+
+
 def test_nothing_to_score_is_refused():
     with pytest.raises(ValueError, match="no question"):
         squad({}, [])

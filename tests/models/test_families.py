@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
-from minift.models.base import ModelSize, PretrainedConfig, PretrainedModel
+from minift.models.base import PretrainedModel
 from minift.models.bert import BertConfig, BertModel
+from minift.models.config import ModelSize, PretrainedConfig
 from minift.models.encoder import Encoder
-from minift.models.heads import EncoderForTokenClassification, EncoderWithHead
+from minift.models.heads import (
+    EncoderForQuestionAnswering,
+    EncoderForTokenClassification,
+    EncoderWithHead,
+)
 from minift.models.masked_lm import EncoderForMaskedLM
 from minift.models.registry import FAMILIES, families_with, family_model
 from minift.models.seq2seq import DecoderLayer, Seq2SeqModel
@@ -98,6 +103,24 @@ def test_every_model_answers_what_training_and_adapters_ask(model_class):
         assert len(model.get_parameter(model.label_rows)) == 2
         assert model.label_rows in dict(model.head_parameters())
         assert model.peft_task_type is not None
+
+
+@pytest.mark.parametrize("model_class", MODELS, ids=lambda m: m.__name__)
+def test_one_option_reaches_every_dropout_of_every_model_and_head(model_class):
+    config = new_model(model_class).config
+    model = model_class(replace(config, **config.with_dropout(0.3)))
+    rates = {name: m.p for name, m in model.named_modules() if isinstance(m, torch.nn.Dropout)}
+    # By design, BERT has none before the scores of spans, and DistilBERT none after attention.
+    is_bert, spans = model.config.model_type == "bert", EncoderForQuestionAnswering
+    missing = {"head.dropout"} if is_bert and isinstance(model, spans) else set()
+    if model.config.model_type == "distilbert":
+        missing |= {name for name in rates if name.endswith(".attention.dropout")}
+    assert rates == {name: 0.0 if name in missing else 0.3 for name in rates}
+    attention = [m for m in model.modules() if hasattr(m, "attention_dropout")]
+    assert attention
+    assert {m.train().attention_dropout for m in attention} == {0.3}
+    if model.head is not None and "MaskedLM" not in model_class.__name__:
+        assert any(name.startswith("head.") for name in rates)
 
 
 def test_a_kind_of_model_is_found_in_the_families_that_have_it():

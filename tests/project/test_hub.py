@@ -31,11 +31,12 @@ EXTRA = {
     "openvino/model.safetensors": b"v",
     "README.md": b"r",
 }
-INDEX = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+# The index alone says how the shards are named.
+INDEX = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "encoder.safetensors"}}
 SHARDS = {
     "model.safetensors.index.json": json.dumps(INDEX).encode(),
     "model-00001-of-00002.safetensors": b"1",
-    "model-00002-of-00002.safetensors": b"2",
+    "encoder.safetensors": b"2",
 }
 
 
@@ -166,8 +167,22 @@ def test_a_repository_without_an_owner_is_found_by_its_name(server, weights):
 
 
 def test_shards_are_downloaded_where_there_is_no_single_file(server):
-    server.add("o/big", {"config.json": b"{}"} | SHARDS | EXTRA)
+    others = EXTRA | {"model-00002-of-00002.safetensors": b"o"}
+    server.add("o/big", {"config.json": b"{}"} | SHARDS | others)
     assert names(hub.find_checkpoint("o/big")) == {"config.json", *SHARDS}
+    assert names(hub.download("o/big")) == {"config.json", *SHARDS}
+
+
+def test_an_index_that_names_a_file_that_is_not_there_is_refused(server):
+    part = {name: data for name, data in SHARDS.items() if name != "encoder.safetensors"}
+    server.add("o/big", {"config.json": b"{}"} | part)
+    with fails("o/big", "names 'encoder.safetensors', which is not there"):
+        hub.find_checkpoint("o/big")
+    outside = {"weight_map": {"a": "../encoder.safetensors"}}
+    index = {"model.safetensors.index.json": json.dumps(outside).encode()}
+    server.add("o/evil", {"config.json": b"{}"} | index)
+    with fails("names the shard '../encoder.safetensors'", "no safetensors file"):
+        hub.find_checkpoint("o/evil")
 
 
 def test_a_hub_cannot_write_outside_its_folder(server, tmp_path):

@@ -18,9 +18,10 @@ from minift import BertForQuestionAnswering
 from minift.data.squad import Answer, QuestionRecord, as_squad, read_squad
 from minift.errors import UserError
 from minift.metrics import squad
-from minift.tasks.answers import in_sentence
+from minift.tasks.answers import Candidate, decide, in_sentence
 from minift.tasks.qa import NULL, QaOptions, QaTask
 from minift.text.spans import span_characters
+from minift.text.windows import best_window
 from minift.training.options import TrainOptions
 from minift.training.run import run
 
@@ -146,7 +147,7 @@ def test_every_token_is_in_a_window_and_may_start_answers_in_one(task_and_model)
             assert ids == [tokens.ids[i] for i in places]
             assert feature.token_type_ids == [0] * feature.shift + [1] * (size + 1)
             read.update(places)
-            begins += places[slice(*feature.begin)]
+            begins += places[slice(*feature.core)]
         assert read == set(range(len(tokens)))
         assert begins == list(range(len(tokens)))
 
@@ -196,7 +197,7 @@ def test_property_any_text(task_and_model):
         changed = replace(task, max_length=length)
         features = changed.featurize([QuestionRecord("0", "so", context, None, "input 1")])
         tokens = changed.tokenizer.tokens([context])[0]
-        covered = [o for f in features for o in f.offsets[slice(*f.begin)].tolist()]
+        covered = [o for f in features for o in f.offsets[slice(*f.core)].tolist()]
         assert [tuple(o) for o in covered] == tokens.offsets
         (prediction,) = changed.predict(model, features, 4)
         for candidate in prediction.candidates:
@@ -207,13 +208,20 @@ def test_property_any_text(task_and_model):
     check()
 
 
+def bounds_of(features, tokens):
+    """(start, end) of the windows of one context, in its tokens."""
+    starts = [tokens.offsets.index(tuple(f.offsets[0].tolist())) for f in features]
+    return [(start, start + len(f.offsets)) for start, f in zip(starts, features, strict=True)]
+
+
 def test_decoding_equals_brute_force_over_all_windows(task_and_model):
+    """A span is read where its first token has the most context, or in the next that holds it."""
     task, _ = task_and_model
     draw = random.Random(1)
     generator = torch.Generator().manual_seed(0)
     for case in range(60):
         record = question(0, draw, length=draw.randint(1, 40))
-        longest, count = draw.randint(1, 6), draw.randint(1, 8)
+        longest, count = draw.randint(1, 12), draw.randint(1, 8)
         changed = replace(
             task,
             max_length=draw.randint(10, 64),
@@ -222,12 +230,19 @@ def test_decoding_equals_brute_force_over_all_windows(task_and_model):
         features = changed.featurize([record])
         outputs = [torch.randn(f.length + 3, 2, generator=generator) for f in features]
         found: dict[str, float] = {}
-        for feature, logits in zip(features, outputs, strict=True):
-            rows = logits.double()
-            for i in range(*feature.begin):
-                for j in range(i, min(i + longest, len(feature.offsets))):
-                    text = record.context[feature.offsets[i][0] : feature.offsets[j][1]]
-                    score = float(rows[feature.shift + i, 0] + rows[feature.shift + j, 1])
+        (tokens,) = task.tokenizer.tokens([record.context])
+        bounds = bounds_of(features, tokens)
+        best = best_window([(i, i + 1) for i in range(len(tokens))], bounds)
+        for i in range(len(tokens)):
+            for j in range(i, min(i + longest, len(tokens))):
+                holding = [w for w, (a, b) in enumerate(bounds) if a <= i and j < b]
+                later = [w for w in holding if w >= best[i]]
+                assert bool(later) == bool(holding)  # every span that a window holds is read
+                if later:
+                    rows = outputs[later[0]].double()[features[later[0]].shift :]
+                    a = bounds[later[0]][0]
+                    text = record.context[tokens.offsets[i][0] : tokens.offsets[j][1]]
+                    score = float(rows[i - a, 0] + rows[j - a, 1])
                     found[text] = max(score, found.get(text, -math.inf))
         expected = sorted(found.items(), key=lambda pair: -pair[1])[:count]
         (prediction,) = changed.decode(features, outputs)
@@ -238,6 +253,37 @@ def test_decoding_equals_brute_force_over_all_windows(task_and_model):
         null = min(float(o[0].double().sum()) for o in outputs)
         assert prediction.null_score == pytest.approx(null)
         assert prediction.margin == pytest.approx(null - expected[0][1])
+
+
+def test_an_ideal_reader_finds_every_answer_that_a_window_holds(task_and_model):
+    """It points at the answer in each window that holds it whole, and elsewhere at [CLS]."""
+    task, _ = task_and_model
+    draw = random.Random(6)
+    held = 0
+    for _ in range(300):
+        max_length, longest = draw.randint(16, 64), draw.randint(1, 30)
+        settings = replace(
+            task.options, doc_stride=draw.randint(0, max_length - 11), max_answer_length=longest
+        )
+        changed = replace(task, max_length=max_length, options=settings)
+        words = draw.choices(FILLER, k=draw.randint(1, 150))
+        first = draw.randrange(len(words))
+        text = " ".join(words[first : first + draw.randint(1, longest)])
+        answer = Answer(text, len(" ".join(words[:first])) + bool(first))
+        record = QuestionRecord("0", "is it so", " ".join(words), (answer,), "input 1")
+        labelled = changed.featurize([record], training=True)
+        outputs = [torch.zeros(feature.length, 2) for feature in labelled]
+        for feature, logits in zip(labelled, outputs, strict=True):
+            logits[feature.answer, (0, 1)] = 9.0
+        if len(task.tokenizer.ids([text])[0]) <= longest and any(
+            feature.answer != (NULL, NULL) for feature in labelled
+        ):
+            held += 1
+            (prediction,) = changed.decode(changed.featurize([record]), outputs)
+            best = prediction.candidates[0]
+            assert (best.start, best.end) == (answer.start, answer.start + len(text))
+            assert prediction.text == text
+    assert held > 200
 
 
 def test_predictions_do_not_depend_on_the_batch(task_and_model):
@@ -351,6 +397,106 @@ def test_a_fine_tuned_model_keeps_its_head_and_a_frozen_encoder_its_weights(
     assert model.load_report.new == ()
 
 
+def checks(tiny_bert, tmp_path, splits, qa=None):
+    """The warnings for questions in memory, and the task."""
+    files = {name: write(tmp_path / f"{name}.json", part) for name, part in splits.items()}
+    given = {f"{name}_file": path for name, path in files.items()}
+    task, _, splits = QaTask.from_options(QaOptions(model=str(tiny_bert), **given, **(qa or {})))
+    features = {name: task.featurize(part, name == "train") for name, part in splits.items()}
+    return task.data_checks(splits, features), task
+
+
+def test_answers_that_were_moved_are_counted(tiny_bert, tmp_path):
+    def asked(i, start):
+        context = f"bo met bo in the film {i}"
+        return QuestionRecord(str(i), "is it so", context, (Answer("bo", start),))
+
+    train = [asked(0, 0), asked(1, 1), asked(2, 6)]
+    found, _ = checks(tiny_bert, tmp_path, {"train": train, "dev": [asked(3, 8)]})
+    assert [line.split(" (")[0] for line in found] == [
+        f"{counts} answers are not at their 'answer_start' and were taken from the nearest place"
+        for counts in ("2 of 3 train", "1 of 1 dev")
+    ]
+    assert "train.json, article 1, paragraph 2, question '1'" in found[0]
+
+
+def test_answers_longer_than_a_prediction_may_be_are_counted(tiny_bert, tmp_path):
+    draw = random.Random(0)
+    context = " ".join(draw.choices(FILLER, k=20))
+    long = Answer(" ".join(context.split()[:6]), 0)
+    short = Answer(" ".join(context.split()[:5]), 0)
+    train = [
+        QuestionRecord("0", "is it so", context, (long,)),
+        QuestionRecord("1", "so it is", context, (long, short)),
+        QuestionRecord("2", "it is so", context, ()),
+    ]
+    settings = {"max_answer_length": 5}
+    found, _ = checks(tiny_bert, tmp_path, {"train": train}, settings)
+    assert found == [
+        "the answers of 1 of 2 train questions have more than 5 tokens (--max-answer-length), so "
+        "no prediction can equal them"
+    ]
+    assert checks(tiny_bert, tmp_path, {"train": train}, {"max_answer_length": 6})[0] == []
+
+
+def test_a_threshold_is_tuned_on_questions_of_both_kinds_only(tiny_bert, tmp_path):
+    draw = random.Random(0)
+    with_answer = [question(i, draw) for i in range(3)]
+    without = [question(9 + i, draw, answer=False) for i in range(2)]
+    both = [*with_answer, *without]
+    other = [question(20, draw), question(21, draw, answer=False)]
+    found, task = checks(tiny_bert, tmp_path, {"train": both, "dev": other[:1]})
+    assert found == [
+        "every dev question has an answer, so the null threshold is not tuned and stays 0; 2 of 5 "
+        "training questions have no answer"
+    ]
+    found, _ = checks(tiny_bert, tmp_path, {"train": both, "dev": other[1:]})
+    assert found[0].startswith("every dev question has no answer, so the null threshold is not")
+    found, _ = checks(tiny_bert, tmp_path, {"train": with_answer, "dev": other})
+    assert found == [
+        "1 of 2 dev questions have no answer, but all training questions have one, so the model "
+        "always answers"
+    ]
+    assert checks(tiny_bert, tmp_path, {"train": both, "dev": other})[0] == []
+
+    # Each span scores 3, and "no answer" 5: the best for answerable questions is to answer always.
+    predictions = [
+        decide([Candidate(r.answers[0].text, 0, 2, 3.0)], 5.0, no_answer=True, n_best_size=1)
+        for r in with_answer
+    ]
+    score = task.score(predictions, with_answer)
+    assert (score["null_threshold"], score["f1"], score["best_f1"]) == (0.0, 0.0, 100.0)
+    assert task.with_tuned(score).null_threshold == 0.0
+    predictions.append(decide([Candidate("x", 0, 1, 3.0)], 9.0, no_answer=True, n_best_size=1))
+    score = task.score(predictions, [*with_answer, without[0]])
+    assert (score["null_threshold"], score["f1"]) == (4.0, 100.0)
+
+
+def test_training_files_may_share_ids_and_dev_questions_may_not(tiny_bert, asked, tmp_path):
+    twice = {**asked, "train": (asked["train"], asked["train"])}
+    _, _, splits = QaTask.from_options(options(tiny_bert, twice, None)[0])
+    ids = [record.id for record in splits["train"]]
+    assert len(set(ids)) == 128
+    assert (ids[0], ids[64]) == ("0", "0 (2)")
+    value = json.loads(asked["dev"].read_text())
+    value["data"] *= 2
+    asked["dev"].write_text(json.dumps(value))
+    with pytest.raises(UserError, match=r"question '64': the id '64' is also that of .*its own"):
+        QaTask.from_options(options(tiny_bert, asked, None)[0])
+
+
+def test_bad_questions_are_skipped_if_asked(tiny_bert, asked, capsys):
+    value = json.loads(asked["train"].read_text())
+    value["data"][0]["paragraphs"][3]["qas"][0]["question"] = " "
+    asked["train"].write_text(json.dumps(value))
+    with pytest.raises(UserError, match="'question' is empty"):
+        QaTask.from_options(options(tiny_bert, asked, None)[0])
+    skipping = options(tiny_bert, asked, None, {"skip_bad_records": True})[0]
+    _, _, splits = QaTask.from_options(skipping)
+    assert "1 of 64 records are skipped" in capsys.readouterr().out
+    assert [record.id for record in splits["train"]] == [str(i) for i in range(64) if i != 3]
+
+
 def test_several_training_files_are_one(tiny_bert, asked, tmp_path):
     more = write(tmp_path / "more.json", [question(1000 + i, random.Random(i)) for i in range(5)])
     files = {**asked, "train": (asked["train"], more)}
@@ -372,6 +518,27 @@ def test_sentences_around_an_answer():
     assert last == {"before": "No ", "answer": "full", "after": " stop"}
 
 
+def test_text_without_blanks_around_an_answer_is_shown(task_and_model):
+    task, _ = task_and_model
+    before, after = "前" * 300, "后" * 300
+    context = f"一。{before}李明{after}。三。"
+    start = context.index("李明")
+    record = QuestionRecord("0", "谁？", context, None, "input 1")
+    found = Candidate("李明", start, start + 2, 1.0)
+    prediction = decide([found], 0.0, no_answer=True, n_best_size=1)
+    (shown,) = task.display.to_lines([prediction], [record])
+    assert shown.splitlines()[2].strip() == f"... {before[:160]}[李明]{after[:160]} ..."
+    (row,) = task.display.to_rows([prediction], [record])
+    assert row["sentence"] == {"before": before, "answer": "李明", "after": f"{after}。"}
+    # Text with blanks is cut at one of them.
+    spaced = QuestionRecord("0", "so", f"{'one ' * 90}bo{' two' * 90}", None, "input 1")
+    found = Candidate("bo", 360, 362, 1.0)
+    prediction = decide([found], 0.0, no_answer=True, n_best_size=1)
+    (shown,) = task.display.to_lines([prediction], [spaced])
+    assert shown.splitlines()[2].strip().startswith("... one one")
+    assert shown.endswith("two two ...")
+
+
 def test_colours_only_for_terminals(task_and_model):
     task, model = task_and_model
     record = QuestionRecord("0", "is it so", "The film was Bo.", None, "input 1")
@@ -389,7 +556,6 @@ CASES = {
         {"answers": [{"text": "nowhere", "answer_start": 0}]},
         ["question '0'", "'nowhere'", "answer_start"],
     ),
-    "duplicate ids": ({"id": "1"}, ["question '1'", "also that of", "its own"]),
     "empty question": ({"question": " "}, ["question '0'", "'question' is empty"]),
     "question longer than the window": (
         {"question": "good " * 70},
@@ -423,7 +589,11 @@ def test_bad_input(tiny_bert, asked, tmp_path, monkeypatch, capsys, change, word
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"doc-stride": 61, "max-length": 20}, ["--doc-stride 61", "from 0 to 13", "question"]),
+        (
+            {"doc-stride": 61, "max-length": 20},
+            ["--doc-stride is 61", "window of 20", "--max-length", "at most 16"],
+        ),
+        ({"doc-stride": 14, "max-length": 20}, ["--doc-stride 14", "from 0 to 13", "question"]),
         ({"doc-stride": -1}, ["--doc-stride", "-1"]),
         ({"max-length": 6}, ["no room", "window of 6"]),
         ({"max-answer-length": 0}, ["--max-answer-length", "0"]),

@@ -19,8 +19,8 @@ from minift.tasks.summarization import (
     SummarizationOptions,
     SummarizationTask,
     SummaryPrediction,
-    first_sentence,
 )
+from minift.text.sentences import first_sentence
 from minift.training.run import run
 
 
@@ -169,11 +169,6 @@ def test_the_best_of_several_summaries_counts(task_and_model):
     task, _ = task_and_model
     record = SummaryRecord("0", "a b. c", ("x y", "red kites"))
     assert task.score([SummaryPrediction("red kites", False)], [record])["rougeL"] == 1
-
-
-def test_first_sentence():
-    assert first_sentence('He said: "No!" Then he left.') == 'He said: "No!"'
-    assert first_sentence("no full stop") == "no full stop"
 
 
 def test_a_frozen_encoder_is_refused(tiny_t5, trees, tmp_path):

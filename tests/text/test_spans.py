@@ -10,12 +10,12 @@ import pytest
 from minift.text.spans import Span, best_spans, span_characters, token_span
 
 
-def brute_force(starts, ends, begin, max_length, count):
+def brute_force(starts, ends, core, new_from, max_length, count):
     spans = [
         Span(float(starts[i] + ends[j]), i, j)
-        for i in range(*begin)
+        for i in range(core[1])
         for j in range(i, min(i + max_length, len(ends)))
-        if np.isfinite(starts[i] + ends[j])
+        if np.isfinite(starts[i] + ends[j]) and (i >= core[0] or j >= new_from)
     ]
     return sorted(spans, key=lambda span: (-span.score, span.first, span.last))[:count]
 
@@ -34,19 +34,20 @@ def test_equals_brute_force(kind):
             ends[draw.random(size) < 0.3] = np.nan
         first, last = sorted(draw.integers(0, size + 1, 2).tolist())
         max_length, count = int(draw.integers(1, 7)), int(draw.integers(1, 9))
-        found = best_spans(starts, ends, (first, last), max_length, count)
-        assert found == brute_force(starts, ends, (first, last), max_length, count)
+        new_from = int(draw.integers(0, size + 1))
+        found = best_spans(starts, ends, (first, last), new_from, max_length, count)
+        assert found == brute_force(starts, ends, (first, last), new_from, max_length, count)
 
 
 def test_a_window_without_an_allowed_span_has_none():
     nothing = np.array([])
-    assert best_spans(nothing, nothing, (0, 0), 5, 3) == []
-    assert best_spans(np.full(3, -np.inf), np.zeros(3), (0, 3), 5, 3) == []
-    assert best_spans(np.zeros(3), np.zeros(3), (2, 2), 5, 3) == []
+    assert best_spans(nothing, nothing, (0, 0), 0, 5, 3) == []
+    assert best_spans(np.full(3, -np.inf), np.zeros(3), (0, 3), 0, 5, 3) == []
+    assert best_spans(np.zeros(3), np.zeros(3), (2, 2), 3, 5, 3) == []
 
 
 def test_a_span_may_be_longer_than_the_window():
-    assert best_spans(np.zeros(2), np.array([0.0, 1.0]), (0, 2), 1000, 1) == [Span(1.0, 0, 1)]
+    assert best_spans(np.zeros(2), np.array([0.0, 1.0]), (0, 2), 0, 1000, 1) == [Span(1.0, 0, 1)]
 
 
 def test_a_token_span_holds_all_tokens_that_share_a_character():

@@ -11,8 +11,9 @@ from torch import nn
 
 from minift.errors import UserError
 from minift.training import checkpoint
-from minift.training.checkpoint import TrainerState, load_state, remove_state, save_state
+from minift.training.checkpoint import load_state, remove_state, save_state
 from minift.training.optim import make_optimizer
+from minift.training.state import Draw, Throughput, TrainerState
 
 
 def one_group(model):
@@ -44,7 +45,18 @@ def step(model, optimizer):
 
 def test_going_on_gives_the_same_numbers(tmp_path):
     model, optimizer = trained(1)
-    at = TrainerState(epoch=1, batch=2, step=3, best_score=0.5, loss_sum=0.1, loss_count=3)
+    draw = Draw(seed=1, batch_size=4, by_length=True, used=8)
+    throughput = Throughput(seconds=0.5, examples=20, real_tokens=90, all_tokens=100)
+    at = TrainerState(
+        epoch=1,
+        draws=[draw],
+        step=3,
+        best_score=0.5,
+        max_micro_batch=2,
+        loss_sum=0.1,
+        loss_count=3,
+        throughput=throughput,
+    )
     save_state(tmp_path, model, optimizer, at)
     expected = step(model, optimizer)
     other, its_optimizer = trained(2)

@@ -66,7 +66,7 @@ RENAMED = [
     ("compare_long_contexts", "--windows", "--max-lengths"),
     ("sweep classification", "--epoch-counts", "--epochs-list"),
     ("sweep classification", "--rates", "--learning-rates"),
-    ("find_lr qa", "--n-best", "--n-best-size"),
+    ("find_lr qa", "--overlap", "--doc-stride"),
 ]
 TRAINING = ["train_classification", "train_ner", "train_qa", "train_summarization"]
 

@@ -18,7 +18,8 @@ from minift.errors import UserError
 from minift.files import check_whole, read_json, remove_left_overs, write_json, write_manifest
 from minift.tasks.loading import save_task
 from minift.training import checkpoint
-from minift.training.checkpoint import TrainerState, load_state, save_state
+from minift.training.checkpoint import load_state, save_state
+from minift.training.state import TrainerState
 
 WRITES = 17  # operations of a save that may find the disk full
 

@@ -14,9 +14,11 @@ from minift.errors import UserError
 from minift.models.bert import BertConfig
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.training.averaging import WeightAverages
-from minift.training.optim import l2_sp_step
+from minift.training.freezing import prepare_parameters, pretrained_parameters
+from minift.training.optim import L2SP, make_optimizer, parameter_groups
 from minift.training.options import TrainOptions
 from minift.training.run import run
+from minift.training.state import TrainerState
 
 
 def weights(folder):
@@ -115,10 +117,72 @@ def test_l2_sp_decays_towards_the_pretrained_weights(trained, tiny_bert):
     free, held = trained(weight_decay=0.0), trained(weight_decay=0.0, l2_sp=500.0)
     for part in ("embeddings", FIRST, SECOND):
         assert moved(start, held, part) < 0.5 * moved(start, free, part)
-    # By hand: a quarter of the way towards the pretrained value.
-    parameter, begin = torch.tensor([4.0]), torch.tensor([2.0])
-    l2_sp_step([parameter], [begin], 0.25)
-    assert parameter.item() == 3.5
+
+
+def test_l2_sp_takes_the_place_of_weight_decay_and_leaves_a_new_head_to_it(tiny_bert):
+    model = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
+    pretrained = pretrained_parameters(model, TrainOptions(l2_sp=0.5))
+    groups = parameter_groups(model, 0.01, l2_sp=0.5, pretrained=pretrained)
+    decays = {name: (g["weight_decay"], g["l2_sp"]) for g in groups for name in g["names"]}
+    assert decays["encoder.layers.0.attention.qkv.weight"] == (0.0, 0.5)
+    assert decays["encoder.layers.0.attention.qkv.bias"] == (0.0, 0.5)
+    assert decays["head.weight"] == (0.01, 0.0)
+    assert decays["head.bias"] == (0.0, 0.0)
+    # By hand: half of the way of half the learning rate towards the pretrained value.
+    optimizer = make_optimizer("adamw", groups)
+    l2_sp = L2SP(optimizer)
+    weight, head = model.encoder.layers[0].attention.qkv.weight, model.head.weight
+    begin = weight.detach().clone()
+    for parameter in (weight, head):
+        parameter.data += 1
+    moved_head = head.detach().clone()
+    for group in optimizer.param_groups:
+        group["lr"] = 0.5
+    l2_sp.step()
+    torch.testing.assert_close(weight.detach(), begin + 0.75)
+    assert torch.equal(head.detach(), moved_head)
+
+
+def test_pretrained_parameters_are_those_with_a_value_of_the_checkpoint(tiny_bert):
+    def names(**changes):
+        options = TrainOptions(**changes)
+        model = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
+        prepare_parameters(model, options)
+        return pretrained_parameters(model, options)
+
+    def holds(found, part):
+        return any(part in name for name in found)
+
+    everything = names()
+    assert holds(everything, "embeddings")
+    assert holds(everything, "layers.1")
+    assert not holds(everything, "head")
+    assert not holds(names(reinit_layers=1), "layers.1")
+    assert holds(names(reinit_layers=1), "layers.0")
+    assert names(lora_rank=2) == {
+        f"encoder.layers.{i}.attention.qkv.updates.{part}.b"
+        for i in (0, 1)
+        for part in ("query", "value")
+    }
+    assert names(freeze_encoder=True) == set()
+    for changes in ({"l2_sp": 1.0}, {"wise_ft_alpha": 0.5}):
+        with pytest.raises(UserError, match="but no trained parameter begins with one"):
+            names(freeze_encoder=True, **changes)
+
+
+def test_nothing_of_a_model_from_scratch_is_pretrained(trained):
+    for changes in ({"l2_sp": 1.0}, {"wise_ft_alpha": 0.5}):
+        with pytest.raises(UserError, match="but no trained parameter begins with one"):
+            trained({"from_scratch": True}, **changes)
+
+
+def test_wise_ft_halves_a_lora_update(trained, tiny_bert):
+    start = at_start(tiny_bert)
+    whole = trained(lora_rank=2, learning_rate=1e-2)
+    half = trained(lora_rank=2, learning_rate=1e-2, wise_ft_alpha=0.5)
+    name = f"bert.encoder.{QUERY}"
+    torch.testing.assert_close(half[name], (start[name] + whole[name]) / 2)
+    assert moved(start, half, QUERY) > 0.1
 
 
 def test_small_data_gets_the_least_steps(trained):
@@ -196,14 +260,16 @@ def test_only_one_option_chooses_the_trained_parameters():
 def test_averages_by_hand(tiny_bert):
     model = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
     options = TrainOptions(swa_fraction=0.5, wise_ft_alpha=0.75)
-    averages = WeightAverages(model, options, total_steps=4)
+    averages = WeightAverages(model, options, 4, pretrained_parameters(model, options))
+    state = TrainerState()
     parameter, head = model.encoder.layers[0].attention.output.weight, model.head.weight
     begin = parameter.detach().clone()
     for step in range(1, 5):
         parameter.data.copy_(begin + step)
         head.data.fill_(step)
-        averages.update(step)
-        with averages.applied(step):
+        state.step = step
+        averages.update(state)
+        with averages.applied(state):
             # Steps 3 and 4 make the mean; a new head has no pretrained value.
             mean = {1: 1, 2: 2, 3: 3, 4: 3.5}[step]
             torch.testing.assert_close(parameter.detach(), begin + 0.75 * mean)

@@ -1,0 +1,77 @@
+"""Evaluation during training: scores, the best model so far, and early stopping."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from minift.data.batching import print_line
+from minift.device import autocast
+from minift.models.adapters import save_adapter
+from minift.models.base import PretrainedModel
+from minift.tasks.base import Feature, Task
+from minift.tasks.loading import saved_settings
+from minift.training.options import TrainOptions
+from minift.training.state import TrainerState
+
+ADAPTER = "adapter"  # folder of the LoRA adapter in the output directory
+Split = tuple[Sequence[Feature], Sequence[Any]]  # features and their records
+
+
+def evaluate(
+    task: Task, model: PretrainedModel, scored: Mapping[str, Split], options: TrainOptions
+) -> dict[str, dict[str, Any]]:
+    """The scores of each split, by its name."""
+    scores = {}
+    for name, (features, records) in scored.items():
+        with autocast(model.device, options.precision):
+            predictions = task.predict(model, features, options.batch_size)
+        scores[name] = task.score(predictions, records)
+    return scores
+
+
+def starts_from_run(task: Task, model: PretrainedModel) -> bool:
+    """Whether the model was trained for this task before, so that its score is one to beat."""
+    trained = saved_settings(model.config.other_keys).get("task") == task.name
+    return trained and model.load_report is not None and not model.new_parameters
+
+
+def scores_by(task: Task, scored: Mapping[str, Split], options: TrainOptions) -> str:
+    """The metric that chooses the best model and a digest of the dev records; empty without dev.
+
+    Scores are comparable if this is equal.
+    """
+    if "dev" not in scored:
+        return ""
+    digest = hashlib.sha256(repr(scored["dev"][1]).encode()).hexdigest()
+    return f"{task.metric_named(options.metric_for_best_model).name} of {digest}"
+
+
+def save_if_best(
+    task: Task,
+    model: PretrainedModel,
+    folder: Path,
+    options: TrainOptions,
+    state: TrainerState,
+    score: dict[str, Any],
+) -> None:
+    """Save the model if its dev score is the best so far; else count towards early stopping."""
+    metric = task.metric_named(options.metric_for_best_model)
+    value = metric.sign * score[metric.name]  # more is better
+    if state.best_score is None or value > state.best_score:
+        state.best_score, state.best_step = value, state.step
+        state.evaluations_since_best = 0
+        save_model(task.with_tuned(score), model, folder, options)
+        return
+    state.evaluations_since_best += 1
+    if state.out_of_patience(options.early_stopping_patience):
+        print_line(f"early stopping: no better {metric.name} since step {state.best_step}")
+
+
+def save_model(task: Task, model: PretrainedModel, folder: Path, options: TrainOptions) -> None:
+    """Save the model with everything that prediction needs, and the LoRA adapter beside it."""
+    task.save(model, folder)
+    if options.lora_rank:
+        save_adapter(model, folder / ADAPTER, *task.options.base_model)
