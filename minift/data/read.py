@@ -20,12 +20,12 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from minift.data.rows import Row, first_fields, names_columns, read_jsonl, read_tsv, reader_of
+from minift.data.rows import Row, first_fields, names_columns, read_tsv, reader_of
 from minift.errors import UserError, escape_controls, location
 
 RecordType = TypeVar("RecordType")
@@ -157,30 +157,70 @@ def _refuse_header(records: Sequence[TextRecord]) -> None:
     )
 
 
-def read_summaries(path: str | os.PathLike, *, require_summary: bool = True) -> list[SummaryRecord]:
-    """The records of a JSONL file: {"document": ..., "summary": ..., "summaries": [...]}.
+def read_summaries(
+    path: str | os.PathLike,
+    *,
+    document_column: str = "document",
+    summary_column: str = "summary",
+    require_summary: bool = True,
+    skip_bad: bool = False,
+) -> list[SummaryRecord]:
+    """The records of a CSV with a header, or of JSONL: {"document": ..., "summary": ...}.
 
-    One of "summary" and "summaries" is enough.  With both, "summary" becomes the first summary.
-    Raises `UserError`, with file and line, for anything else.
+    JSONL may have a list of "summaries" beside the summary, or instead of it.  With both, the
+    summary becomes the first one.  With `require_summary=False`, as for prediction, summaries that
+    are missing or cannot be used are unknown.  Raises `UserError`, with file and line, for anything
+    else.  With `skip_bad=True` a bad record is skipped instead, and the count is printed.
     """
     path = Path(path)
-    if reader_of(path) is not read_jsonl:
-        raise UserError(f"{path}: summaries are read from .jsonl or .json; give such a file")
+    reader = reader_of(path)
+    if reader is read_tsv:
+        raise UserError(f"{path}: summaries are read from .jsonl, .json or .csv; give such a file")
+    columns = {"document": document_column, "summary": summary_column, "summaries": "summaries"}
     records: list[SummaryRecord] = []
-    for row in read_jsonl(path, {name: name for name in ("document", "summary", "summaries")}):
+    skipped: list[UserError] = []
+    for row in reader(path, columns):
         where = location(path, row.line)
-        document = _text(row, "document", "document", where)
-        several = row.fields.get("summaries") or []
-        if not isinstance(several, list):
-            raise UserError(f"{where}: 'summaries' is {shown(several)}; it must be a list")
-        texts = [row.fields[name] for name in ("summary",) if name in row.fields] + several
-        if require_summary and not texts:
-            raise UserError(_missing(row, "summary", where))
-        summaries = tuple(dict.fromkeys(text_of(text, "summary", where) for text in texts))
+        try:
+            if "document" not in row.fields:
+                raise UserError(_no_column(row, "document", columns, where, require_summary))
+            document = text_of(row.fields["document"], document_column, where)
+            summaries = _summaries(row, columns, where, require_summary)
+        except UserError as error:
+            if not skip_bad:
+                raise
+            skipped.append(error)
+            continue
         records.append(SummaryRecord(str(len(records)), document, summaries, where))
+    print_skipped(path, skipped, len(records) + len(skipped))
     if not records:
         raise UserError(f"{path}: holds no record; give a file with at least one")
     return records
+
+
+def _summaries(row: Row, columns: Mapping[str, str], where: str, required: bool) -> tuple[str, ...]:
+    """The summaries of a document, each once; none if they cannot be used and none is required."""
+    try:
+        several = row.fields.get("summaries") or []
+        if not isinstance(several, list):
+            raise UserError(f"{where}: 'summaries' is {shown(several)}; it must be a list")
+        texts = [row.fields["summary"], *several] if "summary" in row.fields else several
+        if not texts and "summaries" not in row.fields:
+            raise UserError(_no_column(row, "summary", columns, where, required))
+        if not texts:
+            raise UserError(f"{where}: 'summaries' is empty; add one or remove the record")
+        return tuple(dict.fromkeys(text_of(text, columns["summary"], where) for text in texts))
+    except UserError:
+        if required:
+            raise
+        return ()
+
+
+def _no_column(row: Row, name: str, columns: Mapping[str, str], where: str, training: bool) -> str:
+    """The error message for a file without documents, or without summaries."""
+    remedy = f"name the column with --{name}-column" if training else "rename the column"
+    found = ", ".join(map(str, row.found))[:80]
+    return f"{where}: has no {columns[name]!r}, only {found!r}; add it, or {remedy}"
 
 
 def print_skipped(path: Path, skipped: Sequence[UserError], total: int) -> None:

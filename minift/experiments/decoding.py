@@ -37,6 +37,7 @@ from minift.options import check_range, option
 from minift.reports.plots import scatter_plot
 from minift.reports.tables import markdown_table, mean_and_spread
 from minift.tasks.summarization import SummarizationOptions, SummarizationTask
+from minift.tasks.summary_checks import unread_by_rouge
 from minift.training.cli import as_dict
 from minift.training.defaults import with_defaults
 from minift.training.options import TrainOptions
@@ -261,6 +262,8 @@ def compare_decoding(
     if not finished:
         finished_run(SummarizationTask, task_options, replace(options, output_dir=folder))
     print(f"dev data  {task_options.dev_file or 'the built-in set'}, {len(records)} documents")
+    for warning in unread_by_rouge({"dev": records}):
+        print(escape_controls(f"warning: {warning}"))
     batch_size = with_defaults(SummarizationTask, task_options, options)[0].batch_size
     decodings = score_settings(folder, records, comparison, batch_size, options.seed, device)
 

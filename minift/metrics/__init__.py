@@ -9,7 +9,7 @@ from minift.metrics.classification import (
 )
 from minift.metrics.diversity import distinct, novelty, repetition
 from minift.metrics.entities import entities, entity_errors, entity_f1, token_accuracy
-from minift.metrics.rouge import rouge, rouge_pair
+from minift.metrics.rouge import readable_share, rouge, rouge_pair
 from minift.metrics.squad import answer_gains, best_threshold, squad, word_f1
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "matthews_correlation",
     "novelty",
     "precision_recall",
+    "readable_share",
     "repetition",
     "rouge",
     "rouge_pair",

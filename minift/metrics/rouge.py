@@ -154,6 +154,16 @@ def words(text: str, use_stemmer: bool = True) -> list[str]:
     )
 
 
+def readable_share(text: str) -> float:
+    """The share of a text's letters and digits that ROUGE reads; 1 for a text without any.
+
+    >>> readable_share("naïve"), readable_share("3 ships 沉没"), readable_share("沉没")
+    (0.8, 0.75, 0.0)
+    """
+    letters = [letter for letter in text.lower() if letter.isalnum()]
+    return sum(letter.isascii() for letter in letters) / len(letters) if letters else 1.0
+
+
 def lcs_positions(reference: Sequence[str], candidate: Sequence[str]) -> set[int]:
     """Positions in the reference of the words of the longest common subsequence.
 

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from minift.text.line_breaks import LINE_BREAK, keeps_line_breaks
 from minift.text.tokenizer import Tokenizer
 
 
@@ -65,29 +64,6 @@ def _spelled(tokenizer: Tokenizer, value: Any) -> str | None:
         return tokenizer.spelled_control_token(value)
     parts = value if isinstance(value, list | tuple) else ()
     return next((token for part in parts if (token := _spelled(tokenizer, part))), None)
-
-
-def lost_characters(tokenizer: Tokenizer, targets: Sequence[str], newline: str | None) -> list[str]:
-    """Characters in targets that the model cannot write, and line breaks without a stand-in.
-
-    newline: the token that stands for a line break, if any.
-    """
-    warnings = []
-    unknown = [(text, tokenizer.unknown([text])) for text in targets]
-    if count := sum(bool(found) for _, found in unknown):
-        total = sum((found for _, found in unknown), Counter())
-        named = ", ".join(repr(part) for part, _ in total.most_common(5))
-        warnings.append(
-            f"{count} of {len(targets)} training summaries have characters that the vocabulary "
-            f"lacks ({named}), {total.total()} in all; the model can write none of them"
-        )
-    broken = [text for text in targets if LINE_BREAK.search(text.strip())]
-    if broken and newline is None and not keeps_line_breaks(tokenizer):
-        warnings.append(
-            f"{len(broken)} of {len(targets)} training summaries have line breaks, which the "
-            "tokenizer reads as blanks"
-        )
-    return warnings
 
 
 def rare_labels(labels: Iterable[str]) -> list[str]:

@@ -44,12 +44,16 @@ from minift.models.seq2seq import Seq2SeqModel
 from minift.options import check_range, flag_of, option
 from minift.tasks.base import Metric, Task, TrainDefaults
 from minift.tasks.batches import TokenBatch, TokenFeature, token_batch
-from minift.tasks.data_checks import all_truncated, lost_characters
-from minift.tasks.display import Display
 from minift.tasks.loading import check_special_tokens, save_generation
 from minift.tasks.options import TaskOptions
+from minift.tasks.summaries import SummaryDisplay, SummaryPrediction, lead_scores
+from minift.tasks.summary_checks import (
+    is_unread,
+    missing_characters,
+    truncated_documents,
+    unread_by_rouge,
+)
 from minift.text.line_breaks import decode_lines, encode_lines, newline_token
-from minift.text.sentences import first_sentence
 
 DEFAULT_MODEL = "minift-t5-mini"
 # Encoder-decoders are fine-tuned with the optimiser that they were pretrained with.
@@ -63,7 +67,6 @@ SMALL_MODEL_DEFAULTS = replace(
     swa_fraction=0.5,
     reason=f"{DEFAULT_MODEL} is small",
 )
-MANY_AT_LIMIT = 0.05  # share of summaries cut at the length limit, above which a warning is shown
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,11 @@ class SummarizationOptions(TaskOptions):
 
     model: str = option(
         DEFAULT_MODEL, "Folder, name under weights/ or hub id of the model.", common=True
+    )
+    document_column: str = option("document", "Column or key of the documents.", common=True)
+    summary_column: str = option("summary", "Column or key of the summaries.", common=True)
+    skip_bad_records: bool = option(
+        False, "Skip records that cannot be used, and print their number; else they are an error."
     )
     source_prefix: str = option("summarize: ", "Text before each document.")
     targets: Literal["first", "all"] = option(
@@ -129,79 +137,9 @@ class SummaryFeature(TokenFeature):
     target_truncated: bool
 
 
-@dataclass(frozen=True)
-class SummaryPrediction:
-    """The generated text, and whether the length limit ended it."""
-
-    text: str
-    at_limit: bool
-
-
 Records: TypeAlias = Sequence[SummaryRecord]
 Features: TypeAlias = Sequence[SummaryFeature]
 Predictions: TypeAlias = Sequence[SummaryPrediction]
-
-
-@dataclass(frozen=True)
-class SummaryDisplay(Display):
-    """Documents with their summaries; see `Display`."""
-
-    def describe(self, records: Records, features: Features) -> str:
-        first, feature = records[0], features[0]
-        tokens = self.task.tokenizer.convert_ids_to_tokens(feature.input_ids)
-        labels = self.task.tokenizer.convert_ids_to_tokens(feature.labels or ())
-        long = len({feature.record for feature in features if feature.truncated})
-        long_targets = sum(feature.target_truncated for feature in features)
-        lines = [
-            f"first record ({first.where})",
-            f"  document  {' '.join(first.document.split()):.200}",
-            f"  summary   {' '.join(first.summaries[0].split()):.200}",
-            f"  tokens    {' '.join(tokens):.200}",
-            f"  labels    {' '.join(labels):.200}",
-            f"documents   {long} of {len(records)} have more than {self.task.max_length} tokens "
-            "and are truncated",
-            f"summaries   {long_targets} have more than {self.task.max_target_length} tokens "
-            f"and are truncated; generated ones have at most {self.task.max_target_length}",
-        ]
-        return "\n".join(lines)
-
-    def format_report(
-        self, predictions: Predictions, records: Records, score: dict[str, Any]
-    ) -> str:
-        """ROUGE of the summaries and of the lead baseline, and the first three summaries."""
-        lines = [f"{'':14}  rouge1  rouge2  rougeL  rougeLsum"]
-        for title, prefix in (("summaries", ""), ("first sentence", "lead_")):
-            values = (f"{score[prefix + name]:6.4f}" for name in ("rouge1", "rouge2", "rougeL"))
-            lines.append(f"{title:14}  {'  '.join(values)}  {score[prefix + 'rougeLsum']:9.4f}")
-        if score["at_limit"] > MANY_AT_LIMIT:
-            lines.append(
-                f"warning: {score['at_limit']:.0%} of the summaries reach the limit of "
-                f"{self.task.max_target_length} tokens; raise it with --max-target-length"
-            )
-        for prediction, record in list(zip(predictions, records, strict=True))[:3]:
-            lines += [
-                f"  document   {' '.join(record.document.split()):.160}",
-                f"    true       {' '.join(record.summaries[0].split()):.160}",
-                f"    predicted  {' '.join(prediction.text.split()):.160}",
-            ]
-        return "\n".join(lines)
-
-    def to_rows(self, predictions: Predictions, records: Records) -> list[dict]:
-        rows = []
-        for prediction, record in zip(predictions, records, strict=True):
-            score = None
-            if record.summaries:
-                score = metrics.rouge([prediction.text], [list(record.summaries)])["rougeL"]
-            rows.append(
-                {
-                    "id": record.id,
-                    "document": record.document,
-                    "gold": list(record.summaries) or None,
-                    "predicted": prediction.text,
-                    "score": score,
-                }
-            )
-        return rows
 
 
 @dataclass(frozen=True)
@@ -224,8 +162,8 @@ class SummarizationTask(Task):
         {"freeze_encoder": "an encoder-decoder has no head to train; use --freeze-layers"}
     )
     saved_options = (
-        *("source_prefix", "num_beams", "length_penalty", "no_repeat_ngram_size"),
-        "beam_early_stopping",
+        *("document_column", "summary_column", "source_prefix"),
+        *("num_beams", "length_penalty", "no_repeat_ngram_size", "beam_early_stopping"),
     )
     saved_fields = ("max_target_length", "newline_token")
 
@@ -247,10 +185,16 @@ class SummarizationTask(Task):
         *,
         require_labels: bool = True,
     ) -> Iterable[SummaryRecord]:
-        """A JSONL file; or, for prediction, a .txt file with one document, or documents."""
+        """A JSONL or CSV file; or, for prediction, a .txt file with one document, or documents."""
         if isinstance(source, Path):
             if require_labels or not source.name.lower().removesuffix(".gz").endswith(".txt"):
-                return read_summaries(source, require_summary=require_labels)
+                return read_summaries(
+                    source,
+                    document_column=options.document_column,
+                    summary_column=options.summary_column,
+                    require_summary=require_labels,
+                    skip_bad=options.skip_bad_records,
+                )
             source = ["\n".join(line for _, line in read_lines(source))]
         return _documents(source)
 
@@ -301,12 +245,13 @@ class SummarizationTask(Task):
     def data_checks(
         self, splits: Mapping[str, Records], features: Mapping[str, Features]
     ) -> list[str]:
+        read = {name: splits[name] for name in ("train", "dev", "test") if name in splits}
+        targets = all_targets(splits["train"], self.options)
         return [
             *super().data_checks(splits, features),
-            *all_truncated(features["train"], self.max_length),
-            *lost_characters(
-                self.tokenizer, all_targets(splits["train"], self.options), self.newline_token
-            ),
+            *truncated_documents(read, features, self.max_length),
+            *missing_characters(read, features, targets, self.tokenizer, self.newline_token),
+            *unread_by_rouge(read),
         ]
 
     def featurize(self, records: Records, training: bool = False) -> list[SummaryFeature]:
@@ -400,7 +345,9 @@ class SummarizationTask(Task):
             **{f"lead_{name}": value for name, value in lead.items()},
         }
 
-    def baseline_score(self, train: Records, dev: Records) -> float:
+    def baseline_score(self, train: Records, dev: Records) -> float | None:
+        if 2 * sum(map(is_unread, dev)) > len(dev):  # ROUGE is near 0 whatever is predicted
+            return None
         return lead_scores(dev)["rougeL"]
 
 
@@ -412,12 +359,6 @@ def targets_of(record: SummaryRecord, options: SummarizationOptions) -> tuple[st
 def all_targets(records: Records, options: SummarizationOptions) -> list[str]:
     """The summaries of all documents that serve as targets in training."""
     return [text for record in records for text in targets_of(record, options)]
-
-
-def lead_scores(records: Records) -> dict[str, float]:
-    """ROUGE of the documents' first sentences, the lead baseline."""
-    references = [list(record.summaries) for record in records]
-    return metrics.rouge([first_sentence(record.document) for record in records], references)
 
 
 def _documents(texts: Iterable[str]) -> Iterable[SummaryRecord]:

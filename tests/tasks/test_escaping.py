@@ -11,7 +11,7 @@ from minift.errors import escape_controls
 from minift.reports.tables import markdown_table
 from minift.tasks.answers import answer_lines
 from minift.tasks.entities import marked_text
-from minift.tasks.summarization import SummaryDisplay, SummaryPrediction
+from minift.tasks.summaries import SummaryDisplay, SummaryPrediction
 
 HOSTILE = "it was\x1b[2J\x9b31m\u202egood\x07"  # clears the screen, paints, writes backwards, rings
 

@@ -359,6 +359,18 @@ def test_windows_without_the_answer(tiny_bert, asked, tmp_path):
     assert counts["drop"] == [len(held), counts["null"][1]]
 
 
+@pytest.mark.parametrize(
+    "text", ["good   film", "\t\tbad  \n", "it,   was   ", "\u2002\u200agood   film\u2002\r\n"]
+)
+def test_white_space_in_and_around_an_answer_does_not_matter(task_and_model, text):
+    task, _ = task_and_model
+    context = "\n\nname: \u2002\u200agood   film\u2002\r\nso:\t\tbad  \n  is it:   it,   was   "
+    record = QuestionRecord("0", "so", context, (Answer(text, context.index(text)),), "input 1")
+    (feature,) = task.featurize([record], training=True)
+    first, last = (place - feature.shift for place in feature.answer)
+    assert context[slice(*span_characters(context, feature.offsets, first, last))] == text.strip()
+
+
 def test_the_answer_most_annotators_gave_is_the_label(task_and_model):
     task, _ = task_and_model
     answers = (Answer("good", 0), Answer("bo", 5), Answer("bo", 5))

@@ -15,11 +15,8 @@ from minift.errors import UserError
 from minift.metrics import rouge
 from minift.metrics.diversity import novelty
 from minift.models.seq2seq import shift_right
-from minift.tasks.summarization import (
-    SummarizationOptions,
-    SummarizationTask,
-    SummaryPrediction,
-)
+from minift.tasks.summaries import SummaryPrediction
+from minift.tasks.summarization import SummarizationOptions, SummarizationTask
 from minift.text.sentences import first_sentence
 from minift.training.run import run
 
@@ -248,7 +245,7 @@ def test_bad_input(tiny_t5, tiny_bert, trees, tmp_path, monkeypatch, capsys, spo
         ("", ["no record"]),
     ],
 )
-def test_files_that_cannot_be_read(tmp_path, line, words):
+def test_files_that_cannot_be_read(tmp_path, capsys, line, words):
     path = tmp_path / "x.jsonl"
     path.write_text(line)
     with pytest.raises(UserError) as error:
@@ -256,6 +253,41 @@ def test_files_that_cannot_be_read(tmp_path, line, words):
     assert all(word in str(error.value) for word in words), error.value
     with pytest.raises(UserError, match=r"\.jsonl"):
         read_summaries(tmp_path / "x.tsv")
+    path.write_text('{"document": "a", "summary": "b"}\n' + line)
+    if line:
+        assert len(read_summaries(path, skip_bad=True)) == 1
+        assert "1 of 2 records are skipped; " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {},
+        {"summary": ""},
+        {"summary": None},
+        {"summaries": []},
+        {"summaries": [""]},
+        {"summary": 3},
+    ],
+)
+def test_prediction_needs_no_summaries(tmp_path, known):
+    path = write(tmp_path / "x.jsonl", [{"document": "a", **known}])
+    assert [r.summaries for r in read_summaries(path, require_summary=False)] == [()]
+    with pytest.raises(UserError, match="line 1"):
+        read_summaries(path)
+
+
+def test_summaries_in_csv(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text('document,summary\n"One, two.\nThree.",Two.\nFour.,\n')
+    documents = ["One, two.\nThree.", "Four."]
+    found = read_summaries(path, require_summary=False)
+    assert [(r.document, r.summaries, r.where) for r in found] == [
+        (documents[0], ("Two.",), f"{path}, line 2"),
+        (documents[1], (), f"{path}, line 4"),
+    ]
+    with pytest.raises(UserError, match="line 4: 'summary' is empty"):
+        read_summaries(path)
 
 
 def test_training_documents_in_dev_and_truncated_documents_give_warnings(tiny_t5, trees):
@@ -265,8 +297,113 @@ def test_training_documents_in_dev_and_truncated_documents_give_warnings(tiny_t5
     found = [line.split(" (")[0] for line in task.data_checks(splits, features)]
     assert found == [
         "96 of 96 dev records also occur in the training data",
-        "all training texts have more than 4 tokens",
+        "96 of 96 train documents have more than 4 tokens",
+        "96 of 96 dev documents have more than 4 tokens",
+        "12 of 12 test documents have more than 4 tokens",
     ]
+
+
+def checks(tiny_t5, trees, tmp_path, train, dev=(), **changes):
+    """The warnings for rows of JSON, and the task."""
+    files = {
+        name: write(tmp_path / f"own-{name}.jsonl", rows)
+        for name, rows in (
+            ("train", train),
+            ("dev", dev or [{"document": "the oak.", "summary": "oak fell"}]),
+        )
+    }
+    given = {"train_file": files["train"], "dev_file": files["dev"], "test_file": None, **changes}
+    task, _, splits = SummarizationTask.from_options(options(tiny_t5, trees, None, given)[0])
+    features = {split: task.featurize(r, split == "train") for split, r in splits.items()}
+    return task.data_checks(splits, features), task
+
+
+def test_what_summaries_lose_is_counted(tiny_t5, trees, tmp_path):
+    train = [
+        {"document": "the oak 🚀 and the elm.", "summary": "oak fell\nelm fell"},
+        {"document": "the wind.", "summary": "the 🚀 fell all day {long}"},
+        {"document": "the hill and the wind and the rain.", "summary": "rain"},
+        {"document": "the field.", "summary": "wind\r\nrain {}"},
+    ]
+    found, task = checks(tiny_t5, trees, tmp_path, train)
+    assert found == [
+        "2 of 4 training summaries hold characters that the vocabulary lacks ('{', '}', '🚀'); "
+        "generated summaries are without them",
+        "1 of 4 train documents hold characters that the vocabulary lacks ('🚀')",
+    ]
+    lengths = [feature.length for feature in task.featurize(read_summaries(trees["dev"]))]
+    rows = [json.loads(line) for line in trees["dev"].read_text().splitlines()]
+    for limit in (max(lengths) - 1, max(lengths)):
+        long = sum(length > limit for length in lengths)
+        found, _ = checks(tiny_t5, trees, tmp_path, rows, max_length=limit)
+        assert found == bool(long) * [
+            f"{long} of 12 train documents have more than {limit} tokens (--max-length) and are "
+            "truncated"
+        ]
+
+
+def test_summaries_that_rouge_does_not_read_are_counted_and_have_no_baseline(
+    tiny_t5, trees, tmp_path
+):
+    train = [{"document": "the oak.", "summary": "oak fell"}]
+    dev = [
+        {"document": "the elm.", "summary": "议会决定修复 3 座桥"},
+        {"document": "the yew.", "summaries": ["议会", "the yew fell"]},
+        {"document": "the fir.", "summary": "Она упала"},
+    ]
+    found, task = checks(tiny_t5, trees, tmp_path, train, dev)
+    assert found[-1].startswith(
+        "ROUGE reads only the letters a-z and digits, which are less than half of the letters in "
+        "2 of 3 dev summaries ("
+    )
+    records = read_summaries(tmp_path / "own-dev.jsonl")
+    assert task.baseline_score([], records) is None  # nothing to beat: a run is not collapsed
+    assert task.baseline_score([], records[:2]) == 0.4  # of "the yew."
+
+
+@pytest.mark.slow
+def test_a_run_on_chinese_summaries_is_not_called_collapsed(tiny_t5, trees, tmp_path, capsys):
+    rows = [{"document": "议会周一开会。议会决定修复。", "summary": "议会决定修复"}] * 2
+    files = {name: write(tmp_path / f"{name}.jsonl", rows) for name in ("train", "dev")}
+    given = {"train_file": files["train"], "dev_file": files["dev"], "test_file": None}
+    metrics = run(SummarizationTask, *options(tiny_t5, trees, tmp_path / "out", given))
+    shown = capsys.readouterr().out
+    assert "warning: ROUGE reads only the letters a-z" in shown
+    assert "lower --learning-rate" not in shown
+    assert (metrics["dev"]["rougeL"], metrics["collapsed"]) == (0.0, False)
+
+
+def test_columns_are_named_and_saved_with_the_model(tiny_t5, trees, tmp_path):
+    rows = [
+        {"article": row["document"], "highlights": row["summary"]}
+        for row in map(json.loads, trees["dev"].read_text().splitlines())
+    ]
+    cnn = write(tmp_path / "cnn.jsonl", rows)
+    table = tmp_path / "cnn.csv"
+    table.write_text(
+        "article,id,highlights\n"
+        + "".join(f'"{row["article"]}",7,{row["highlights"]}\n' for row in rows)
+    )
+    given = {"train_file": cnn, "dev_file": table, "test_file": None}
+    with pytest.raises(
+        UserError,
+        match=r"line 1: has no 'document', only 'article, highlights'; .*"
+        "--document-column",
+    ):
+        SummarizationTask.from_options(options(tiny_t5, trees, None, given)[0])
+    given["document_column"] = "article"
+    with pytest.raises(UserError, match=r"line 1: has no 'summary'.*--summary-column"):
+        SummarizationTask.from_options(options(tiny_t5, trees, None, given)[0])
+    given["summary_column"] = "highlights"
+    task, model, splits = SummarizationTask.from_options(options(tiny_t5, trees, None, given)[0])
+    same = [[(r.document, r.summaries) for r in splits[name]] for name in ("train", "dev")]
+    expected = [(r.document, r.summaries) for r in read_summaries(trees["dev"])]
+    assert same == [expected, expected]
+    task.save(model, tmp_path / "out")
+    again, _ = SummarizationTask.from_pretrained(tmp_path / "out")
+    assert [r.document for r in again.read_inputs(cnn)] == [r["article"] for r in rows]
+    with pytest.raises(UserError, match="has no 'article', only 'document, summary'"):
+        list(again.read_inputs(trees["dev"]))
 
 
 def test_built_in_reports():
