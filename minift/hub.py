@@ -109,7 +109,9 @@ def lasting_name(source: str | os.PathLike) -> tuple[str, str | None]:
     local = Path(os.path.expanduser(name))
     if not local.is_dir() and revision is None:
         local = weights_dir() / (DEFAULT_MODEL if name == DEFAULT_ID else name)
-    return (os.path.abspath(local), None) if local.is_dir() else (name, revision)
+    if local.is_dir():
+        return os.path.abspath(local), None
+    return DEFAULT_ID if name == DEFAULT_MODEL else name, revision
 
 
 def download(source: str, revision: str | None = None, under: Path | None = None) -> Path:

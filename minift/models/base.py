@@ -238,8 +238,7 @@ def _head_config(
         return dataclasses.replace(config, labels=requested, problem_type=None), True
     if requested is None and config.head_error is not None:
         raise UserError(
-            f"{checkpoint.folder / CONFIG}: {config.head_error}; correct it, or ask for the labels "
-            "with labels="
+            f"{checkpoint.folder / CONFIG}: {config.head_error}; correct it, or train a new head"
         )
 
     rows = checkpoint.shape(label_rows)[0]

@@ -132,6 +132,7 @@ class PretrainedConfig(ABC):
         """
         ours = {theirs: name for name, theirs in cls.disk_names.items()}
         values = {ours.get(key, key): value for key, value in values.items()}
+        values.pop("attn_implementation", None)  # how somebody ran the model, not what it is
         found = values.pop("model_type", None)
         if family_name(found) != cls.model_type:
             raise ValueError(f"model_type is {found!r}, not {cls.model_type!r}")
@@ -157,10 +158,8 @@ class PretrainedConfig(ABC):
     def from_pretrained(cls: type[ConfigType], folder: str | Path, **overrides: Any) -> ConfigType:
         """The config in a checkpoint's folder; `UserError` names the file if it is unusable."""
         path = Path(folder) / CONFIG
-        values = read_json(path)
+        values = read_config(Path(folder))
         try:
-            if not isinstance(values, dict):
-                raise ValueError("it is not a JSON object")
             return cls.from_dict(values, **overrides)
         except ValueError as error:
             message = str(error)
@@ -182,6 +181,32 @@ class PretrainedConfig(ABC):
             values["id2label"] = {str(i): label for i, label in enumerate(self.labels)}
             values["label2id"] = {label: i for i, label in enumerate(self.labels)}
         return values
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The contents of a checkpoint's config.json.
+
+    `UserError` says what the folder is, where it holds no model.
+    """
+    path = folder / CONFIG
+    if path.is_file():
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise UserError(
+                f"{path}: it is not a JSON object; use the config.json of the checkpoint"
+            )
+        return values
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "no such folder"
+        raise UserError(f"{folder}: {found}; give the folder of a model")
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{folder}: holds a LoRA adapter and no {CONFIG}; give the folder of the whole model, "
+            "which training saved beside it"
+        )
+    models = sorted(inner.parent.name for inner in folder.glob(f"*/{CONFIG}"))
+    inside = f" ({', '.join(models)[:200]} in it hold one)" if models else ""
+    raise UserError(f"{folder}: holds no {CONFIG}{inside}; give the folder of a model")
 
 
 def family_name(model_type: object) -> object:

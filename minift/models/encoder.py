@@ -36,7 +36,7 @@ POOLINGS = ("pooler", "cls", "mean")  # how a text becomes one vector, see model
 class EncoderConfig(PretrainedConfig):
     """The fields of config.json that encoders share; the defaults are those of BERT-base."""
 
-    poolings: ClassVar[Sequence[str]] = POOLINGS  # those that the family has
+    poolings: ClassVar[Sequence[str]] = POOLINGS  # of the family; that of `transformers` first
     dropouts: ClassVar[Sequence[str]] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     optional_dropouts: ClassVar[Sequence[str]] = ()  # those that may be None: as another one
 

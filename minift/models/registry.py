@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from minift.errors import UserError
-from minift.files import read_json
 from minift.models.base import ModelType, PretrainedModel
 from minift.models.bert import (
     BertForMaskedLM,
@@ -13,7 +12,7 @@ from minift.models.bert import (
     BertForSequenceClassification,
     BertForTokenClassification,
 )
-from minift.models.config import CONFIG, family_name
+from minift.models.config import CONFIG, family_name, read_config
 from minift.models.distilbert import (
     DistilBertForMaskedLM,
     DistilBertForQuestionAnswering,
@@ -68,6 +67,5 @@ def model_class(folder: Path, kind: type[ModelType], use: str) -> type[ModelType
 
 
 def read_model_type(folder: Path) -> object:
-    """The family that a checkpoint's config.json names; None if it has none."""
-    config = read_json(folder / CONFIG)
-    return family_name(config.get("model_type")) if isinstance(config, dict) else None
+    """The family that a checkpoint's config.json names; None if it names none."""
+    return family_name(read_config(folder).get("model_type"))

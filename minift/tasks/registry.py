@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minift.errors import UserError
-from minift.files import read_json
-from minift.models.config import CONFIG
+from minift.models.config import CONFIG, read_config
 from minift.models.registry import FAMILIES
 from minift.tasks.base import Task
 from minift.tasks.classification import ClassificationTask
@@ -33,9 +32,9 @@ def task_of(folder: str | Path) -> type[Task]:
     A model that minift saved says it itself; of any other, `architectures` tells it.
     Raises `UserError` for an unknown task, and if none of those classes has a head for a task.
     """
-    path = Path(folder) / CONFIG
-    config = read_json(path)
-    config = config if isinstance(config, dict) else {}
+    folder = Path(folder)
+    path = folder / CONFIG
+    config = read_config(folder)
     name = saved_settings(config).get("task")
     architectures = config.get("architectures") or []
     if not isinstance(architectures, list):

@@ -1,7 +1,7 @@
 """Warnings about documents and summaries that are usable but doubtful; see data_checks.py.
 
-summary "Team 🚀 won:\\n3-1"    without 🚀 in the vocabulary, and with a tokenizer that has neither
-generated "Team won: 3-1"      line ends nor a token to stand for them
+summary "Team 🚀 won:\\n3-1"    without 🚀 in the vocabulary, and with a tokenizer that has no
+generated "Team won: 3-1"      line breaks
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from minift import metrics
 from minift.data.read import SummaryRecord
-from minift.text.line_breaks import keeps_line_breaks
+from minift.text.line_breaks import LINE_BREAK, keeps_line_breaks
 from minift.text.tokenizer import Tokenizer
 
 Splits: TypeAlias = Mapping[str, Sequence[SummaryRecord]]  # "train", and "dev" and "test" if given
@@ -42,17 +42,17 @@ def missing_characters(
     tokenizer: Tokenizer,
     newline: str | None,
 ) -> list[str]:
-    """Line ends and characters that the vocabulary lacks.
+    """Line breaks without a stand-in, and characters that the vocabulary lacks.
 
     targets: the summaries that the model is trained on, one for each training feature.
-    newline: the token that stands for a line end in them, if any (text/line_breaks.py).
+    newline: the token that stands for a line break, if any.
     """
     warnings = []
-    several = sum(len(text.splitlines()) > 1 for text in targets)
+    several = sum(bool(LINE_BREAK.search(text.strip())) for text in targets)
     if several and newline is None and not keeps_line_breaks(tokenizer):
         warnings.append(
             f"{several} of {len(targets)} training summaries have several lines, but the tokenizer "
-            "reads a line end as a space, so generated summaries have one line"
+            "reads a line break as a space, so generated summaries have one line"
         )
     unk, pairs = tokenizer.unk_token_id, zip(features["train"], targets, strict=True)
     unknown = [text for feature, text in pairs if unk in feature.labels]
@@ -75,12 +75,9 @@ def missing_characters(
 
 def unknown_characters(texts: Sequence[str], tokenizer: Tokenizer) -> str:
     """The most frequent characters of the unknown tokens, as a warning names them."""
-    texts = texts[:MAX_TEXTS]
     found: Counter[str] = Counter()
-    for text, encoding in zip(texts, tokenizer.tokens(texts), strict=True):
-        for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            if token == tokenizer.unk_token_id:
-                found.update(set(text[start:end]) - {" "})
+    for part, count in tokenizer.unknown(texts[:MAX_TEXTS]).items():
+        found.update(dict.fromkeys(set(part) - {" "}, count))
     most_frequent = sorted(found, key=lambda character: (-found[character], character))
     return ", ".join(map(repr, most_frequent[:MAX_SHOWN])) + (
         ", ..." if len(found) > MAX_SHOWN else ""

@@ -19,6 +19,8 @@ CONFIGS = {
     "plain": {},
     "gated gelu": {"feed_forward_proj": "gated-gelu"},
     "gated silu": {"feed_forward_proj": "gated-silu"},
+    "gated, exact gelu": {"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu"},
+    "gated by name only": {"feed_forward_proj": "gated-gelu", "is_gated_act": False},
     "not scaled": UNTIED,
     "v1.1": {**UNTIED, "feed_forward_proj": "gated-gelu", "own output": True},
     "own output": {**UNTIED, "own output": True},

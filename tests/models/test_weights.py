@@ -64,6 +64,22 @@ def test_variants_of_the_same_checkpoint(tiny_bert):
     assert len(report.ignored) == 4
 
 
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module.", "module._orig_mod.", "bert._orig_mod."]
+)
+def test_prefixes_of_compiled_and_distributed_models_are_read(tiny_bert, prefix):
+    expected = hidden(tiny_bert)
+
+    def rename(tensors):
+        return [tensors.update({prefix + name: tensors.pop(name)}) for name in list(tensors)]
+
+    change_weights(tiny_bert, rename)
+    assert torch.equal(hidden(tiny_bert), expected)
+    change_weights(tiny_bert, lambda t: t.update({QUERY: t[prefix + QUERY].clone()}))
+    with pytest.raises(UserError, match="the same tensor twice"):
+        BertModel.from_pretrained(tiny_bert)
+
+
 def test_a_checkpoint_without_a_pooler(tiny_bert):
     change_weights(tiny_bert, lambda t: [t.pop(name) for name in list(t) if "pooler" in name])
     assert BertModel.from_pretrained(tiny_bert)(torch.tensor([[2, 3]]))[1] is None

@@ -74,6 +74,7 @@ class Start:
     head: its task; None: the task trained; "": a bare encoder.
     task, config: options of the task that is trained, and fields of the config.
     without: tensors that the checkpoint lacks.
+    tokenizer: further settings in tokenizer_config.json; None: there is no such file.
     """
 
     keys: dict[str, Any] = field(default_factory=dict)
@@ -83,6 +84,7 @@ class Start:
     task: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     without: tuple[str, ...] = ()
+    tokenizer: dict[str, Any] | None = field(default_factory=dict)
     new_head: bool = True  # whether training must initialise one
     refused: bool = False
 
@@ -117,6 +119,16 @@ SPAN_HEADS = {
 ANY_FAMILY = {
     **{("classification", name): start for name, start in HEADS.items()},
     ("classification", "short"): Start(head="", task={"max_length": 12}),
+    ("classification", "cased"): Start(head="", tokenizer={"do_lower_case": False}),
+    ("classification", "accents kept"): Start(head="", tokenizer={"strip_accents": False}),
+    ("classification", "no limit"): Start(head="", tokenizer={"model_max_length": 10**30}),
+    ("classification", "vocab.txt alone"): Start(head="", tokenizer=None),
+    ("classification", "types not named"): Start(
+        head="", tokenizer={"model_input_names": ["input_ids", "attention_mask"]}
+    ),
+    ("classification", "added token"): Start(
+        head="", tokenizer={"additional_special_tokens": ["film"]}
+    ),
     **{("ner", name): start for name, start in TAG_HEADS.items()},
     **{("qa", name): start for name, start in SPAN_HEADS.items()},
 }
@@ -205,7 +217,9 @@ def write_start(folder: Path, family: str, task: str, start: Start, vocab: list[
     (folder / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
     names = {"bert": "BertTokenizer", "distilbert": "DistilBertTokenizer"}
     settings = {"do_lower_case": True, "model_max_length": 64, "tokenizer_class": names[family]}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    if start.tokenizer is not None:
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps({**settings, **start.tokenizer}))
 
 
 def write_data(folder: Path, task: str) -> Path:

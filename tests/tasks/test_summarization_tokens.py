@@ -126,12 +126,11 @@ def test_summaries_without_line_breaks_need_no_token(tiny_t5, trees):
 
 
 def test_characters_that_the_vocabulary_lacks_are_counted(lines):
-    """Line breaks are not among them, because they have a token."""
     task, _, splits = lines
     features = {"train": task.featurize(splits["train"], training=True)}
     assert task.data_checks(splits, features) == [
-        "1 of 3 training summaries hold characters that the vocabulary lacks ('🚀', '{'); "
-        "generated summaries are without them"
+        "1 of 3 training summaries hold characters that the vocabulary lacks ('🚀', '{'); generated "
+        "summaries are without them"
     ]
 
 
@@ -145,7 +144,7 @@ def test_line_breaks_without_a_token_are_counted(lines):
     assert plain.newline_token is None
     features = {"train": plain.featurize(splits["train"], training=True)}
     assert plain.data_checks(splits, features)[0] == (
-        "2 of 3 training summaries have several lines, but the tokenizer reads a line end as a "
+        "2 of 3 training summaries have several lines, but the tokenizer reads a line break as a "
         "space, so generated summaries have one line"
     )
     assert plain._prediction(features["train"][0].labels).text == "oak fell elm fell"
