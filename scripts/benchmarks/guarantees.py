@@ -14,13 +14,13 @@ from unittest.mock import patch
 from minift import files
 from minift.reports.tables import markdown_table
 from minift.tasks.registry import TASKS
-from minift.training import checkpoint, loop
+from minift.training import checkpoint, evaluation, loop
 from minift.training import run as training_run
 
 # Guarantee -> the functions that implement it, as (module, name).
 GUARANTEES = {
     "a state to resume from": [(loop, "save_state")],
-    "the best model, written atomically": [(loop, "save_model")],
+    "the best model, written atomically": [(loop, "save_model"), (evaluation, "save_model")],
     "data and weights checked against those of the start": [(training_run, "digests")],
     "of these: hashes": [(files, "sha256"), (training_run, "digests")],
     "of these: waiting for the disk": [(files, "sync"), (checkpoint, "sync")],
