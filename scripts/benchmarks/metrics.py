@@ -13,7 +13,8 @@ from minift.options import check_range, option
 from minift.reports.tables import markdown_table
 from minift.tasks.ner import NerOptions, NerTask
 from minift.tasks.qa import QaOptions, QaTask
-from minift.tasks.summarization import SummarizationOptions, SummarizationTask, first_sentence
+from minift.tasks.summarization import SummarizationOptions, SummarizationTask
+from minift.text.sentences import first_sentence
 from minift.training.options import MAX_SEED
 
 

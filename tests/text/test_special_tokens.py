@@ -120,3 +120,10 @@ def test_transformers_reads_a_saved_tokenizer_alike(tmp_path, minilm):
     assert "split_special_tokens" not in json.loads(
         (tmp_path / "tokenizer_config.json").read_text()
     )
+
+
+def test_what_a_vocabulary_lacks_is_counted(tmp_path):
+    t5 = Tokenizer.from_pretrained(unigram_folder(tmp_path / "t5"))
+    assert t5.unknown(["a ☃ the ☃☃", "", "the a"]) == {"☃": 1, "☃☃": 1}
+    bert = Tokenizer.from_pretrained(bert_folder(tmp_path / "bert", list("the")))
+    assert bert.unknown(["the fox", "a fox [UNK]"]) == {"fox": 2, "a": 1, "[": 1, "UNK": 1, "]": 1}
