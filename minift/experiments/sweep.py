@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -53,6 +54,7 @@ WITHOUT = {
     "epochs": "a sweep tries several; use --epochs-list",
     "batch_size": "a sweep tries several; use --batch-sizes",
 }
+LOGS = "logs"  # folder of the printed output of each run
 DEFAULT_TRAIN_EVAL_SAMPLES = 500  # training records to score, which shows over-fitting
 SCORED = "{metric} {score:.4f}  gap {gap:+.4f}  {seconds:.0f} s"
 
@@ -168,8 +170,14 @@ def sweep(
         print(f"{len(done):3}/{len(runs)}  {todo[i].output_dir.name}  {outcome}", flush=True)
 
     calls = [(task_class, task_options, run, run.output_dir.name) for run in todo]
-    logs = [folder / "logs" / f"{run.output_dir.name}.log" for run in todo]
-    call_all(finished_or_failed, calls, logs, search.jobs, finished)
+    logs = [folder / LOGS / f"{run.output_dir.name}.log" for run in todo]
+    is_new = not folder.exists()
+    try:
+        call_all(finished_or_failed, calls, logs, search.jobs, finished)
+    except UserError:
+        if is_new and {path.name for path in folder.iterdir()} <= {LOGS}:
+            shutil.rmtree(folder)  # no run has started
+        raise
 
     rows = [read_row(run, metric) for run in runs]
     table = markdown_table(table_rows(rows, metric))

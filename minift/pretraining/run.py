@@ -12,6 +12,7 @@ saved state to the same bits.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -195,6 +196,11 @@ def pretrain_in(
     print(describe_model(model), flush=True)
 
     loss = train_steps(model, blocks, objective, options, folder, stop)
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the held-out loss is {loss} after the last step; lower --learning-rate (it was "
+            f"{options.learning_rate:g})"
+        )
     # The saved config has the family's default dropout, for fine-tuning, as that of T5 v1.1 has.
     default = type(model.config)()
     dropouts = {name: getattr(default, name) for name in default.dropouts}

@@ -259,7 +259,9 @@ def test_a_finished_run_is_compared_on_its_own_dev_data(
     assert json.loads(trees["dev"].read_text().splitlines()[0])["document"] in (
         (folder / "examples.md").read_text()
     )
-    shown = run_here(monkeypatch, capsys, *few, "--dev-file", trees["test"])
+    shown = run_here(
+        monkeypatch, capsys, *few, "--train-file", trees["train"], "--dev-file", trees["test"]
+    )
     assert f"dev data  {trees['test']}, 3 documents" in shown
     # An option that contradicts the run is refused; one that agrees with it is not.
     run_here(monkeypatch, capsys, *few, "--epochs", 1)

@@ -7,7 +7,7 @@ import random
 
 import pytest
 from support.questions import question, write
-from support.running import run_script
+from support.running import last_line_of_refusal, run_script
 
 from minift.experiments.long_contexts import LongContextOptions, join_paragraphs
 
@@ -74,4 +74,21 @@ def test_without_dev_there_is_nothing_to_compare_on(tiny_bert, tmp_path):
     done = run_script("compare_long_contexts", *flags, check=False)
     assert done.returncode == 2
     assert "--dev-file" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"max-lengths": 512}, "--max-lengths has 512, but"),
+        ({"max-lengths": 8, "doc-strides": 6}, "leaves no room for any of --doc-strides"),
+    ],
+)
+def test_windows_are_checked_before_training(
+    tiny_bert, tmp_path, monkeypatch, capsys, changes, words
+):
+    path = write(tmp_path / "a.json", [question(i, random.Random(i)) for i in range(4)])
+    flags = {"model": tiny_bert, "train-file": path, "dev-file": path, "join": 2}
+    flags = {**flags, "output-dir": tmp_path / "out", **changes}
+    assert words in last_line_of_refusal("compare_long_contexts", flags, monkeypatch, capsys)
     assert not (tmp_path / "out").exists()

@@ -335,8 +335,17 @@ SMALL = {
 }
 
 
+SIZES = ("vocab-size", "d-model", "d-ff", "num-layers", "num-heads")
+
+
+def settings_of(**changes):
+    """The settings of a small run; those of a checkpoint leave out what it decides."""
+    small = {k: v for k, v in SMALL.items() if "model" not in changes or k not in SIZES}
+    return {**small, **changes}
+
+
 def flags(shards, folder, **changes):
-    settings = {**SMALL, "output-dir": folder, **changes}
+    settings = settings_of(**{"output-dir": folder, **changes})
     return ["--train-file", *shards, *(part for k, v in settings.items() for part in (f"--{k}", v))]
 
 
@@ -423,10 +432,40 @@ def test_bad_input(shards, tmp_path, monkeypatch, capsys, changes, words):
     save_unigram(train_unigram([TEXT], 130), tmp_path / "no-masks")
     (tmp_path / "no-masks" / "config.json").write_text('{"model_type": "bert"}')
     folder = tmp_path / "out"
-    settings = {**SMALL, "train-file": shards[0], "output-dir": folder, "max-steps": 1, **changes}
+    settings = settings_of(
+        **{"train-file": shards[0], "output-dir": folder, "max-steps": 1, **changes}
+    )
     last = last_line_of_refusal("pretrain", settings, monkeypatch, capsys)
     assert all(word in last for word in words), last
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"d-model": 64}, "--d-model is 64, but it is decided by the checkpoint bert"),
+        ({"family": "distilbert"}, "--family is distilbert, but it is decided by the checkpoint"),
+        ({"lead-ratio": 0.2}, "--lead-ratio is 0.2, but it is of span corruption; leave it out"),
+    ],
+)
+def test_options_without_an_effect_are_refused(
+    tiny_bert, shards, tmp_path, monkeypatch, capsys, changes, words
+):
+    monkeypatch.chdir(tmp_path)
+    tiny_bert.rename("bert")
+    data = {"train-file": shards[0], "output-dir": tmp_path / "out", "block-size": 16}
+    last = last_line_of_refusal(
+        "pretrain", {**data, "model": "bert", **changes}, monkeypatch, capsys
+    )
+    assert words in last
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_corpus_that_is_too_small_leaves_no_folder(shards, tmp_path, monkeypatch, capsys):
+    data = {"train-file": shards[0], "output-dir": tmp_path / "out", "eval-blocks": 10_000}
+    last = last_line_of_refusal("pretrain", settings_of(**data), monkeypatch, capsys)
+    assert "are held out; give more text" in last
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_training_file_is_needed():

@@ -210,6 +210,10 @@ EXCEPTIONS: dict[tuple[str, str], Row] = {
             "--lora-target-modules": Row(TEXT, ("q", "wi"), LORA),
         }.items()
     },
+    ("pretrain", "--freeze-encoder"): REFUSED,  # the base command has no head
+    ("pretrain", "--batch-size"): integer("1", "8", long=("65536",)),
+    ("pretrain", "--eval-steps"): POSITIVE,
+    ("pretrain", "--workers"): integer("0", long=("1",)),  # it starts a process
     **{
         (script, "--resume"): ON  # a comparison continues what it finds, or begins
         for script in (
