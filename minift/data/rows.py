@@ -14,6 +14,7 @@ import gzip
 import io
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -22,22 +23,27 @@ from typing import Any, NamedTuple
 from minift.errors import UserError, location
 
 MAX_LINE_BYTES = 10_000_000  # bytes; a longer line is a damaged file, not a text
+JSON_START = re.compile(r'\{\s*("|\}|$)')
 BOM = b"\xef\xbb\xbf"
 
 
 class Row(NamedTuple):
-    """Fields under minift's names, the line where the row begins, and the names in the file."""
+    """Fields under minift's names, the line where the row begins, and the names in the file.
+
+    extra: the other columns, under their names in the file, or as column_N in a TSV.
+    """
 
     line: int
     fields: dict[str, Any]
     found: Collection[str]
+    extra: Mapping[str, Any] = {}
 
 
 Reader = Callable[[Path, Mapping[str, str]], Iterator[Row]]  # (path, minift's name -> column)
 
 
 def reader_of(path: Path) -> Reader:
-    """The reader for a file with this ending."""
+    """The reader for a file with this ending; JSON lines are recognised in a .tsv or .txt too."""
     readers: dict[str, Reader] = {
         ".tsv": read_tsv,
         ".txt": read_tsv,
@@ -53,19 +59,26 @@ def reader_of(path: Path) -> Reader:
             f"{path}: the ending {ending!r} is not one that minift reads; give a file that ends in "
             f"{', '.join(readers)}, or in one of these and .gz"
         )
+    if readers[ending] is read_tsv and _is_json_object(first_line(path)):
+        return read_jsonl
     return readers[ending]
 
 
-def read_tsv(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
-    """Tab-separated fields without a header or quoting; blank lines are skipped.
+def read_tsv(
+    path: Path, columns: Mapping[str, str], blank_lines: bool = False
+) -> Iterator[Row]:
+    """Tab-separated fields without a header or quoting.
 
     All lines must have as many fields as the first one, so that a tab within a text is an error.
+    Blank lines are skipped; with `blank_lines` they are rows of a blank text.
     """
     numbers = _numbers(path, columns)
     names: dict[str, int] = {}
     width = first = 0
     for number, line in read_lines(path):
         if not line.strip(" \r"):
+            if blank_lines:
+                yield Row(number, {"text": line}, names)
             continue
         values = line.split("\t")
         if not width:
@@ -81,7 +94,9 @@ def read_tsv(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
                 f"{location(path, number)}: the number of columns is {len(values)}, on line "
                 f"{first} it is {width}; separate columns, and nothing else, by one tab"
             )
-        yield Row(number, {name: values[i] for name, i in names.items()}, names)
+        used = set(names.values())
+        extra = {f"column_{i}": value for i, value in enumerate(values) if i not in used}
+        yield Row(number, {name: values[i] for name, i in names.items()}, names, extra)
 
 
 def _numbers(path: Path, columns: Mapping[str, str]) -> dict[str, int] | None:
@@ -140,7 +155,7 @@ def read_csv(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
             if values:
                 by_name = dict(zip(header, values, strict=True))
                 fields = {name: by_name[c] for name, c in columns.items() if c in by_name}
-                yield Row(start, fields, header)
+                yield Row(start, fields, header, _without(by_name, columns))
             start = rows.line_num + 1
     except csv.Error as error:
         too_long = "limit" in str(error)
@@ -166,7 +181,31 @@ def read_jsonl(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
                 f"{location(path, number)}: {line.strip()[:40]!r} is not a JSON object; write "
                 "one on each line"
             )
-        yield Row(number, {name: row[c] for name, c in columns.items() if c in row}, row)
+        fields = {name: row[c] for name, c in columns.items() if c in row}
+        yield Row(number, fields, row, _without(row, columns))
+
+
+def _without(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    used = set(columns.values())
+    return {name: value for name, value in row.items() if name not in used}
+
+
+def begins_json(path: Path) -> bool:
+    """Whether a file's first line begins a JSON object, whatever the file is called."""
+    return JSON_START.match(first_line(path)) is not None
+
+
+def first_line(path: Path) -> str:
+    """The first line that is not blank, without blanks around it; "" if there is none."""
+    lines = (line.strip() for _, line in read_lines(path, max_line_bytes=2**31 - 1))
+    return next((line for line in lines if line), "")
+
+
+def _is_json_object(line: str) -> bool:
+    try:
+        return line.startswith("{") and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 # ---- files -> lines ------------------------------------------------------------------------------

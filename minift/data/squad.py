@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ from minift.data.rows import read_lines
 from minift.errors import UserError, location
 
 MAX_SHIFT = 64  # characters before and after `answer_start` in which the answer is searched
+QUESTION_KEYS = ("id", "question", "answers", "is_impossible", "plausible_answers")
 MAX_LINE_BYTES = 2**31 - 1  # larger than that of rows.py, because the whole file is often one line
 
 
@@ -48,6 +49,7 @@ class QuestionRecord:
     where: "file, article 'T', paragraph N, question 'ID'".
     moved: how many of the answers were not at their `answer_start`.
     title: of the article.
+    extra: the other fields of the question.
     """
 
     id: str
@@ -57,12 +59,19 @@ class QuestionRecord:
     where: str = ""
     moved: int = 0
     title: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def is_blank(self) -> bool:
+        """Nothing to ask or to read; only prediction reads such a record."""
+        return not self.question.strip() or not self.context.strip()
 
 
 def read_squad(path: str | os.PathLike, *, require_answers: bool = True) -> list[QuestionRecord]:
     """The questions of a SQuAD file (v1.1 or v2.0, plain or .gz), in order.
 
-    With `require_answers=False` a question may lack "answers", as in a file for prediction.
+    With `require_answers=False`, for prediction, answers that cannot be used are unknown, and a
+    question or a context may be blank.
     Raises `UserError`, with the place in the file, for anything else.
     """
     path = Path(path)
@@ -72,7 +81,7 @@ def read_squad(path: str | os.PathLike, *, require_answers: bool = True) -> list
         place = f"{path}, article {title!r}" if title else f"{path}, article {i + 1}"
         for j, paragraph in enumerate(_list(article, "paragraphs", place)):
             where = f"{place}, paragraph {j + 1}"
-            context = _string(paragraph, "context", where)
+            context = _string(paragraph, "context", where, require_answers)
             for qa in _list(paragraph, "qas", where):
                 records.append(_record(qa, context, title, where, require_answers))
     if not records:
@@ -110,13 +119,9 @@ def as_squad(records: Sequence[QuestionRecord]) -> list[dict[str, Any]]:
 
 
 def unanswered(pairs: Iterator[tuple[str, str]]) -> Iterator[QuestionRecord]:
-    """Records without answers, for prediction, from (question, context) pairs."""
+    """Records without answers, for prediction, from (question, context) pairs; also blank ones."""
     for i, (question, context) in enumerate(pairs):
-        where = f"input {i + 1}"
-        for name, text in (("question", question), ("context", context)):
-            if not text.strip():
-                raise UserError(f"{where}: the {name} is empty; fill it in")
-        yield QuestionRecord(str(i), question, context, None, where)
+        yield QuestionRecord(str(i), question, context, None, f"input {i + 1}")
 
 
 def _record(qa: Any, context: str, title: str, where: str, require_answers: bool) -> QuestionRecord:
@@ -129,12 +134,14 @@ def _record(qa: Any, context: str, title: str, where: str, require_answers: bool
         )
     where = f"{where}, question {str(identity)!r}"
     identity = checked(str(identity), "id", where)
-    question = _string(qa, "question", where)
+    question = _string(qa, "question", where, require_answers)
+    extra = {name: value for name, value in qa.items() if name not in QUESTION_KEYS}
+    if not require_answers:
+        answers = _usable_answers(qa, context)
+        return QuestionRecord(identity, question, context, answers, where, 0, title, extra)
     impossible = qa.get("is_impossible", False)
     if not isinstance(impossible, bool):
         raise UserError(f"{where}: 'is_impossible' is {shown(impossible)}; it must be a boolean")
-    if "answers" not in qa and not require_answers:
-        return QuestionRecord(identity, question, context, None, where, 0, title)
     found = [_answer(item, context, where) for item in _list(qa, "answers", where)]
     if impossible and found:
         raise UserError(
@@ -151,7 +158,16 @@ def _record(qa: Any, context: str, title: str, where: str, require_answers: bool
             "true"
         )
     answers, moved = tuple(a for a, _ in found), sum(moved for _, moved in found)
-    return QuestionRecord(identity, question, context, answers, where, moved, title)
+    return QuestionRecord(identity, question, context, answers, where, moved, title, extra)
+
+
+def _usable_answers(qa: dict[str, Any], context: str) -> tuple[Answer, ...] | None:
+    """The answers of a question that is to be predicted; None if the file does not know them."""
+    try:
+        answers = tuple(_answer(item, context, "")[0] for item in _list(qa, "answers", ""))
+    except UserError:
+        return None
+    return answers if answers or qa.get("is_impossible") is True else None
 
 
 def _answer(item: Any, context: str, where: str) -> tuple[Answer, bool]:
@@ -214,5 +230,9 @@ def _list(value: Any, name: str, where: str) -> list[Any]:
     return found
 
 
-def _string(value: Any, name: str, where: str) -> str:
-    return text_of(value.get(name) if isinstance(value, dict) else None, name, where)
+def _string(value: Any, name: str, where: str, required: bool = True) -> str:
+    """The text of a field.  required: it may not be blank."""
+    text = value.get(name) if isinstance(value, dict) else None
+    if not required and isinstance(text, str) and not text.strip():
+        return text
+    return text_of(text, name, where)

@@ -28,15 +28,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minift import metrics
-from minift.data.read import TextRecord, read_classification, records_of
-from minift.errors import UserError, escape_controls
+from minift.data.inputs import read_texts, unknown_labels
+from minift.data.read import TextRecord, read_classification
+from minift.errors import UserError, escape_fields
 from minift.models.encoder import POOLINGS
 from minift.models.heads import EncoderForSequenceClassification
 from minift.options import check_range, option
 from minift.tasks.base import Metric, Task
 from minift.tasks.batches import TokenBatch, TokenFeature, head_logits, run_batches, token_batch
 from minift.tasks.data_checks import all_truncated, constant_labels, rare_labels
-from minift.tasks.display import Display, score_table
+from minift.tasks.display import Display, label_line, on_one_line, score_table
 from minift.tasks.options import TaskOptions
 from minift.text.windows import Truncation, truncate_or_window
 
@@ -102,11 +103,11 @@ class ClassificationDisplay(Display):
         counts = Counter(record.label for record in records)
         lines = [
             f"first record ({first.where})",
-            f"  text    {first.text}",
-            *([f"  pair    {first.text_pair}"] if first.text_pair is not None else []),
+            f"  text    {on_one_line(first.text)}",
+            *([f"  pair    {on_one_line(first.text_pair)}"] if first.text_pair is not None else []),
             f"  tokens  {' '.join(self.task.tokenizer.convert_ids_to_tokens(feature.input_ids))}",
-            f"  label   {first.label} -> {feature.label}",
-            "labels    " + ", ".join(f"{label} {counts[label]}" for label in self.task.labels),
+            f"  label   {escape_fields(first.label)} -> {feature.label}",
+            "labels    " + escape_fields(", ".join(f"{n} {counts[n]}" for n in self.task.labels)),
             f"length    {long:.1%} of the texts have more than {self.task.max_length} tokens "
             f"(--truncation {self.task.options.truncation})",
         ]
@@ -124,7 +125,8 @@ class ClassificationDisplay(Display):
             chosen = [(p, r) for p, r in pairs if (p.label == r.label) is correct][:3]
             lines.append(f"most confident {title}:" + ("" if chosen else " none"))
             for p, r in chosen:
-                lines.append(f"  {max(p.probabilities):.2f} {p.label:{width}}  {r.text:.100}")
+                label, text = escape_fields(p.label), on_one_line(r.text)
+                lines.append(f"  {max(p.probabilities):.2f} {label:{width}}  {text:.100}")
         return "\n".join(lines)
 
     def to_rows(self, predictions: Predictions, records: Records) -> list[dict]:
@@ -145,13 +147,7 @@ class ClassificationDisplay(Display):
         self, predictions: Predictions, records: Records, colour: bool = False
     ) -> list[str]:
         """label<TAB>probability of each label<TAB>text"""
-        lines = []
-        for prediction, record in zip(predictions, records, strict=True):
-            probabilities = zip(self.task.labels, prediction.probabilities, strict=True)
-            shown = " ".join(f"{label}={p:.4f}" for label, p in probabilities)
-            line = f"{prediction.label}\t{shown}\t{' '.join(record.text.split())}"
-            lines.append(escape_controls(line))
-        return lines
+        return [label_line(row) for row in self.to_rows(predictions, records)]
 
 
 @dataclass(frozen=True)
@@ -159,6 +155,7 @@ class ClassificationTask(Task):
     """Text classification; see `Task`.
 
     class_weight: factor of each label's loss; None: all 1.
+    pairs: the inputs are pairs of texts; None: the checkpoint does not say.
     """
 
     name = "classification"
@@ -175,28 +172,32 @@ class ClassificationTask(Task):
     builtin_files = "reviews.{}.tsv"
     baseline_name = "the most frequent label"
     saved_options = ("text_column", "pair_column", "label_column", "truncation")
+    saved_fields = ("pairs",)
 
     options: ClassificationOptions
     class_weight: tuple[float, ...] | None = None
+    pairs: bool | None = None
 
     @classmethod
     def read(
-        cls,
-        source: Path | Iterable[str],
-        options: ClassificationOptions,
-        *,
-        require_labels: bool = True,
+        cls, source: Path, options: ClassificationOptions, *, require_labels: bool = True
     ) -> Iterable[TextRecord]:
-        """A TSV, CSV or JSONL file; or, for prediction, lines text[<TAB>pair]."""
-        if not isinstance(source, Path):
-            return records_of(source)
-        return read_classification(
-            source,
-            text_column=options.text_column,
-            pair_column=options.pair_column,
-            label_column=options.label_column,
-            require_label=require_labels,
-        )
+        """A TSV, CSV or JSONL file."""
+        return read_classification(source, **options.columns(), require_label=require_labels)
+
+    def read_inputs(
+        self,
+        inputs: Path | Iterable[str],
+        questions: Sequence[str] = (),
+        columns: Mapping[str, Any] | None = None,
+    ) -> Iterable[TextRecord]:
+        """A file, labels optional, or lines text[<TAB>pair]."""
+        self.check_inputs(questions, columns)
+        saved = self.options.columns()
+        return read_texts(inputs, saved, columns or {}, self.pairs, self.labels)
+
+    def input_checks(self, records: Records) -> list[str]:
+        return unknown_labels(records, self.labels)
 
     @classmethod
     def labels_of(
@@ -216,9 +217,10 @@ class ClassificationTask(Task):
         """The task with the weights of the labels; a label that training lacks is an error."""
         for records in splits.values():
             _check_labels(records, self.labels)
+        task = replace(self, pairs=splits["train"][0].text_pair is not None)
         if self.options.class_weights == "none":
-            return self
-        return replace(self, class_weight=_balanced_weights(self.labels, splits["train"]))
+            return task
+        return replace(task, class_weight=_balanced_weights(self.labels, splits["train"]))
 
     def input_key(self, record: TextRecord) -> tuple[str, str | None]:
         return record.text, record.text_pair
