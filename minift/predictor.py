@@ -235,5 +235,5 @@ def _csv_line(values: Sequence[Any]) -> str:
         for value in values
     ]
     text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(cells)
-    return text.getvalue()
+    csv.writer(text, lineterminator="\r\n").writerow(cells)  # quotes what holds either
+    return text.getvalue().removesuffix("\r\n")

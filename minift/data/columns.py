@@ -93,9 +93,10 @@ def kind_of_file(
 ) -> Literal["json", "columns", "text"]:
     """Recognise a file by its first lines; its ending decides only where they do not.
 
-    json: the first line begins an object.  columns: each of several lines, but for comments, has a
-    tag in its column, or one of the dummies that test files have there.  Else by the ending: json for .json
-    and .jsonl, text for .txt, columns for all others.
+    json: the first line begins an object.
+    columns: each of several lines, but for comments, has a tag in its column, or one of the dummies
+        that test files have there.
+    Else by the ending: json for .json and .jsonl, text for .txt, columns for all others.
     """
     if begins_json(path):
         return "json"

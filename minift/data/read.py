@@ -46,7 +46,7 @@ class TextRecord:
     @property
     def is_blank(self) -> bool:
         """Nothing to predict; only prediction reads such a record."""
-        return not self.text.strip() or self.text_pair is not None and not self.text_pair.strip()
+        return any(text is not None and not text.strip() for text in (self.text, self.text_pair))
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def read_summaries(path: str | os.PathLike, *, require_summary: bool = True) -> 
     Raises `UserError`, with file and line, for anything else.
     """
     path = Path(path)
-    if reader_of(path) is not read_jsonl and not begins_json(path):
+    if reader_of(path) is not read_jsonl and not (path.is_file() and begins_json(path)):
         raise UserError(f"{path}: summaries are read from .jsonl or .json; give such a file")
     records: list[SummaryRecord] = []
     for row in read_jsonl(path, {name: name for name in ("document", "summary", "summaries")}):

@@ -59,7 +59,7 @@ def reader_of(path: Path) -> Reader:
             f"{path}: the ending {ending!r} is not one that minift reads; give a file that ends in "
             f"{', '.join(readers)}, or in one of these and .gz"
         )
-    if readers[ending] is read_tsv and _is_json_object(first_line(path)):
+    if readers[ending] is read_tsv and path.is_file() and _is_json_object(first_line(path)):
         return read_jsonl
     return readers[ending]
 

@@ -139,11 +139,12 @@ def score_table(heading: str, scores: Mapping[str, Mapping[str, float]], support
 
     heading, support: the headings of the first and of the last column.
     """
-    width = max(map(len, [*map(escape_fields, scores), heading]))
+    scores = {escape_fields(name): row for name, row in scores.items()}
+    width = max(map(len, [*scores, heading]))
     return [
         f"{heading:{width}}  precision  recall     f1  {support}",
         *(
-            f"{escape_fields(name):{width}}  {row['precision']:9.3f}  {row['recall']:6.3f}  {row['f1']:5.3f}"
+            f"{name:{width}}  {row['precision']:9.3f}  {row['recall']:6.3f}  {row['f1']:5.3f}"
             f"  {row['support']:{len(support)}d}"
             for name, row in scores.items()
         ),

@@ -168,6 +168,9 @@ class QaTask(Task):
         if not questions:
             return super().read_inputs(inputs, columns=columns)
         self.check_inputs(columns=columns)
+        for question in questions:
+            if not question.strip():
+                raise UserError(f"--question is {question!r}; write a question")
         if isinstance(inputs, Path):
             if begins_json(inputs):
                 raise UserError(

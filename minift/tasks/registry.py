@@ -77,7 +77,7 @@ def _other_than_one_label(config: Mapping[str, Any]) -> str:
     problem, names = config.get("problem_type"), config.get("id2label")
     if problem in ("multi_label_classification", "regression"):
         return f"problem_type {problem}"
-    if isinstance(names, dict) and len(names) == 1 or config.get("num_labels") == 1:
+    if (isinstance(names, dict) and len(names) == 1) or config.get("num_labels") == 1:
         return "a single number (it has one output)"
     return ""
 
