@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import torch
 
@@ -161,7 +162,31 @@ def _featurized(task: Task, records: list[Any]) -> Iterator[tuple[list[Any], lis
         yield records, features
 
 
-# ---- inputs --------------------------------------------------------------------------------------
+# ---- standard input and output --------------------------------------------------------------------
+
+
+def lines_of(stream: TextIO) -> Iterator[str]:
+    """The lines of standard input; `UserError` for one that is not in its encoding."""
+    if not hasattr(stream, "buffer"):
+        yield from stream
+        return
+    for number, line in enumerate(stream.buffer, start=1):
+        try:
+            text = line.decode(stream.encoding)
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"input {number}: byte {error.start + 1} is 0x{line[error.start]:02X}, which is "
+                f"not {stream.encoding.upper()}; convert the text, or set PYTHONIOENCODING to its "
+                "encoding"
+            ) from None
+        yield text.removeprefix("\ufeff") if number == 1 else text
+
+
+def print_anywhere(stream: Any) -> None:
+    """Let a stream escape, as JSON does, the characters that its encoding lacks."""
+    codecs.register_error("json", lambda e: (json.dumps(e.object[e.start : e.end])[1:-1], e.end))
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="json")
 
 
 def _checked(line: str, number: int) -> str:

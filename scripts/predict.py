@@ -7,19 +7,15 @@ is each record of a .csv, .json or .jsonl and each sentence of a file of tagged 
 has no result: an empty line, null with --json, no entities.  Labels are not needed and are ignored.
 """
 
-import codecs
 import dataclasses
-import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO, get_type_hints
+from typing import get_type_hints
 
 from minift.device import check_device, pick_device
-from minift.errors import UserError
 from minift.options import check_range, flag_of
-from minift.predictor import predict_lines
+from minift.predictor import lines_of, predict_lines, print_anywhere
 from minift.tasks.registry import TASKS
 from minift.training.cli import METAVARS, ArgumentParser, run_script
 
@@ -101,30 +97,6 @@ def add_column_flags(parser: ArgumentParser) -> list[str]:
                 metavar = METAVARS.get(hint, "NAME")
                 group.add_argument(flag_of(field.name), type=hint, metavar=metavar, help=sentence)
     return list(names)
-
-
-def lines_of(stream: TextIO) -> Iterator[str]:
-    """The lines of standard input; `UserError` for one that is not in its encoding."""
-    if not hasattr(stream, "buffer"):
-        yield from stream
-        return
-    for number, line in enumerate(stream.buffer, start=1):
-        try:
-            text = line.decode(stream.encoding)
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"input {number}: byte {error.start + 1} is 0x{line[error.start]:02X}, which is "
-                f"not {stream.encoding.upper()}; convert the text, or set PYTHONIOENCODING to its "
-                "encoding"
-            ) from None
-        yield text.removeprefix("\ufeff") if number == 1 else text
-
-
-def print_anywhere(stream: Any) -> None:
-    """Let a stream escape, as JSON does, the characters that its encoding lacks."""
-    codecs.register_error("json", lambda e: (json.dumps(e.object[e.start : e.end])[1:-1], e.end))
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="json")
 
 
 if __name__ == "__main__":

@@ -64,9 +64,7 @@ def reader_of(path: Path) -> Reader:
     return readers[ending]
 
 
-def read_tsv(
-    path: Path, columns: Mapping[str, str], blank_lines: bool = False
-) -> Iterator[Row]:
+def read_tsv(path: Path, columns: Mapping[str, str], blank_lines: bool = False) -> Iterator[Row]:
     """Tab-separated fields without a header or quoting.
 
     All lines must have as many fields as the first one, so that a tab within a text is an error.

@@ -290,7 +290,7 @@ class Task(ABC):
         self.check_inputs(questions, columns)
         options = self.options
         if columns:
-            default = {name: vars(self.options_class())[name] for name in options.columns()}
+            default = {name: vars(self.options_class())[name] for name in options.file_columns}
             options = replace(options, **{**default, **columns})
         return self.read(inputs, options, require_labels=False)
 
@@ -304,7 +304,7 @@ class Task(ABC):
                 "which answers no questions; leave it out"
             )
         for name in columns or {}:
-            if name not in self.options.columns():
+            if name not in self.options.file_columns:
                 raise UserError(
                     f"{flag_of(name)} is {columns[name]!r:.60}, but the model was trained for "
                     f"{self.name}, whose files have no such column; leave it out"

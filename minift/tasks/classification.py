@@ -125,8 +125,8 @@ class ClassificationDisplay(Display):
             chosen = [(p, r) for p, r in pairs if (p.label == r.label) is correct][:3]
             lines.append(f"most confident {title}:" + ("" if chosen else " none"))
             for p, r in chosen:
-                label, text = escape_fields(p.label), on_one_line(r.text)
-                lines.append(f"  {max(p.probabilities):.2f} {label:{width}}  {text:.100}")
+                label = f"{max(p.probabilities):.2f} {escape_fields(p.label):{width}}"
+                lines.append(f"  {label}  {on_one_line(r.text):.100}")
         return "\n".join(lines)
 
     def to_rows(self, predictions: Predictions, records: Records) -> list[dict]:
@@ -183,7 +183,7 @@ class ClassificationTask(Task):
         cls, source: Path, options: ClassificationOptions, *, require_labels: bool = True
     ) -> Iterable[TextRecord]:
         """A TSV, CSV or JSONL file."""
-        return read_classification(source, **options.columns(), require_label=require_labels)
+        return read_classification(source, **options.file_columns, require_label=require_labels)
 
     def read_inputs(
         self,
@@ -191,10 +191,8 @@ class ClassificationTask(Task):
         questions: Sequence[str] = (),
         columns: Mapping[str, Any] | None = None,
     ) -> Iterable[TextRecord]:
-        """A file, labels optional, or lines text[<TAB>pair]."""
         self.check_inputs(questions, columns)
-        saved = self.options.columns()
-        return read_texts(inputs, saved, columns or {}, self.pairs, self.labels)
+        return read_texts(inputs, self.options.file_columns, columns or {}, self.pairs, self.labels)
 
     def input_checks(self, records: Records) -> list[str]:
         return unknown_labels(records, self.labels)
@@ -217,10 +215,10 @@ class ClassificationTask(Task):
         """The task with the weights of the labels; a label that training lacks is an error."""
         for records in splits.values():
             _check_labels(records, self.labels)
-        task = replace(self, pairs=splits["train"][0].text_pair is not None)
-        if self.options.class_weights == "none":
-            return task
-        return replace(task, class_weight=_balanced_weights(self.labels, splits["train"]))
+        pairs, weights = splits["train"][0].text_pair is not None, None
+        if self.options.class_weights == "balanced":
+            weights = _balanced_weights(self.labels, splits["train"])
+        return replace(self, pairs=pairs, class_weight=weights)
 
     def input_key(self, record: TextRecord) -> tuple[str, str | None]:
         return record.text, record.text_pair

@@ -161,7 +161,7 @@ class NerTask(Task):
         if not isinstance(source, Path):
             lines = (line.rstrip("\r\n") for line in source)
             return untagged((line, split_words(line)) for line in lines)
-        columns = {**options.columns(), "scheme": options.scheme}
+        columns = {**options.file_columns, "scheme": options.scheme}
         if require_labels:
             return read_tagged(source, **columns)
         return read_words(source, split_words, **columns)

@@ -58,7 +58,8 @@ class TaskOptions:
         """The training files, as error messages name them."""
         return ", ".join(map(str, self.train_file)) or "the built-in set"
 
-    def columns(self) -> dict[str, Any]:
+    @property
+    def file_columns(self) -> dict[str, Any]:
         """The options that say where a file has its columns: name -> value."""
         return {name: value for name, value in vars(self).items() if name.endswith("_column")}
 
