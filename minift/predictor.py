@@ -162,7 +162,7 @@ def _featurized(task: Task, records: list[Any]) -> Iterator[tuple[list[Any], lis
         yield records, features
 
 
-# ---- standard input and output --------------------------------------------------------------------
+# ---- standard input and output -------------------------------------------------------------------
 
 
 def lines_of(stream: TextIO) -> Iterator[str]:
