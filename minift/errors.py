@@ -8,6 +8,8 @@ import re
 # Control characters except tab and line feed, and the marks that reverse the writing direction.
 CONTROL_CHARS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
+LINE_ENDS = re.compile("[\t\n\u2028\u2029]")
+
 
 class UserError(Exception):
     """An error that the user can correct, such as a bad file or option, or a full disk.
@@ -36,4 +38,17 @@ def escape_controls(text: str) -> str:
     >>> print(escape_controls("good\x1b[2Jbad"))
     good\x1b[2Jbad
     """
-    return CONTROL_CHARS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return CONTROL_CHARS.sub(_escaped, text)
+
+
+def escape_fields(text: str) -> str:
+    r"""As `escape_controls`, and tabs and line ends too: one field of one printed line.
+
+    >>> print(escape_fields("very\ngood\tand so on"))
+    very\ngood\tand so on
+    """
+    return LINE_ENDS.sub(_escaped, escape_controls(text))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
+import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any, NamedTuple, TextIO
 
 import torch
 
-from minift.data.batching import batched
+from minift.errors import UserError
+from minift.models.base import PretrainedModel
 from minift.nn.int8 import quantize_int8
+from minift.tasks.base import Task
+from minift.tasks.display import is_blank
 from minift.tasks.registry import task_of
 
 CHUNK_SIZE = 1024  # inputs that are sorted by length and predicted together
@@ -24,8 +33,14 @@ def predict_lines(
     batch_size: int = 32,
     device: torch.device | str = "cpu",
     int8: bool = False,
+    *,
+    as_csv: bool = False,
+    columns: Mapping[str, Any] | None = None,
+    warn: Callable[[str], object] | None = None,
 ) -> Iterator[str]:
-    """Yield one string for each input, in the order of the inputs: text for people, or JSON.
+    """Yield one string for each input, in the order of the inputs: text for people, JSON or CSV.
+
+    A blank input gives an empty string, or an object with null for each result.
 
     folder: output directory of a training script.
     lines: texts, or the path of a file in a format of the task's training data, labels optional.
@@ -33,16 +48,217 @@ def predict_lines(
     as_json: a JSON object for each input, in one line.
     colour: mark the findings with a terminal's colours, if the task has any to mark.
     int8: compute linear layers in 8-bit integers, on the CPU: faster and slightly less exact.
+    as_csv: the fields of the JSON object as a line of CSV, after a header.
+    columns: where a file has its columns, `text_column` -> "review"; default: as in training.
+    warn: called with each warning; default: print to stderr.
 
     Inputs are read, predicted and yielded a thousand at a time.  Raises `UserError` for a folder or
-    an input that cannot be used.
+    an input that cannot be used, after the results of the inputs before it.
     """
+    warn = warn or _print_warning
     task, model = task_of(folder).from_pretrained(folder)
+    _check_weights(model, folder)
+    model.register_forward_hook(_refuse_nan(folder))
     model = quantize_int8(model.to(device)) if int8 else model.to(device)
-    for records in batched(task.read_inputs(lines, questions), CHUNK_SIZE):
-        predictions = task.predict(model, task.featurize(records), batch_size)
+    if not isinstance(lines, Path):
+        lines = map(_checked, lines, range(1, sys.maxsize))
+    records = task.read_inputs(lines, questions, columns)
+    if isinstance(records, list):  # of a file
+        for warning in task.input_checks(records):
+            warn(warning)
+    results = _results(task, model, records, batch_size, warn)
+    if as_csv:
+        rows = (_row(task, result) for result in results)
+        yield from _csv_lines(rows, _extra_columns(records))
+        return
+    for result in results:
         if as_json:
-            for row in task.display.to_rows(predictions, records):
-                yield json.dumps(row, ensure_ascii=False)
+            yield json.dumps(_row(task, result), ensure_ascii=False)
+        elif is_blank(result.record):
+            yield ""
         else:
-            yield from task.display.to_lines(predictions, records, colour)
+            yield from task.display.to_lines([result.prediction], [result.record], colour)
+
+
+class Result(NamedTuple):
+    """A record and its prediction; truncated: tokens were cut off, None if the task cuts none."""
+
+    record: Any
+    prediction: Any
+    truncated: bool | None
+
+
+def _results(
+    task: Task,
+    model: PretrainedModel,
+    records: Iterable[Any],
+    batch_size: int,
+    warn: Callable[[str], object],
+) -> Iterator[Result]:
+    count = num_truncated = 0
+    try:
+        for chunk in _chunks(records):
+            for part, features in _featurized(task, chunk):
+                predictions = task.predict(model, features, batch_size)
+                truncated = truncated_records(features)
+                count += len(part)
+                num_truncated += len(truncated or ())
+                for i, pair in enumerate(zip(part, predictions, strict=True)):
+                    yield Result(*pair, None if truncated is None else i in truncated)
+    finally:
+        if num_truncated:
+            warn(
+                f"{num_truncated} of {count} inputs have more than {task.max_length} tokens and "
+                'were truncated; --json and --csv mark them as "truncated"'
+            )
+
+
+def _row(task: Task, result: Result) -> dict[str, Any]:
+    (row,) = task.display.full_rows([result.prediction], [result.record])
+    return row if result.truncated is None else {**row, "truncated": result.truncated}
+
+
+def truncated_records(features: Sequence[Any]) -> set[int] | None:
+    """The records that lost tokens; None if the task's features do not say.
+
+    The windows of a long text are each a part of it, but together they hold all of it.
+    """
+    if not all(hasattr(feature, "truncated") for feature in features):
+        return None
+    counts: dict[int, int] = {}
+    for feature in features:
+        counts[feature.record] = counts.get(feature.record, 0) + 1
+    return {f.record for f in features if f.truncated and counts[f.record] == 1}
+
+
+def _chunks(records: Iterable[Any]) -> Iterator[list[Any]]:
+    """The records in chunks; an error of reading is raised after what was read before it."""
+    stream = iter(records)
+    error: UserError | None = None
+    while error is None:
+        chunk: list[Any] = []
+        try:
+            for record in islice(stream, CHUNK_SIZE):
+                chunk.append(record)  # one by one, so that an error keeps those before it
+        except UserError as found:
+            error = found
+        if chunk:
+            yield chunk
+        elif error is None:
+            return
+    raise error
+
+
+def _featurized(task: Task, records: list[Any]) -> Iterator[tuple[list[Any], list[Any]]]:
+    """(records, features); a record that has none is an error after those before it."""
+    try:
+        features = task.featurize(records)
+    except UserError:
+        if len(records) == 1:
+            raise
+        for record in records:
+            yield [record], task.featurize([record])
+    else:
+        yield records, features
+
+
+# ---- standard input and output -------------------------------------------------------------------
+
+
+def lines_of(stream: TextIO) -> Iterator[str]:
+    """The lines of standard input; `UserError` for one that is not in its encoding."""
+    if not hasattr(stream, "buffer"):
+        yield from stream
+        return
+    for number, line in enumerate(stream.buffer, start=1):
+        try:
+            text = line.decode(stream.encoding)
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"input {number}: byte {error.start + 1} is 0x{line[error.start]:02X}, which is "
+                f"not {stream.encoding.upper()}; convert the text, or set PYTHONIOENCODING to its "
+                "encoding"
+            ) from None
+        yield text.removeprefix("\ufeff") if number == 1 else text
+
+
+def print_anywhere(stream: Any) -> None:
+    """Let a stream escape, as JSON does, the characters that its encoding lacks."""
+    codecs.register_error("json", lambda e: (json.dumps(e.object[e.start : e.end])[1:-1], e.end))
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="json")
+
+
+def _checked(line: str, number: int) -> str:
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"input {number}: {line.strip()[:40]!r} is not text in UTF-8; convert it"
+        ) from None
+    return line
+
+
+def _print_warning(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+# ---- a model that does not compute ---------------------------------------------------------------
+
+
+def _check_weights(model: PretrainedModel, folder: Path) -> None:
+    """`UserError` for a weight that is NaN or infinite: it would make every prediction so."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            (tensor, *_) = model.weight_map().checkpoint_names(name)
+            raise UserError(
+                f"{folder}: the tensor {tensor!r} holds NaN or infinity, so the model predicts "
+                "nothing; restore its file, or train it again"
+            )
+
+
+def _refuse_nan(folder: Path) -> Callable[..., None]:
+    """A hook that raises `UserError` for NaN among the outputs of the model."""
+
+    def check(model: torch.nn.Module, inputs: Any, outputs: Any) -> None:
+        for output in outputs if isinstance(outputs, tuple) else (outputs,):
+            if output.isnan().any():
+                raise UserError(
+                    f"{folder}: the model's outputs are NaN, so it predicts nothing; restore its "
+                    "files, or train it again"
+                )
+
+    return check
+
+
+# ---- CSV -----------------------------------------------------------------------------------------
+
+
+def _extra_columns(records: Iterable[Any]) -> list[str]:
+    """The names of the columns that the file has beside those that were read."""
+    if not isinstance(records, list):
+        return []
+    return list(dict.fromkeys(name for r in records for name in getattr(r, "extra", {})))
+
+
+def _csv_lines(rows: Iterator[dict[str, Any]], extra: Sequence[str]) -> Iterator[str]:
+    """A header and the rows.  extra: columns that the first row may lack."""
+    first = next(rows, None)
+    if first is None:
+        return
+    missing = (name for name in extra if name not in first and f"input_{name}" not in first)
+    header = [*first, *(name for name in missing if name != "id")]
+    yield _csv_line(header)
+    for row in chain([first], rows):
+        yield _csv_line([row.get(name) for name in header])
+
+
+def _csv_line(values: Sequence[Any]) -> str:
+    """Lists and objects are written as JSON, null as an empty field."""
+    cells = [
+        json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list | tuple) else value
+        for value in values
+    ]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(cells)  # quotes what holds either
+    return text.getvalue().removesuffix("\r\n")

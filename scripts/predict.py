@@ -1,15 +1,22 @@
 """Predict with a model that a training script saved, for texts given as arguments, a file or stdin.
 
-Prints one result for each text, in order; with --json, one JSON object a line.
+Prints one result for each text, in order; with --json, one JSON object a line; with --csv, a header
+and one record for each text.  Each further line of a printed result begins with two blanks.
+Each line of stdin, of a .txt or of a .tsv is a text (a .txt is one document for summarization), as
+is each record of a .csv, .json or .jsonl and each sentence of a file of tagged words.  A blank text
+has no result: an empty line, null with --json, no entities.  Labels are not needed and are ignored.
 """
 
+import dataclasses
 import os
 import sys
+from typing import get_type_hints
 
 from minift.device import check_device, pick_device
-from minift.options import check_range
-from minift.predictor import predict_lines
-from minift.training.cli import ArgumentParser, parse_path, run_script
+from minift.options import check_range, flag_of
+from minift.predictor import lines_of, predict_lines, print_anywhere
+from minift.tasks.registry import TASKS
+from minift.training.cli import METAVARS, ArgumentParser, parse_path, run_script
 from minift.training.options import MAX_BATCH_SIZE
 
 
@@ -25,6 +32,7 @@ def main() -> None:
         help="question to ask of each text, or of a plain text --file as a whole; repeatable (qa)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument("--csv", action="store_true", help="print the fields of --json as CSV")
     parser.add_argument(
         "--batch-size",
         type=int,
@@ -38,17 +46,28 @@ def main() -> None:
     parser.add_argument(
         "--int8",
         action="store_true",
-        help="8-bit integer linear layers: faster on a CPU, slightly less exact",
+        help="8-bit integer linear layers: faster on a CPU, slightly less exact; auto is the CPU",
     )
+    names = add_column_flags(parser)
     options = parser.parse_intermixed_args()
     try:
         check_device(options.device)
         check_range(options, "batch_size", 1, MAX_BATCH_SIZE)
     except ValueError as error:
         parser.error(str(error))
-    inputs = options.file or options.texts or sys.stdin
+    columns = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
+    if options.file and options.texts:
+        parser.error(f"--file is {options.file}, but there is also a text; give one of them")
+    if options.json and options.csv:
+        parser.error("--json and --csv are two formats; give one of them")
+    if columns and not options.file:
+        parser.error(f"{flag_of(next(iter(columns)))} is a column of a --file; give one")
+    if options.device == "auto" and options.int8:
+        options.device = "cpu"
+    inputs = options.file or options.texts or lines_of(sys.stdin)
     device = pick_device(options.device)
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    print_anywhere(sys.stdout)
     for line in predict_lines(
         options.model_dir,
         inputs,
@@ -58,8 +77,26 @@ def main() -> None:
         options.batch_size,
         device,
         options.int8,
+        as_csv=options.csv,
+        columns=columns,
     ):
         print(line, flush=True)
+
+
+def add_column_flags(parser: ArgumentParser) -> list[str]:
+    """Flags for the columns of every task's files; returns their names."""
+    group = parser.add_argument_group("columns of --file (default: those of the training data)")
+    names: dict[str, None] = {}
+    for task in TASKS.values():
+        hints = get_type_hints(task.options_class)
+        for field in dataclasses.fields(task.options_class):
+            if field.name.endswith("_column") and field.name not in names:
+                names[field.name] = None
+                hint = hints[field.name] if hints[field.name] in (int, str) else str
+                sentence = field.metadata["help"].replace("%", "%%")
+                metavar = METAVARS.get(hint, "NAME")
+                group.add_argument(flag_of(field.name), type=hint, metavar=metavar, help=sentence)
+    return list(names)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
 """Files with a tag for each word -> records in IOB2; errors name the file and the line.
 
-    .jsonl .json    {"tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"]}, one object a line
-    all others      columns separated by blanks or tabs, one word a line, a blank line after each
-                    sentence:
+    json       {"tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"]}, one object a line
+    columns    separated by blanks or tabs, one word a line, a blank line after each sentence:
 
-        # a comment                                         also "#begin ...", "#end ...", "#id 7"
-        -DOCSTART- -X- O O        begins a document
+                   # a comment                              also "#begin ...", "#end ...", "#id 7"
+                   -DOCSTART- -X- O O        begins a document
 
-        EU      NNP  I-NP  I-ORG
-        rejects VBZ  I-VP  O
+                   EU      NNP  I-NP  I-ORG
+                   rejects VBZ  I-VP  O
+    text       in prediction only: a text a line, or in JSON {"text": "EU rejects ..."}
+
+The content tells them apart, whatever the file is called (`kind_of_file`).
 
 The word is in the first column and the tag in the last, unless `token_column` and `tag_column`
 say otherwise: a file of OntoNotes (CoNLL-2012) has them in columns 3 and 10, the tags in brackets.
@@ -18,20 +20,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from minift.data.read import checked
-from minift.data.rows import read_jsonl, read_lines
-from minift.data.tags import TagError, detect_scheme, parse, to_iob2
+from minift.data.rows import begins_json, read_jsonl, read_lines
+from minift.data.tags import BRACKETS, TagError, detect_scheme, parse, to_iob2
 from minift.errors import UserError, location
 
 DOCSTART = "-DOCSTART-"
 # How a comment may begin; "# O" and "# 's" are words if the line is complete (`_is_comment`).
 COMMENT = re.compile(r"#(\s|begin\s|end\s|\w+\s+(\d+\s*$|=))")
+DUMMY_TAGS = ("_", "-", "?", "-1")  # of test files, whose tags are not known
+PREVIEW = 1000  # lines by which a file is recognised
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class TagRecord:
         if the file holds words, whose text is the words joined by blanks.
     scheme: the tagging scheme of the file; not part of `repr`, from which a run's digest of the
         data is made, because it does not change the tags.
+    extra: the other fields of a JSON object.
     """
 
     id: str
@@ -53,6 +59,7 @@ class TagRecord:
     original: str | None = None
     spans: tuple[tuple[int, int], ...] | None = None
     scheme: str = field(default="", repr=False)
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def text(self) -> str:
@@ -71,11 +78,55 @@ class TagRecord:
 
 
 class Sentence(NamedTuple):
-    """A sentence as the file has it; lines: the line of each word, or one line for all."""
+    """A sentence as the file has it.
+
+    lines: the line of each word, or one line for all.
+    text: in place of words, a raw text.
+    """
 
     lines: list[int]
     words: list[str]
     tags: list[str] | None
+    extra: Mapping[str, Any] = {}
+    text: str | None = None
+
+
+def kind_of_file(
+    path: Path, token_column: int = 0, tag_column: int = -1
+) -> Literal["json", "columns", "text"]:
+    """Recognise a file by its first lines; its ending decides only where they do not.
+
+    json: the first line begins an object.
+    columns: each of several lines, but for comments, has a tag in its column, or one of the dummies
+        that test files have there.
+    Else by the ending: json for .json and .jsonl, text for .txt, columns for all others.
+    """
+    if begins_json(path):
+        return "json"
+    required = _required((token_column, tag_column))
+    found = []
+    for line in islice((line for _, line in read_lines(path)), PREVIEW):
+        fields = _fields(line)
+        if fields and fields[0] != DOCSTART and not COMMENT.match(line):
+            enough = len(fields) >= max(required, 2)
+            found.append(enough and _is_tag(fields[tag_column]))
+    if len(found) > 1 and all(found):
+        return "columns"
+    ending = os.path.splitext(path.name.lower().removesuffix(".gz"))[1]
+    endings: dict[str, Any] = {".json": "json", ".jsonl": "json", ".txt": "text"}
+    return endings.get(ending, "columns")
+
+
+def _required(columns: Iterable[int]) -> int:
+    """How many columns a line needs for it to have these."""
+    return max(c + 1 if c >= 0 else -c for c in columns)
+
+
+def _is_tag(text: str) -> bool:
+    try:
+        return text in DUMMY_TAGS or parse(text) is not None
+    except ValueError:
+        return bool(text) and BRACKETS.fullmatch(text) is not None
 
 
 def read_tagged(
@@ -84,46 +135,39 @@ def read_tagged(
     token_column: int = 0,
     tag_column: int = -1,
     scheme: str = "auto",
-    require_tags: bool = True,
 ) -> list[TagRecord]:
     """The sentences of a file, their tags converted to IOB2.
 
     Columns count from 0, negative ones from the right.  `scheme="auto"` detects the scheme from all
-    tags of the file.  With `require_tags=False` the file may hold words only, in its only column.
+    tags of the file.
 
     Raises `UserError`, with file and line, for anything else.
     """
     path = Path(path)
     if os.path.isdir(path):
         raise UserError(f"{path}: is a directory; give a file")
-    json = os.path.splitext(path.name.lower().removesuffix(".gz"))[1] in (".jsonl", ".json")
+    json = kind_of_file(path, token_column, tag_column) == "json"
     if json:
-        sentences = list(_json_sentences(path, require_tags))
+        sentences = list(_json_sentences(path, True))
     else:
-        sentences = list(_column_sentences(path, token_column, tag_column, require_tags))
+        sentences = list(_column_sentences(path, token_column, tag_column, True))
     if not sentences:
         raise UserError(f"{path}: holds no sentence; give a file with at least one")
-    tagged = [sentence for sentence in sentences if sentence.tags is not None]
     if not json:
-        _refuse_header(path, tagged)
+        _refuse_header(path, sentences)
     try:
-        found = detect_scheme(sentence.tags for sentence in tagged) if scheme == "auto" else scheme
+        found = detect_scheme(s.tags for s in sentences) if scheme == "auto" else scheme
     except TagError as error:
-        line = _line(tagged[error.sentence], error.index)
+        line = _line(sentences[error.sentence], error.index)
         remedy = "" if json else ", or choose the column of the tags with --tag-column"
         raise UserError(f"{location(path, line)}: {error}{remedy}") from None
     records = []
     for sentence in sentences:
-        tags = None
-        if sentence.tags is not None:
-            try:
-                tags = tuple(to_iob2(sentence.tags, found))
-            except TagError as error:
-                raise UserError(
-                    f"{location(path, _line(sentence, error.index))}: {error}"
-                ) from None
-        where, words = location(path, sentence.lines[0]), tuple(sentence.words)
-        records.append(TagRecord(str(len(records)), words, tags, where, scheme=found))
+        try:
+            tags = tuple(to_iob2(sentence.tags, found))
+        except TagError as error:
+            raise UserError(f"{location(path, _line(sentence, error.index))}: {error}") from None
+        records.append(_record(path, len(records), sentence, tags, found))
     return records
 
 
@@ -135,6 +179,58 @@ def _refuse_header(path: Path, sentences: Sequence[Sentence]) -> None:
             f"{location(path, sentences[0].lines[0])}: looks like a header, because {tags[0]!r} "
             "is no tag and all others are; remove the line, or correct the tag"
         )
+
+
+def read_words(
+    path: Path,
+    split: Callable[[str], Sequence[tuple[int, int]]],
+    *,
+    token_column: int = 0,
+    tag_column: int = -1,
+    scheme: str = "auto",
+    has_columns: bool = False,
+) -> list[TagRecord]:
+    """The sentences or texts of a file for prediction; tags that cannot be read are None.
+
+    split: text -> (start, end) of each of its words.
+    has_columns: the file is known to have columns, whatever it looks like.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: is a directory; give a file")
+    kind = "columns" if has_columns else kind_of_file(path, token_column, tag_column)
+    if kind == "text":
+        return list(untagged((line, split(line)) for _, line in read_lines(path)))
+    if kind == "json":
+        sentences = list(_json_sentences(path, False))
+    else:
+        sentences = list(_column_sentences(path, token_column, tag_column, False))
+    if not sentences:
+        raise UserError(f"{path}: holds no sentence; give a file with at least one")
+    try:
+        tagged = (sentence.tags for sentence in sentences if sentence.tags is not None)
+        found = detect_scheme(tagged) if scheme == "auto" else scheme
+    except TagError:
+        found = ""
+    records = []
+    for i, sentence in enumerate(sentences):
+        if sentence.text is not None:
+            (record,) = untagged([(sentence.text, split(sentence.text))])
+            where = location(path, sentence.lines[0])
+            records.append(replace(record, id=str(i), where=where, extra=sentence.extra))
+            continue
+        try:
+            tags = tuple(to_iob2(sentence.tags, found)) if found and sentence.tags else None
+        except TagError:
+            tags = None
+        records.append(_record(path, i, sentence, tags, found))
+    return records
+
+
+def _record(
+    path: Path, number: int, sentence: Sentence, tags: tuple[str, ...] | None, scheme: str
+) -> TagRecord:
+    where, words = location(path, sentence.lines[0]), tuple(sentence.words)
+    return TagRecord(str(number), words, tags, where, scheme=scheme, extra=sentence.extra)
 
 
 def _line(sentence: Sentence, index: int) -> int:
@@ -150,6 +246,7 @@ def _column_sentences(
     # Comments often come first, so the first line without # gives the number of columns.
     words_only = (f for _, line, f in rows if f and f[0] != DOCSTART and line[0] != "#")
     usual_width = len(next(words_only, ()))
+    required = _required((token_column, tag_column))
     width = first = 0
     lines: list[int] = []
     words: list[str] = []
@@ -157,7 +254,8 @@ def _column_sentences(
 
     def end_sentence() -> Iterator[Sentence]:
         if words:
-            yield Sentence(list(lines), list(words), list(tags) or None)
+            whole = len(tags) == len(words)
+            yield Sentence(list(lines), list(words), list(tags) if whole else None)
         for part in (lines, words, tags):
             part.clear()
 
@@ -167,13 +265,16 @@ def _column_sentences(
             continue
         if _is_comment(line, fields, usual_width, tag_column):
             continue
-        required = max(c + 1 if c >= 0 else -c for c in (token_column, tag_column))
-        untagged = not require_tags and len(fields) == 1  # the word, whatever its column elsewhere
-        if len(fields) < max(required, 2) and not untagged:
+        if not require_tags and len(fields) == 1:  # the word, whatever its column elsewhere
+            lines.append(number)
+            words.append(fields[0])
+            continue
+        if len(fields) < max(required, 2):
             raise UserError(
                 f"{location(path, number)}: {line.strip()[:60]!r} has {len(fields)} column"
                 f"{'s' * (len(fields) > 1)}, which is too few for a word in column {token_column} "
-                f"and a tag in column {tag_column}; complete the line"
+                f"and a tag in column {tag_column}; complete the line, or name the columns with "
+                "--token-column and --tag-column"
             )
         if not width:
             width, first = len(fields), number
@@ -183,9 +284,8 @@ def _column_sentences(
                 f"{first} it is {width}; complete the line, or separate sentences by a blank line"
             )
         lines.append(number)
-        words.append(fields[0] if untagged else fields[token_column])
-        if not untagged:
-            tags.append(fields[tag_column])
+        words.append(fields[token_column])
+        tags.append(fields[tag_column])
     yield from end_sentence()
 
 
@@ -208,30 +308,32 @@ def _is_comment(line: str, fields: Sequence[str], width: int, tag_column: int) -
     return not _is_tag(fields[tag_column])
 
 
-def _is_tag(text: str) -> bool:
-    try:
-        parse(text)
-    except ValueError:
-        return text[:1] in ("(", "*")
-    return True
-
-
 def _json_sentences(path: Path, require_tags: bool) -> Iterator[Sentence]:
     for row in read_jsonl(path, {"tokens": "tokens", "tags": "tags"}):
         where = location(path, row.line)
+        text = row.extra.get("text")
+        if not require_tags and row.fields.get("tokens") is None and isinstance(text, str):
+            extra = {name: value for name, value in row.extra.items() if name != "text"}
+            yield Sentence([row.line], [], None, extra, checked(text, "text", where))
+            continue
         words = _strings(row.fields, "tokens", where)
         if words is None or (require_tags and row.fields.get("tags") is None):
             missing = "tokens" if words is None else "tags"
             found = ", ".join(row.found)[:80]
             raise UserError(f"{where}: has no {missing!r}, only {found!r}; add it")
-        if not words:
+        if not words and require_tags:
             raise UserError(f"{where}: 'tokens' is empty; fill it in or remove the record")
-        tags = _strings(row.fields, "tags", where)
-        if tags is not None and len(tags) != len(words):
-            raise UserError(
-                f"{where}: has {len(words)} tokens but {len(tags)} tags; give one for each"
-            )
-        yield Sentence([row.line], words, tags)
+        try:
+            tags = _strings(row.fields, "tags", where)
+            if tags is not None and len(tags) != len(words):
+                raise UserError(
+                    f"{where}: has {len(words)} tokens but {len(tags)} tags; give one for each"
+                )
+        except UserError:
+            if require_tags:
+                raise
+            tags = None
+        yield Sentence([row.line], words, tags, row.extra)
 
 
 def _strings(fields: dict[str, Any], name: str, where: str) -> list[str] | None:

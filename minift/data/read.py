@@ -16,16 +16,17 @@ each task converts rows to records and checks their values.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from minift.data.rows import Row, first_fields, names_columns, read_tsv, reader_of
+from minift.data.rows import Row, first_line, names_columns, read_tsv, reader_of
 from minift.errors import UserError, escape_controls, location
 
 RecordType = TypeVar("RecordType")
@@ -41,6 +42,8 @@ class TextRecord:
 
     id: number of the record in its split, from 0 (`numbered`).
     where: "file, line N", for error messages about this record.
+    extra: the other columns of the file; not part of `repr`, from which a run's digest of the data
+        is made, because they do not change the training.
     """
 
     id: str
@@ -48,19 +51,31 @@ class TextRecord:
     label: str | None
     text_pair: str | None = None
     where: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def is_blank(self) -> bool:
+        """Nothing to predict; only prediction reads such a record."""
+        return any(text is not None and not text.strip() for text in (self.text, self.text_pair))
 
 
 @dataclass(frozen=True)
 class SummaryRecord:
     """A document and its reference summaries; none if they are unknown.
 
-    The first summary is the target in training.  id, where: as in a TextRecord.
+    The first summary is the target in training.  id, where, extra: as in a TextRecord.
     """
 
     id: str
     document: str
     summaries: tuple[str, ...]
     where: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def is_blank(self) -> bool:
+        """Nothing to summarize; only prediction reads such a record."""
+        return not self.document.strip()
 
 
 def builtin(name: str) -> Path:
@@ -90,41 +105,48 @@ def read_classification(
         source<TAB>label<TAB>mark<TAB>sentence        text_column="3", label_column="1"
 
     Texts are not changed.  Labels are stripped of surrounding whitespace, and an integer label in
-    JSON becomes a decimal string.  With `require_label=False` labels may be missing or empty, and a
-    line of a TSV may hold only a text; a TSV without a header then ignores named columns, and any
-    other file numbered ones.
+    JSON becomes a decimal string.  With `require_label=False`, for prediction, a label may be
+    anything or missing, a line of a TSV may hold only a text, and a blank line of a TSV is a record
+    like any other.
 
     Raises `UserError`, with file and line, for anything else.
     """
     path = Path(path)
     reader = reader_of(path)
     columns = {"text": text_column, "text_pair": pair_column, "label": label_column}
-    has_header = reader is not read_tsv or names_columns(first_fields(path), columns)
-    if not require_label and has_header == text_column.isdecimal():
-        text_column, pair_column, label_column = "text", "text_pair", "label"
+    if reader is read_tsv and not require_label:
+        rows = read_tsv(path, columns, blank_lines=True)
+    else:
+        rows = reader(path, columns)
     records: list[TextRecord] = []
-    for row in reader(path, {"text": text_column, "text_pair": pair_column, "label": label_column}):
+    first: TextRecord | None = None  # that is not blank
+    for row in rows:
         where = location(path, row.line)
+        text = _text(row, "text", text_column, where, require_label)
         paired = row.fields.get("text_pair") is not None
-        if pair_column != "text_pair" and not paired:
+        if pair_column != "text_pair" and not paired and text.strip():
             raise UserError(_missing(row, pair_column, where))
-        if records and paired != (records[0].text_pair is not None):
-            has, first = ("a", "has none") if paired else ("no", "has one")
+        if first and paired != (first.text_pair is not None) and text.strip():
+            has, other = ("a", "has none") if paired else ("no", "has one")
             raise UserError(
-                f"{where}: has {has} {pair_column!r}, but the first record {first}; give either "
+                f"{where}: has {has} {pair_column!r}, but the first record {other}; give either "
                 "pairs or single texts"
             )
         record = TextRecord(
             id=str(len(records)),
-            text=_text(row, "text", text_column, where),
+            text=text,
             label=_label(row, label_column, where, require_label),
-            text_pair=_text(row, "text_pair", pair_column, where) if paired else None,
+            text_pair=_text(row, "text_pair", pair_column, where, require_label)
+            if paired
+            else None,
             where=where,
+            extra=row.extra,
         )
+        first = first or (record if text.strip() else None)
         records.append(record)
     if not records:
         raise UserError(f"{path}: holds no record; give a file with at least one")
-    if not has_header:
+    if reader is read_tsv and not names_columns(first_line(path).split("\t"), columns):
         _refuse_header(records)
     return records
 
@@ -184,14 +206,14 @@ def read_summaries(
         try:
             if "document" not in row.fields:
                 raise UserError(_no_column(row, "document", columns, where, require_summary))
-            document = text_of(row.fields["document"], document_column, where)
+            document = _text(row, "document", document_column, where, require_summary)
             summaries = _summaries(row, columns, where, require_summary)
         except UserError as error:
             if not skip_bad:
                 raise
             skipped.append(error)
             continue
-        records.append(SummaryRecord(str(len(records)), document, summaries, where))
+        records.append(SummaryRecord(str(len(records)), document, summaries, where, row.extra))
     print_skipped(skipped, len(records) + len(skipped))
     if not records:
         raise UserError(f"{path}: holds no record; give a file with at least one")
@@ -231,19 +253,29 @@ def print_skipped(skipped: Sequence[UserError], total: int) -> None:
 
 
 def records_of(lines: Iterable[str]) -> Iterator[TextRecord]:
-    """Records without labels, for prediction, from lines of text: text[<TAB>pair]."""
+    """Records without labels, for prediction, from lines of text: text[<TAB>pair]; also blank."""
     for i, line in enumerate(lines):
-        values = line.rstrip("\r\n").split("\t", maxsplit=1)
-        row = Row(i + 1, dict(zip(("text", "text_pair"), values, strict=False)), ())
-        where = f"input {row.line}"
-        pair = _text(row, "text_pair", "text_pair", where) if len(values) == 2 else None
-        yield TextRecord(str(i), _text(row, "text", "text", where), None, pair, where)
+        text, tab, pair = line.rstrip("\r\n").partition("\t")
+        yield TextRecord(str(i), text, None, pair if tab else None, f"input {i + 1}")
 
 
-def _text(row: Row, name: str, column: str, where: str) -> str:
+def _text(row: Row, name: str, column: str, where: str, required: bool = True) -> str:
+    """A text of a row.  required: it may not be blank or null, which is "" then."""
     if name not in row.fields:
         raise UserError(_missing(row, column, where))
-    return text_of(row.fields[name], column, where)
+    value = row.fields[name]
+    if not required and (value is None or (isinstance(value, str) and not value.strip())):
+        return value or ""
+    return text_of(value, column, where)
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is a string that is not blank and that UTF-8 can hold."""
+    try:
+        text_of(value, "", "")
+    except UserError:
+        return False
+    return True
 
 
 def text_of(value: Any, column: str, where: str) -> str:
@@ -257,8 +289,8 @@ def text_of(value: Any, column: str, where: str) -> str:
 
 def _label(row: Row, column: str, where: str, required: bool) -> str | None:
     value = row.fields.get("label")
-    if not required and (value is None or value == ""):
-        return None
+    if not required:
+        return str(value).strip() if is_text(str(value)) and _is_scalar(value) else None
     if "label" not in row.fields:
         raise UserError(_missing(row, column, where))
     if isinstance(value, bool) or not isinstance(value, str | int):
@@ -267,6 +299,13 @@ def _label(row: Row, column: str, where: str, required: bool) -> str | None:
     if not label:
         raise UserError(f"{where}: {column!r} is empty; every record needs a label")
     return checked(label, column, where)
+
+
+def _is_scalar(value: Any) -> bool:
+    """Whether a value may be meant as a label: a string or a number, such as 1.0 or "?"."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, str | int) and not isinstance(value, bool)
 
 
 def _missing(row: Row, column: str, where: str) -> str:

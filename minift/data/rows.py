@@ -25,22 +25,27 @@ from typing import Any, NamedTuple
 from minift.errors import UserError, location
 
 MAX_LINE_BYTES = 10_000_000  # bytes; a longer line is a damaged file, not a text
+JSON_START = re.compile(r'(\[\s*)?\{\s*("|\}|$)|\[\s*$')
 BOM = b"\xef\xbb\xbf"
 
 
 class Row(NamedTuple):
-    """Fields under minift's names, the line where the row begins, and the names in the file."""
+    """Fields under minift's names, the line where the row begins, and the names in the file.
+
+    extra: the other columns, under their names in the file, or as column_N in a TSV.
+    """
 
     line: int
     fields: dict[str, Any]
     found: Collection[str]
+    extra: Mapping[str, Any] = {}
 
 
 Reader = Callable[[Path, Mapping[str, str]], Iterator[Row]]  # (path, minift's name -> column)
 
 
 def reader_of(path: Path) -> Reader:
-    """The reader for a file with this ending."""
+    """The reader for a file with this ending; JSON lines are recognised in a .tsv or .txt too."""
     readers: dict[str, Reader] = {
         ".tsv": read_tsv,
         ".txt": read_tsv,
@@ -56,20 +61,25 @@ def reader_of(path: Path) -> Reader:
             f"{path}: the ending {ending!r} is not one that minift reads; give a file that ends in "
             f"{', '.join(readers)}, or in one of these and .gz"
         )
+    if readers[ending] is read_tsv and path.is_file() and _is_json_object(first_line(path).strip()):
+        return read_jsonl
     return readers[ending]
 
 
-def read_tsv(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
-    """Tab-separated fields without quoting; blank lines are skipped.
+def read_tsv(path: Path, columns: Mapping[str, str], blank_lines: bool = False) -> Iterator[Row]:
+    """Tab-separated fields without quoting.
 
     The first line is a header if it names the columns (`names_columns`).  All lines must have as
-    many fields as the first one, so that a tab within a text is an error.
+    many fields as the first one, so that a tab within a text is an error.  Blank lines are skipped;
+    with `blank_lines` they are rows of a blank text.
     """
     names: dict[str, int] = {}
     header: Collection[str] = ()
     width = first = 0
     for number, line in read_lines(path):
         if not line.strip(" \r"):
+            if blank_lines:
+                yield Row(number, {"text": line}, names)
             continue
         values, where = line.split("\t"), location(path, number)
         if not width:
@@ -87,7 +97,10 @@ def read_tsv(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
         fields = {name: values[i] for name, i in names.items()}
         if header:
             _refuse_names(where, fields, columns)
-        yield Row(number, fields, header or names)
+        known = header or [f"column_{i}" for i in range(width)]
+        used = set(names.values())
+        extra = {known[i]: value for i, value in enumerate(values) if i not in used}
+        yield Row(number, fields, header or names, extra)
 
 
 def names_columns(values: Sequence[str], columns: Mapping[str, str]) -> bool:
@@ -104,12 +117,6 @@ def names_columns(values: Sequence[str], columns: Mapping[str, str]) -> bool:
     header = [value.strip() for value in values]
     found = [name for name, c in columns.items() if not _is_number(c) and c in header]
     return "text" in found and (columns["text"] != "text" or len(found) > 1)
-
-
-def first_fields(path: Path) -> list[str]:
-    """The tab-separated fields of the first line that is not blank; [] if there is none."""
-    lines = (line for _, line in read_lines(path))
-    return next((line.split("\t") for line in lines if line.strip(" \r")), [])
 
 
 def _is_number(column: str) -> bool:
@@ -188,7 +195,7 @@ def read_csv(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
                 by_name = dict(zip(header, values, strict=True))
                 fields = {name: by_name[c] for name, c in columns.items() if c in by_name}
                 _refuse_names(location(path, start), fields, columns)
-                yield Row(start, fields, header)
+                yield Row(start, fields, header, _without(by_name, columns))
             start = rows.line_num + 1
     except csv.Error as error:
         reason, remedy = str(error), "correct the quotes"
@@ -209,7 +216,7 @@ def read_jsonl(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
             )
         fields = {name: row[c] for name, c in columns.items() if c in row}
         _refuse_names(where, fields, columns)
-        yield Row(number, fields, row)
+        yield Row(number, fields, row, _without(row, columns))
 
 
 def _json_values(path: Path) -> Iterator[tuple[int, Any]]:
@@ -259,6 +266,29 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 UNIQUE_KEYS = json.JSONDecoder(object_pairs_hook=_unique)
+
+
+def _without(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    used = set(columns.values())
+    return {name: value for name, value in row.items() if name not in used}
+
+
+def begins_json(path: Path) -> bool:
+    """Whether a file's first line begins a JSON object, whatever the file is called."""
+    return JSON_START.match(first_line(path).lstrip()) is not None
+
+
+def first_line(path: Path) -> str:
+    """The first line that is not blank; "" if there is none."""
+    lines = (line for _, line in read_lines(path, max_line_bytes=2**31 - 1))
+    return next((line for line in lines if line.strip()), "")
+
+
+def _is_json_object(line: str) -> bool:
+    try:
+        return line.startswith("{") and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 # ---- files -> lines ------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ from minift.data.rows import read_lines
 from minift.errors import UserError, location
 
 MAX_SHIFT = 64  # characters before and after `answer_start` in which the answer is searched
+QUESTION_KEYS = ("id", "question", "answers", "is_impossible", "plausible_answers")
 MAX_LINE_BYTES = 2**31 - 1  # larger than that of rows.py, because the whole file is often one line
 LAYOUT = (
     "give SQuAD's layout: "
@@ -53,6 +54,7 @@ class QuestionRecord:
     where: "file, article 'T', paragraph N, question 'ID'".
     moved: how many of the answers were not at their `answer_start`.
     title: of the article.
+    extra: the other fields of the question.
     """
 
     id: str
@@ -62,6 +64,12 @@ class QuestionRecord:
     where: str = ""
     moved: int = 0
     title: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def is_blank(self) -> bool:
+        """Nothing to ask or to read; only prediction reads such a record."""
+        return not self.question.strip() or not self.context.strip()
 
 
 def read_squad(
@@ -70,8 +78,9 @@ def read_squad(
     """The questions of a SQuAD file (v1.1 or v2.0, plain or .gz), in order.
 
     With `require_answers=False`, as for prediction, answers that are missing or cannot be used are
-    unknown.  Raises `UserError`, with the place in the file, for anything else.  With
-    `skip_bad=True` a bad question is skipped instead, and the count is printed.
+    unknown, and a question or a context may be blank.  Raises `UserError`, with the place in the
+    file, for anything else.  With `skip_bad=True` a bad question is skipped instead, and the count
+    is printed.
     """
     path = Path(path)
     records: list[QuestionRecord] = []
@@ -140,19 +149,15 @@ def as_squad(records: Sequence[QuestionRecord]) -> list[dict[str, Any]]:
 
 
 def unanswered(pairs: Iterator[tuple[str, str]]) -> Iterator[QuestionRecord]:
-    """Records without answers, for prediction, from (question, context) pairs."""
+    """Records without answers, for prediction, from (question, context) pairs; also blank ones."""
     for i, (question, context) in enumerate(pairs):
-        where = f"input {i + 1}"
-        for name, text in (("question", question), ("context", context)):
-            if not text.strip():
-                raise UserError(f"{where}: the {name} is empty; fill it in")
-        yield QuestionRecord(str(i), question, context, None, where)
+        yield QuestionRecord(str(i), question, context, None, f"input {i + 1}")
 
 
 def _record(
     qa: Any, paragraph: Any, title: str, where: str, require_answers: bool
 ) -> QuestionRecord:
-    context = _string(paragraph, "context", where)
+    context = _string(paragraph, "context", where, require_answers)
     if not isinstance(qa, dict):
         raise UserError(f"{where}: {shown(qa)} is not a question; write an object")
     identity = qa.get("id")
@@ -162,14 +167,15 @@ def _record(
         )
     where = f"{where}, question {str(identity)!r}"
     identity = checked(str(identity), "id", where)
-    question = _string(qa, "question", where)
+    question = _string(qa, "question", where, require_answers)
     try:
         answers, moved = _answers(qa, context, where)
     except UserError:
         if require_answers:
             raise
         answers, moved = None, 0
-    return QuestionRecord(identity, question, context, answers, where, moved, title)
+    extra = {name: value for name, value in qa.items() if name not in QUESTION_KEYS}
+    return QuestionRecord(identity, question, context, answers, where, moved, title, extra)
 
 
 def _answers(qa: dict[str, Any], context: str, where: str) -> tuple[tuple[Answer, ...], int]:
@@ -265,5 +271,9 @@ def _list(value: Any, name: str, where: str) -> list[Any]:
     return found
 
 
-def _string(value: Any, name: str, where: str) -> str:
-    return text_of(value.get(name) if isinstance(value, dict) else None, name, where)
+def _string(value: Any, name: str, where: str, required: bool = True) -> str:
+    """The text of a field.  required: it may not be blank."""
+    text = value.get(name) if isinstance(value, dict) else None
+    if not required and isinstance(text, str) and not text.strip():
+        return text
+    return text_of(text, name, where)

@@ -230,8 +230,9 @@ def _head_config(
     if reset_head or other_task_head or label_rows not in checkpoint:
         if requested is None:
             raise UserError(
-                f"{checkpoint.folder}: the checkpoint has no head for {cls.__name__}; "
-                "ask for a new one with num_labels= or labels="
+                f"{checkpoint.folder}: the checkpoint has no head for {cls.__name__}; fine-tune it "
+                "with a training script first, or in Python ask for a new head with num_labels= or "
+                "labels="
             )
         for module in cls.weight_map().modules_in_checkpoint(HEAD):
             checkpoint.ignore(rf"{re.escape(module)}\..*", "the head of another task")

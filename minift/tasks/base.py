@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
@@ -24,7 +24,7 @@ from minift.errors import UserError
 from minift.models.base import PretrainedModel
 from minift.models.config import CONFIG
 from minift.models.registry import model_class
-from minift.options import check_type
+from minift.options import check_type, flag_of
 from minift.tasks.batches import Batch, Feature, with_encoder_outputs
 from minift.tasks.data_checks import overlaps, spelled_special_tokens, unknown_tokens
 from minift.tasks.defaults import TrainDefaults
@@ -244,7 +244,8 @@ class Task(ABC):
 
         Default: all fields of the record, so that only equal records are duplicates.
         """
-        return tuple(value for name, value in vars(record).items() if name not in ("id", "where"))
+        ignored = ("id", "where", "extra")
+        return tuple(value for name, value in vars(record).items() if name not in ignored)
 
     def data_checks(
         self, splits: Mapping[str, Sequence[Any]], features: Mapping[str, Sequence[Feature]]
@@ -302,17 +303,42 @@ class Task(ABC):
         return cls(options, tokenizer, max_length, labels, **fields), model
 
     def read_inputs(
-        self, inputs: str | Path | Iterable[str], questions: Sequence[str] = ()
+        self,
+        inputs: str | Path | Iterable[str],
+        questions: Sequence[str] = (),
+        columns: Mapping[str, Any] | None = None,
     ) -> Iterable[Any]:
         """Records for prediction, from lines of text or from a data file, labels optional.
 
         inputs: the lines, or the path of the file.
         questions: asked of every input; `UserError` if the task answers no questions.
+        columns: where this file has its columns, `token_column` -> 1, instead of where the
+            training data had them; `UserError` for a column that the task does not read.
         """
+        self.check_inputs(questions, columns)
+        options = self.options
+        if columns:
+            default = {name: vars(self.options_class())[name] for name in options.file_columns}
+            options = replace(options, **{**default, **columns})
+        source = Path(inputs) if isinstance(inputs, str) else inputs
+        return self.read(source, options, require_labels=False)
+
+    def check_inputs(
+        self, questions: Sequence[str] = (), columns: Mapping[str, Any] | None = None
+    ) -> None:
+        """`UserError` for questions or columns that the task does not take."""
         if questions:
             raise UserError(
                 f"--question is {questions[0]!r:.60}, but the model was trained for {self.name}, "
                 "which answers no questions; leave it out"
             )
-        source = Path(inputs) if isinstance(inputs, str) else inputs
-        return self.read(source, self.options, require_labels=False)
+        for name in columns or {}:
+            if name not in self.options.file_columns:
+                raise UserError(
+                    f"{flag_of(name)} is {columns[name]!r:.60}, but the model was trained for "
+                    f"{self.name}, whose files have no such column; leave it out"
+                )
+
+    def input_checks(self, records: Sequence[Any]) -> list[str]:
+        """Warnings about the records of a file that is predicted."""
+        return []

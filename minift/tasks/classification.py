@@ -28,15 +28,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minift import metrics
-from minift.data.read import TextRecord, read_classification, records_of
-from minift.errors import UserError, escape_controls
+from minift.data.inputs import read_texts, unknown_labels
+from minift.data.read import TextRecord, read_classification
+from minift.errors import UserError, escape_fields
 from minift.models.encoder import POOLINGS
 from minift.models.heads import EncoderForSequenceClassification
 from minift.options import check_range, option
 from minift.tasks.base import Metric, Task
 from minift.tasks.batches import TokenBatch, TokenFeature, head_logits, run_batches, token_batch
 from minift.tasks.data_checks import all_truncated, constant_labels, contradictions
-from minift.tasks.display import Display, score_table
+from minift.tasks.display import Display, label_line, on_one_line, score_table
 from minift.tasks.labels import (
     balanced_weights,
     check_labels,
@@ -114,11 +115,11 @@ class ClassificationDisplay(Display):
         positive = positive_label(self.task.labels, self.task.options.positive_label)
         lines = [
             f"first record ({first.where})",
-            f"  text    {first.text}",
-            *([f"  pair    {first.text_pair}"] if first.text_pair is not None else []),
+            f"  text    {on_one_line(first.text)}",
+            *([f"  pair    {on_one_line(first.text_pair)}"] if first.text_pair is not None else []),
             f"  tokens  {' '.join(self.task.tokenizer.convert_ids_to_tokens(feature.input_ids))}",
-            f"  label   {first.label} -> {feature.label}",
-            "labels    " + ", ".join(f"{label} {counts[label]}" for label in self.task.labels),
+            f"  label   {escape_fields(first.label)} -> {feature.label}",
+            "labels    " + escape_fields(", ".join(f"{n} {counts[n]}" for n in self.task.labels)),
             f"f1        {f1_of(positive)}",
             f"length    {long:.1%} of the texts have more than {self.task.max_length} tokens "
             f"(--truncation {self.task.options.truncation})",
@@ -140,7 +141,8 @@ class ClassificationDisplay(Display):
             chosen = [(p, r) for p, r in pairs if (p.label == r.label) is correct][:3]
             lines.append(f"most confident {title}:" + ("" if chosen else " none"))
             for p, r in chosen:
-                lines.append(f"  {max(p.probabilities):.2f} {p.label:{width}}  {r.text:.100}")
+                label = f"{max(p.probabilities):.2f} {escape_fields(p.label):{width}}"
+                lines.append(f"  {label}  {on_one_line(r.text):.100}")
         return "\n".join(lines)
 
     def to_rows(self, predictions: Predictions, records: Records) -> list[dict]:
@@ -161,13 +163,7 @@ class ClassificationDisplay(Display):
         self, predictions: Predictions, records: Records, colour: bool = False
     ) -> list[str]:
         """label<TAB>probability of each label<TAB>text"""
-        lines = []
-        for prediction, record in zip(predictions, records, strict=True):
-            probabilities = zip(self.task.labels, prediction.probabilities, strict=True)
-            shown = " ".join(f"{label}={p:.4f}" for label, p in probabilities)
-            line = f"{prediction.label}\t{shown}\t{' '.join(record.text.split())}"
-            lines.append(escape_controls(line))
-        return lines
+        return [label_line(row) for row in self.to_rows(predictions, records)]
 
 
 @dataclass(frozen=True)
@@ -175,6 +171,7 @@ class ClassificationTask(Task):
     """Text classification; see `Task`.
 
     class_weight: factor of each label's loss; None: all 1.
+    pairs: the inputs are pairs of texts; None: the checkpoint does not say.
     """
 
     name = "classification"
@@ -191,28 +188,30 @@ class ClassificationTask(Task):
     builtin_files = "reviews.{}.tsv"
     baseline_name, few_records = "the most frequent label", 800
     saved_options = ("text_column", "pair_column", "label_column", "truncation", "positive_label")
+    saved_fields = ("pairs",)
 
     options: ClassificationOptions
     class_weight: tuple[float, ...] | None = None
+    pairs: bool | None = None
 
     @classmethod
     def read(
-        cls,
-        source: Path | Iterable[str],
-        options: ClassificationOptions,
-        *,
-        require_labels: bool = True,
+        cls, source: Path, options: ClassificationOptions, *, require_labels: bool = True
     ) -> Iterable[TextRecord]:
-        """A TSV, CSV or JSONL file; or, for prediction, lines text[<TAB>pair]."""
-        if not isinstance(source, Path):
-            return records_of(source)
-        return read_classification(
-            source,
-            text_column=options.text_column,
-            pair_column=options.pair_column,
-            label_column=options.label_column,
-            require_label=require_labels,
-        )
+        """A TSV, CSV or JSONL file."""
+        return read_classification(source, **options.file_columns, require_label=require_labels)
+
+    def read_inputs(
+        self,
+        inputs: Path | Iterable[str],
+        questions: Sequence[str] = (),
+        columns: Mapping[str, Any] | None = None,
+    ) -> Iterable[TextRecord]:
+        self.check_inputs(questions, columns)
+        return read_texts(inputs, self.options.file_columns, columns or {}, self.pairs, self.labels)
+
+    def input_checks(self, records: Records) -> list[str]:
+        return unknown_labels(records, self.labels)
 
     @classmethod
     def labels_of(
@@ -229,9 +228,10 @@ class ClassificationTask(Task):
         for records in splits.values():
             check_labels(records, self.labels)
         positive_label(self.labels, self.options.positive_label)  # a wrong name is an error
-        if self.options.class_weights == "none":
-            return self
-        return replace(self, class_weight=balanced_weights(self.labels, splits["train"]))
+        pairs, weights = splits["train"][0].text_pair is not None, None
+        if self.options.class_weights == "balanced":
+            weights = balanced_weights(self.labels, splits["train"])
+        return replace(self, pairs=pairs, class_weight=weights)
 
     def input_key(self, record: TextRecord) -> tuple[str, str | None]:
         return record.text, record.text_pair

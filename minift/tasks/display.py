@@ -5,12 +5,15 @@ A task computes; the display beside it shows.  Only `to_rows` has no default.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from minift.errors import escape_controls
+from minift.errors import escape_controls, escape_fields
+
+INPUT_KEYS = ("id", "text", "text_pair", "document", "question", "gold")
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class Display(ABC):
 
     def describe(self, records: Sequence[Any], features: Sequence[Any]) -> str:
         """The first record as text, tokens and labels, and counts; printed before training."""
-        fields = {name: value for name, value in vars(records[0]).items() if name != "where"}
-        fields = {name: value for name, value in fields.items() if value is not None}
+        fields = {name: value for name, value in vars(records[0]).items() if value is not None}
+        fields = {name: value for name, value in fields.items() if name not in ("where", "extra")}
         tokens = self.task.tokenizer.convert_ids_to_tokens(features[0].input_ids)
         width = max(map(len, [*fields, "tokens"]))
         lines = [
@@ -55,6 +58,14 @@ class Display(ABC):
     def to_rows(self, predictions: Sequence[Any], records: Sequence[Any]) -> list[dict[str, Any]]:
         """The lines of predictions.*.jsonl: for each record its input, gold, predicted, score."""
 
+    def full_rows(self, predictions: Sequence[Any], records: Sequence[Any]) -> list[dict[str, Any]]:
+        """`to_rows` as they are written: with the file's other columns, and null for a blank input.
+
+        An id of the file replaces the number of the record.
+        """
+        pairs = zip(self.to_rows(predictions, records), records, strict=True)
+        return [add_columns(without_result(r) if is_blank(x) else r, x) for r, x in pairs]
+
     def to_lines(
         self, predictions: Sequence[Any], records: Sequence[Any], colour: bool = False
     ) -> list[str]:
@@ -68,6 +79,49 @@ class Display(ABC):
     def exports(self, predictions: Sequence[Any], records: Sequence[Any]) -> dict[str, Any]:
         """Predictions in the formats of official scorers: name of a JSON file -> its content."""
         return {}
+
+
+def is_blank(record: Any) -> bool:
+    """Whether a record holds nothing to predict, so that its result is null, or an empty line."""
+    return getattr(record, "is_blank", False)
+
+
+def without_result(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose prediction, score and so on are null."""
+    return {name: value if name in INPUT_KEYS else None for name, value in row.items()}
+
+
+def add_columns(row: Mapping[str, Any], record: Any) -> dict[str, Any]:
+    """A row with the record's other columns; one with the name of a result is called input_NAME.
+
+    >>> from types import SimpleNamespace as Record
+    >>> add_columns({"id": "0", "score": 0.9}, Record(extra={"id": "r7", "score": 3, "year": 1999}))
+    {'id': 'r7', 'score': 0.9, 'input_score': 3, 'year': 1999}
+    """
+    row = dict(row)
+    for name, value in getattr(record, "extra", {}).items():
+        value = value if is_json(value) else None
+        if name == "id":
+            row["id"] = row["id"] if value is None else value
+        elif is_json(name):
+            row[f"input_{name}" if name in row else name] = value
+    return row
+
+
+def is_json(value: Any) -> bool:
+    """Whether a file of JSON can hold a value: not NaN, nor half of a surrogate pair."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def label_line(row: Mapping[str, Any]) -> str:
+    """label<TAB>probability of each label<TAB>text, of a row of classification."""
+    probabilities = " ".join(f"{label}={p:.4f}" for label, p in row["probabilities"].items())
+    fields = (row["predicted"], probabilities, on_one_line(row["text"]))
+    return "\t".join(map(escape_fields, fields))
 
 
 def on_one_line(value: Any) -> str:
@@ -85,6 +139,7 @@ def score_table(heading: str, scores: Mapping[str, Mapping[str, float]], support
 
     heading, support: the headings of the first and of the last column.
     """
+    scores = {escape_fields(name): row for name, row in scores.items()}
     width = max(map(len, [*scores, heading]))
     return [
         f"{heading:{width}}  precision  recall     f1  {support}",

@@ -15,8 +15,8 @@ from typing import Any
 from minift import metrics
 from minift.data.batching import IGNORE_INDEX
 from minift.data.columns import TagRecord
-from minift.errors import escape_controls
-from minift.tasks.display import Display, score_table
+from minift.errors import escape_controls, escape_fields
+from minift.tasks.display import Display, on_one_line, score_table
 
 COLOURS = (31, 32, 34, 35, 36, 33)  # terminal codes: red, green, blue, magenta, cyan, yellow
 
@@ -58,12 +58,13 @@ class EntityDisplay(Display):
         kinds = Counter(tag[2:] for r in records for tag in r.tags or () if tag.startswith("B-"))
         lines = [
             f"first record ({first.where})",
-            f"  words   {' '.join(first.words)}",
-            f"  tags    {' '.join(first.tags or ())}",
+            f"  words   {escape_fields(' '.join(first.words))}",
+            f"  tags    {escape_fields(' '.join(first.tags or ()))}",
             f"  tokens  {' '.join(self.task.tokenizer.convert_ids_to_tokens(feature.input_ids))}",
-            f"  labels  {' '.join(names)}  (label strategy {self.task.options.label_strategy})",
+            f"  labels  {escape_fields(' '.join(names))}  "
+            f"(label strategy {self.task.options.label_strategy})",
             f"schemes   {', '.join(self.task.schemes)} -> iob2",
-            "entities  " + ", ".join(f"{kind} {kinds[kind]}" for kind in sorted(kinds)),
+            "entities  " + escape_fields(", ".join(f"{k} {kinds[k]}" for k in sorted(kinds))),
             f"words     {lengths.total()}, of which {lengths.total() - lengths[0] - lengths[1]} "
             f"have several subword tokens and {lengths[0]} have none",
             f"length    {len(long)} of {len(records)} texts have more than {self.task.max_length} "
@@ -88,7 +89,7 @@ class EntityDisplay(Display):
             (prediction, record) for prediction, record in pairs if prediction.tags != record.tags
         ]
         for prediction, record in wrong[:3]:
-            lines.append(f"  {record.text:.200}")
+            lines.append(f"  {on_one_line(record.text):.200}")
             lines.append(f"    true       {list_entities(record.words, record.tags)}")
             lines.append(f"    predicted  {list_entities(record.words, prediction.tags)}")
         return "\n".join(lines)
@@ -158,8 +159,8 @@ def marked_text(
     marked, position = "", 0
     lines = []
     for entity in found:
-        kind, name = entity["type"], escape_controls(entity["text"])
-        shown = f"\x1b[1;{colour_of[kind]}m{name}\x1b[0m" if colour else f"[{name}]{kind}"
+        kind, name = escape_fields(entity["type"]), escape_controls(on_one_line(entity["text"]))
+        shown = f"\x1b[1;{colour_of[entity['type']]}m{name}\x1b[0m" if colour else f"[{name}]{kind}"
         marked += escape_controls(text[position : entity["start"]]) + shown
         position = entity["end"]
         offsets = f"{entity['start']}-{entity['end']}"
@@ -175,4 +176,4 @@ def list_entities(words: Sequence[str], tags: Sequence[str]) -> str:
     'PER Ada Lovelace, LOC Paris'
     """
     names = [f"{e.type} {' '.join(words[e.start : e.end])}" for e in metrics.entities(tags)]
-    return ", ".join(names) or "-"
+    return escape_fields(", ".join(names)) or "-"

@@ -38,9 +38,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minift.data.batching import IGNORE_INDEX, pad
-from minift.data.columns import TagRecord, read_tagged, untagged
-from minift.data.rows import read_lines
-from minift.data.tags import allowed_transitions, tag_names
+from minift.data.columns import TagRecord, read_tagged, read_words, untagged
+from minift.data.tags import allowed_transitions, tag_names, to_iob2
 from minift.errors import UserError
 from minift.models.base import PretrainedModel
 from minift.models.heads import EncoderForTokenClassification
@@ -49,6 +48,7 @@ from minift.tasks.base import Metric, Task, TrainDefaults
 from minift.tasks.batches import TokenBatch, TokenFeature, head_logits, run_batches, token_batch
 from minift.tasks.data_checks import contradictions, rare_labels, similar_labels
 from minift.tasks.entities import EntityDisplay, TagPrediction, score_entities
+from minift.tasks.loading import saved_settings
 from minift.tasks.options import TaskOptions
 from minift.text.alignment import (
     AGGREGATION_STRATEGIES,
@@ -125,6 +125,9 @@ class NerTask(Task):
 
     labels: the C tags of IOB2.
     schemes: the tagging schemes of the files, a text for each split; printed before training.
+    is_iob2: I- continues an entity and never begins one.  Not so for a checkpoint that minift did
+        not save: many on the hub learned IOB1, and some have no B- at all.  Its tags are decoded
+        as `transformers`' pipeline does, one by one, and an I- that continues nothing begins.
     """
 
     name = "ner"
@@ -148,6 +151,7 @@ class NerTask(Task):
 
     options: NerOptions
     schemes: tuple[str, ...] = ()
+    is_iob2: bool = True
 
     @classmethod
     def train_defaults(cls, options: NerOptions) -> TrainDefaults:
@@ -157,19 +161,26 @@ class NerTask(Task):
     def read(
         cls, source: Path | Iterable[str], options: NerOptions, *, require_labels: bool = True
     ) -> Iterable[TagRecord]:
-        """A file of words and tags; or, for prediction, lines of raw text, also of a .txt file."""
-        if isinstance(source, Path):
-            if require_labels or not source.name.lower().removesuffix(".gz").endswith(".txt"):
-                return read_tagged(
-                    source,
-                    token_column=options.token_column,
-                    tag_column=options.tag_column,
-                    scheme=options.scheme,
-                    require_tags=require_labels,
-                )
-            source = (line for _, line in read_lines(source))
-        lines = (line.rstrip("\r\n") for line in source)
-        return untagged((line, split_words(line)) for line in lines)
+        """A file of words and tags; or, for prediction, also raw text, in a file or in lines."""
+        if not isinstance(source, Path):
+            lines = (line.rstrip("\r\n") for line in source)
+            return untagged((line, split_words(line)) for line in lines)
+        columns = {**options.file_columns, "scheme": options.scheme}
+        if require_labels:
+            return read_tagged(source, **columns)
+        return read_words(source, split_words, **columns)
+
+    def read_inputs(
+        self,
+        inputs: Path | Iterable[str],
+        questions: Sequence[str] = (),
+        columns: Mapping[str, Any] | None = None,
+    ) -> Iterable[TagRecord]:
+        """As for all tasks; a file whose columns are given has columns, whatever it looks like."""
+        if not columns or not isinstance(inputs, Path):
+            return super().read_inputs(inputs, questions, columns)
+        self.check_inputs(questions, columns)
+        return read_words(inputs, split_words, **columns, has_columns=True)
 
     @classmethod
     def labels_of(cls, options: NerOptions, splits: Mapping[str, Records]) -> tuple[str, ...]:
@@ -202,7 +213,8 @@ class NerTask(Task):
                 f"{folder}: the labels {', '.join(task.labels)[:80]} are not IOB2 tags; give a "
                 "model trained to tag entities"
             )
-        return task, model
+        is_own = "task" in saved_settings(model.config.other_keys)
+        return replace(task, is_iob2=is_own), model
 
     @property
     def max_tokens(self) -> int:
@@ -298,13 +310,14 @@ class NerTask(Task):
         for _, words in sorted(found.items()):
             scores = np.array([words[i] for i in range(len(words))])
             scores = scores.reshape(len(words), len(self.labels))  # (W, C), also for no word
-            if options.decoding == "viterbi":
+            if options.decoding == "viterbi" and self.is_iob2:
                 path = viterbi_decode(scores, may_start, may_follow)  # (W,)
             else:
                 path = scores.argmax(-1)  # (W,)
             probabilities = np.exp(scores[np.arange(len(path)), path])  # (W,)
-            tags = tuple(self.labels[i] for i in path)
-            predictions.append(TagPrediction(tags, tuple(probabilities.tolist())))
+            tags = [self.labels[i] for i in path]
+            tags = tags if self.is_iob2 else to_iob2(tags, "iob1")
+            predictions.append(TagPrediction(tuple(tags), tuple(probabilities.tolist())))
         return predictions
 
     def score(self, predictions: Predictions, records: Records) -> dict[str, Any]:

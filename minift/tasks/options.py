@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from minift.data.read import builtin
 from minift.options import check_range, convert_paths, option
@@ -51,6 +51,11 @@ class TaskOptions:
     def training_data(self) -> str:
         """The training files, as error messages name them."""
         return ", ".join(map(str, self.train_file)) or "the built-in set"
+
+    @property
+    def file_columns(self) -> dict[str, Any]:
+        """The options that say where a file has its columns: name -> value."""
+        return {name: value for name, value in vars(self).items() if name.endswith("_column")}
 
     def files(self, built_in: str) -> dict[str, tuple[Path, ...]]:
         """Split name -> the files given, or else those of the built-in set.

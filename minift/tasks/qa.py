@@ -41,9 +41,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minift.data.rows import read_lines
+from minift.data.rows import begins_json, read_lines
 from minift.data.squad import QuestionRecord, check_ids, read_squad, unanswered, with_own_ids
-from minift.errors import UserError
+from minift.errors import UserError, location
 from minift.models.heads import EncoderForQuestionAnswering
 from minift.options import check_range, option
 from minift.tasks.answers import (
@@ -152,11 +152,15 @@ class QaTask(Task):
     def read(
         cls, source: Path | Iterable[str], options: QaOptions, *, require_labels: bool = True
     ) -> Iterable[QuestionRecord]:
-        """A SQuAD file; or, for prediction, lines question<TAB>context."""
+        """A SQuAD file; or, for prediction, lines question<TAB>context, of a file or typed in."""
         if isinstance(source, Path):
-            skip_bad = options.skip_bad_records
-            return read_squad(source, require_answers=require_labels, skip_bad=skip_bad)
-        return unanswered(map(_question_and_context, source))
+            if require_labels or begins_json(source):
+                skip_bad = options.skip_bad_records
+                return read_squad(source, require_answers=require_labels, skip_bad=skip_bad)
+            lines = ((location(source, number), line) for number, line in read_lines(source))
+            return list(unanswered(_question_and_context(line, where) for where, line in lines))
+        lines = ((f"input {i + 1}", line) for i, line in enumerate(source))
+        return unanswered(_question_and_context(line, where) for where, line in lines)
 
     @classmethod
     def read_splits(cls, options: QaOptions) -> dict[str, list[QuestionRecord]]:
@@ -173,13 +177,26 @@ class QaTask(Task):
         return {**splits, "train": with_own_ids(splits["train"])}
 
     def read_inputs(
-        self, inputs: str | Path | Iterable[str], questions: Sequence[str] = ()
+        self,
+        inputs: str | Path | Iterable[str],
+        questions: Sequence[str] = (),
+        columns: Mapping[str, Any] | None = None,
     ) -> Iterable[QuestionRecord]:
         """As for all tasks; or questions, each asked of a whole text file or of each line."""
         if not questions:
-            return super().read_inputs(inputs)
-        if isinstance(inputs, str | Path):
-            inputs = ["\n".join(line for _, line in read_lines(Path(inputs)))]
+            return super().read_inputs(inputs, columns=columns)
+        self.check_inputs(columns=columns)
+        for question in questions:
+            if not question.strip():
+                raise UserError(f"--question is {question!r}; write a question")
+        inputs = Path(inputs) if isinstance(inputs, str) else inputs
+        if isinstance(inputs, Path):
+            if begins_json(inputs):
+                raise UserError(
+                    f"{inputs}: holds JSON, not a text to ask {questions[0]!r:.60} of; leave "
+                    "--question out to predict the questions in the file"
+                )
+            inputs = ["\n".join(line for _, line in read_lines(inputs))]
         return unanswered((q, text.rstrip("\r\n")) for text in inputs for q in questions)
 
     @classmethod
@@ -352,11 +369,11 @@ class QaTask(Task):
         return 100 * sum(not record.answers for record in dev) / len(dev)
 
 
-def _question_and_context(line: str) -> tuple[str, str]:
+def _question_and_context(line: str, where: str) -> tuple[str, str]:
     question, tab, context = line.rstrip("\r\n").partition("\t")
-    if not tab:
+    if not tab and line.strip():
         raise UserError(
-            f"the input {line.strip()[:60]!r} is not question<TAB>context; write it so, or give "
-            "the question with --question"
+            f"{where}: {line.strip()[:60]!r} is not question<TAB>context; write it so, or give "
+            "the question with --question, or a file of SQuAD's JSON with --file"
         )
     return question, context

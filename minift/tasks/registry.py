@@ -5,10 +5,12 @@ A checkpoint that minift did not save belongs to the first task whose kind of mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from minift.errors import UserError
+from minift.files import read_json
 from minift.models.config import CONFIG, read_config
 from minift.models.registry import FAMILIES
 from minift.tasks.base import Task
@@ -17,6 +19,8 @@ from minift.tasks.loading import saved_settings
 from minift.tasks.ner import NerTask
 from minift.tasks.qa import QaTask
 from minift.tasks.summarization import SummarizationTask
+
+METRICS = "metrics.json"  # of a finished run
 
 TASKS: dict[str, type[Task]] = {
     "classification": ClassificationTask,
@@ -30,10 +34,16 @@ def task_of(folder: str | Path) -> type[Task]:
     """The task of a fine-tuned checkpoint, from config.json.
 
     A model that minift saved says it itself; of any other, `architectures` tells it.
-    Raises `UserError` for an unknown task, and if none of those classes has a head for a task.
+    Raises `UserError` for an unknown task, and if none of those classes has a head for a task; for
+    a folder that holds the runs of several seeds, it names them.
     """
     folder = Path(folder)
     path = folder / CONFIG
+    if not path.exists() and (runs := sorted(p.parent for p in folder.glob(f"*/{CONFIG}"))):
+        raise UserError(
+            f"{folder}: holds no model itself but {len(runs)} runs; give the folder of one: "
+            f"{_by_score(runs)}"
+        )
     config = read_config(folder)
     name = saved_settings(config).get("task")
     architectures = config.get("architectures") or []
@@ -44,6 +54,11 @@ def task_of(folder: str | Path) -> type[Task]:
         kinds = ((name, task.model_kind) for name, task in TASKS.items())
         found = (name for name, kind in kinds if any(issubclass(m, kind) for m in models))
         name = next(found, None)
+        if name == "classification" and (kind := _other_than_one_label(config)):
+            raise UserError(
+                f"{path}: the checkpoint is for {kind}, whose outputs minift does not read; give a "
+                "model that chooses one of its labels"
+            )
     if name is None:
         raise UserError(
             f"{path}: architectures is {architectures!r}, which has no head for a task "
@@ -55,6 +70,31 @@ def task_of(folder: str | Path) -> type[Task]:
             "output directory of one of their training scripts"
         )
     return TASKS[name]
+
+
+def _other_than_one_label(config: Mapping[str, Any]) -> str:
+    """The problem of a checkpoint that does not choose one label for each text; "" if it does."""
+    problem, names = config.get("problem_type"), config.get("id2label")
+    if problem in ("multi_label_classification", "regression"):
+        return f"problem_type {problem}"
+    if (isinstance(names, dict) and len(names) == 1) or config.get("num_labels") == 1:
+        return "a single number (it has one output)"
+    return ""
+
+
+def _by_score(runs: Sequence[Path]) -> str:
+    """Folders of runs, the best dev score first where every run says it."""
+    scored = []
+    for run in runs:
+        path = run / METRICS
+        found = read_json(path) if path.is_file() else {}
+        score, task = found.get("dev") or {}, TASKS.get(found.get("task", ""))
+        if task is None or task.metrics[0].name not in score:
+            return ", ".join(map(str, runs[:10]))
+        metric = task.metrics[0]
+        scored.append((metric.sign * score[metric.name], metric.name, run))
+    scored.sort(key=lambda entry: -entry[0])
+    return ", ".join(f"{run} ({name} {abs(value):.4g})" for value, name, run in scored[:10])
 
 
 def task_and_flags(script: str, argv: Sequence[str]) -> tuple[type[Task], list[str]]:

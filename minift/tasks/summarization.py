@@ -36,7 +36,7 @@ from torch import Tensor
 from minift import hub, metrics
 from minift.data.batching import IGNORE_INDEX, pad, progress_bar, sorted_batches
 from minift.data.read import SummaryRecord, read_summaries
-from minift.data.rows import read_lines
+from minift.data.rows import begins_json, read_lines
 from minift.errors import UserError
 from minift.generation.config import GenerationConfig
 from minift.models.base import PretrainedModel
@@ -193,7 +193,8 @@ class SummarizationTask(Task):
     ) -> Iterable[SummaryRecord]:
         """A JSONL or CSV file; or, for prediction, a .txt file with one document, or documents."""
         if isinstance(source, Path):
-            if require_labels or not source.name.lower().removesuffix(".gz").endswith(".txt"):
+            is_text = source.name.lower().removesuffix(".gz").endswith(".txt")
+            if require_labels or not is_text or begins_json(source):
                 return read_summaries(
                     source,
                     document_column=options.document_column,
@@ -369,6 +370,4 @@ def all_targets(records: Records, options: SummarizationOptions) -> list[str]:
 
 def _documents(texts: Iterable[str]) -> Iterable[SummaryRecord]:
     for i, text in enumerate(texts):
-        if not text.strip():
-            raise UserError(f"input {i + 1}: the document is empty; give some text")
         yield SummaryRecord(str(i), text.rstrip("\r\n"), (), f"input {i + 1}")

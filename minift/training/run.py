@@ -178,7 +178,7 @@ def evaluate_best_model(
             if split == "dev":
                 task = task.with_tuned(score)
             display = task.display
-            rows = display.to_rows(predictions, records)
+            rows = display.full_rows(predictions, records)
             write_jsonl(folder / f"predictions.{split}.jsonl", rows)
             for name, value in display.exports(predictions, records).items():
                 write_json(folder / f"{name}.{split}.json", value)

@@ -9,9 +9,10 @@ from collections import Counter
 import pytest
 from support.running import ROOT
 
-from minift.data.columns import read_tagged, untagged
+from minift.data.columns import kind_of_file, read_tagged, read_words, untagged
 from minift.data.read import builtin
 from minift.errors import UserError
+from minift.text.alignment import split_words
 
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -26,10 +27,12 @@ Peter NNP I-NP I-PER
 """
 
 
-def read(tmp_path, text, name="x.conll", **options):
+def read(tmp_path, text, name="x.conll", require_tags=True, **options):
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")
-    return read_tagged(path, **options)
+    if require_tags:
+        return read_tagged(path, **options)
+    return read_words(path, split_words, **options)
 
 
 def pairs_of(records):
@@ -141,6 +144,58 @@ def test_files_without_tags(tmp_path):
     # A file of one column holds words, also where the training data had them in another column.
     columns = {"token_column": 3, "tag_column": 10, "require_tags": False}
     assert read(tmp_path, "Ada\nsleeps\n", **columns)[0].words == ("Ada", "sleeps")
+
+
+@pytest.mark.parametrize(
+    ("text", "tags"),
+    [
+        ("Ada _\nslept _\n", None),  # dummies
+        ("Ada NNP\nslept VBD\n", None),  # another layout
+        ("the O\nLovelace I-PER\nAda B-PER\nOslo B-LOC\n", None),  # a stray I-
+        ("Ada B-XYZ\nslept O\n", ("B-XYZ", "O")),  # a type that no model needs to know
+    ],
+)
+def test_prediction_needs_no_tags_that_can_be_read(tmp_path, text, tags):
+    (record,) = read(tmp_path, text, require_tags=False)
+    assert record.words == tuple(line.split()[0] for line in text.splitlines())
+    assert record.tags == tags
+
+
+def test_half_of_the_sentences_may_have_tags(tmp_path):
+    records = read(tmp_path, "Ada B-PER\ngrew O\n\nParis\n", require_tags=False)
+    assert [r.tags for r in records] == [("B-PER", "O"), None]
+    rows = ({"tags": ["B-PER"]}, {"tags": None}, {"tags": [3]}, {"tags": ["O", "O"]}, {})
+    lines = "\n".join(json.dumps({"tokens": ["Ada"], **row}) for row in rows)
+    records = read(tmp_path, lines, "x.jsonl", require_tags=False)
+    assert [r.tags for r in records] == [("B-PER",), None, None, None, None]
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x.conll", "x.jsonl", "x", "x.txt.gz"])
+def test_a_file_is_what_it_holds_and_not_what_it_is_called(tmp_path, name):
+    path = tmp_path / name
+    pack = gzip.compress if name.endswith(".gz") else bytes
+    path.write_bytes(pack(CONLL.encode()))
+    assert kind_of_file(path) == "columns"
+    assert pairs_of(read_tagged(path)) == pairs_of(read(tmp_path, CONLL, "same.conll"))
+    assert [r.words[0] for r in read_words(path, split_words)] == ["EU", "Peter"]
+    path.write_bytes(pack(b'\n{"tokens": ["EU"], "tags": ["B-ORG"]}\n'))
+    assert [r.tags for r in read_tagged(path)] == [("B-ORG",)]
+    assert [r.tags for r in read_words(path, split_words)] == [("B-ORG",)]
+
+
+def test_raw_text_is_no_file_of_columns(tmp_path):
+    """Each line has two words; the second is no tag."""
+    records = read(tmp_path, "Grace Hopper\n\nAlan Turing\n", "x.txt", require_tags=False)
+    assert [r.words for r in records] == [("Grace", "Hopper"), (), ("Alan", "Turing")]
+    text = "Grace NNP\n\nAlan NNP\n"
+    records = read(tmp_path, text, "x.txt", require_tags=False, has_columns=True)
+    assert [r.words for r in records] == [("Grace",), ("Alan",)]
+    (record,) = read(tmp_path, '{"id": 7, "text": "Ada  slept."}', "x.jsonl", require_tags=False)
+    assert (record.text, record.words, record.extra) == (
+        "Ada  slept.",
+        ("Ada", "slept", "."),
+        {"id": 7},
+    )
 
 
 @pytest.mark.parametrize(

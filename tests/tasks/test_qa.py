@@ -18,6 +18,7 @@ from minift import BertForQuestionAnswering
 from minift.data.squad import Answer, QuestionRecord, as_squad, read_squad
 from minift.errors import UserError
 from minift.metrics import squad
+from minift.predictor import predict_lines
 from minift.tasks.answers import Candidate, decide, in_sentence
 from minift.tasks.qa import NULL, QaOptions, QaTask
 from minift.text.spans import span_characters
@@ -628,14 +629,43 @@ def test_predicting_with_bad_input(tiny_bert, asked, reviews, tmp_path):
     empty.write_text(" \n")
     for arguments, words in {
         (folder, "no tab in here"): ["question<TAB>context", "--question"],
-        (folder, "--question", "so", " "): ["input 1", "context is empty"],
-        (folder, "--question", " ", "good"): ["input 1", "question is empty"],
-        (folder, "--question", "so", "--file", empty): ["context is empty"],
-        (folder, "--file", empty): ["empty.txt", "JSON"],
+        (folder, "--question", " ", "good"): ["--question is ' '"],
+        (folder, "--question", "so", "--file", asked["dev"]): ["dev.json", "leave --question out"],
+        (folder, "--file", reviews["dev"], "--text-column", "0"): ["--text-column", "qa"],
     }.items():
         done = run_script("predict", *arguments, check=False)
         assert done.returncode == 2, done.stderr
         assert all(word in done.stderr.splitlines()[-1] for word in words), done.stderr
+    for blank in (("--question", "so", " "), ("--question", "so", "--file", empty), (" ",)):
+        assert run_script("predict", folder, *blank).stdout == "\n"
+        row = json.loads(run_script("predict", folder, *blank, "--json").stdout)
+        assert [row[name] for name in ("predicted", "score", "start", "best_span")] == [None] * 4
+    typed = tmp_path / "typed.txt"
+    typed.write_text("so?\tit was good\n\nwhy?\tbad food\n")
+    rows = list(map(json.loads, predict_lines(folder, typed, as_json=True)))
+    assert [row["question"] for row in rows] == ["so?", "", "why?"]
+    assert [row["predicted"] is None for row in rows] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("fields", "gold"),
+    [
+        ({}, None),
+        ({"answers": None}, None),
+        ({"answers": []}, None),
+        ({"answers": [{"text": "Bergen, Norway", "answer_start": 21}]}, None),
+        ({"answers": [{"text": "Bergen", "answer_start": 21}]}, ["Bergen"]),
+        ({"answers": [], "is_impossible": True}, []),
+    ],
+)
+def test_prediction_needs_no_answers(tmp_path, fields, gold):
+    context = "The ship sailed from Bergen in May."
+    asked = [{"id": "x", "question": "Where?", "level": 3, **fields}]
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"data": [{"paragraphs": [{"context": context, "qas": asked}]}]}))
+    (record,) = read_squad(path, require_answers=False)
+    assert (None if record.answers is None else [a.text for a in record.answers]) == gold
+    assert record.extra == {"level": 3}
 
 
 def test_other_tasks_answer_no_questions(tiny_bert, tmp_path, reviews):

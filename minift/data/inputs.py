@@ -1,0 +1,103 @@
+"""Texts and pairs of texts for prediction: lines or a file -> records whose labels do not matter.
+
+    text                     each line of standard input, of a .txt or of a .tsv
+    text<TAB>label           a file for a model of single texts; the label is shown, not needed
+    text<TAB>pair            lines or a file, for a model that was trained on pairs
+    text<TAB>pair<TAB>label  a file
+
+CSV and JSONL name their columns.  The columns of the training data are saved with the model and
+used where a file can have them; the flags of predict.py replace them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from minift.data.read import TextRecord, read_classification, records_of
+from minift.data.rows import first_line, names_columns, read_tsv, reader_of
+from minift.errors import UserError
+
+PAIR_ADVICE = "name the column of the second text with --pair-column"
+SINGLE_ADVICE = "name the column of the text with --text-column"
+
+
+def read_texts(
+    source: Path | Iterable[str],
+    columns: Mapping[str, str],
+    given: Mapping[str, str],
+    pairs: bool | None,
+    labels: Sequence[str],
+) -> Iterable[TextRecord]:
+    """The records of a file, or of lines, for a model of pairs or of single texts.
+
+    columns: `text_column`, `pair_column` and `label_column` of the training data.
+    given: those that the user named for this file, which then replace all three.
+    pairs: the model reads pairs of texts, or single texts; None: it does not say.
+    labels: of the model.
+
+    Raises `UserError` for a pair where the model reads single texts, and the reverse.
+    """
+    if not isinstance(source, Path):
+        return (_checked(record, pairs) for record in records_of(source))
+    records = read_classification(
+        source, **_columns_for(source, columns, given, pairs), require_label=False
+    )
+    if given and "pair_column" not in given:
+        records = [replace(record, text_pair=None) for record in records]
+    seconds = {record.text_pair for record in records if not record.is_blank}
+    if pairs and not given and seconds and seconds <= set(labels):
+        raise UserError(
+            f"{source}: the second column holds labels ({', '.join(sorted(seconds))}), not the "
+            "second text of each pair, which the model needs; add it, or name the columns with "
+            "--text-column and --pair-column"
+        )
+    return [_checked(record, pairs) for record in records]
+
+
+def _columns_for(
+    path: Path, columns: Mapping[str, str], given: Mapping[str, str], pairs: bool | None
+) -> Mapping[str, str]:
+    """The columns to read: those given, or the saved ones if such a file can have them.
+
+    A TSV without a header has numbers for columns, other files have names; else both have their
+    default order.
+    """
+    if given:
+        return given
+    is_tsv = reader_of(path) is read_tsv
+    names = {name.removesuffix("_column"): column for name, column in columns.items()}
+    names["text_pair"] = names.pop("pair")
+    has_names = not is_tsv or names_columns(first_line(path).split("\t"), names)
+    if has_names != columns["text_column"].isdecimal():
+        return columns
+    if is_tsv and pairs and first_line(path).count("\t") == 1:
+        return {"text_column": "0", "pair_column": "1"}
+    return {}
+
+
+def _checked(record: TextRecord, pairs: bool | None) -> TextRecord:
+    if record.text_pair is None and pairs and not record.is_blank:
+        raise UserError(
+            f"{record.where}: {record.text[:40]!r} is a single text, but the model was trained on "
+            f"pairs; write text<TAB>pair, or {PAIR_ADVICE}"
+        )
+    if record.text_pair is not None and pairs is False:
+        raise UserError(
+            f"{record.where}: {record.text[:40]!r} has a second text, {record.text_pair[:40]!r}, "
+            f"but the model was trained on single texts; remove it, or {SINGLE_ADVICE}"
+        )
+    return record
+
+
+def unknown_labels(records: Sequence[Any], labels: Sequence[str]) -> list[str]:
+    """A warning about labels that the model does not know; prediction ignores every label."""
+    unknown = [r for r in records if r.label is not None and r.label not in labels]
+    if not unknown:
+        return []
+    return [
+        f"{len(unknown)} of {len(records)} records have a label that the model does not know "
+        f"({unknown[0].where}: {unknown[0].label[:40]!r}); labels are not needed and are ignored"
+    ]
