@@ -421,7 +421,7 @@ def checks(tiny_bert, tmp_path, splits, qa=None):
 
 def test_answers_that_were_moved_are_counted(tiny_bert, tmp_path):
     def asked(i, start):
-        context = f"bo met bo in the film {i}"
+        context = f"bo met bo in the film {'abcd'[i]}"
         return QuestionRecord(str(i), "is it so", context, (Answer("bo", start),))
 
     train = [asked(0, 0), asked(1, 1), asked(2, 6)]
