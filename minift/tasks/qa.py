@@ -283,15 +283,16 @@ class QaTask(Task):
         if max_tokens < 1:
             raise UserError(
                 f"{record.where}: the question has {len(question)} tokens, which leaves no room "
-                f"for its context in a window of {self.max_length}; shorten it, or train with a "
-                "larger --max-length"
+                f"for its context in a window of {self.max_length}; shorten it, or train with "
+                "longer windows (train_qa.py --max-length)"
             )
         if doc_stride >= max_tokens and len(encoding) > max_tokens:
             raise UserError(
                 f"{record.where}: the question has {len(question)} tokens and leaves room for "
-                f"{max_tokens} of the context in a window of {self.max_length}, so --doc-stride "
-                f"{doc_stride} is impossible; shorten the question, or train with one from 0 to "
-                f"{max_tokens - 1}, or with a larger --max-length"
+                f"{max_tokens} of the context in a window of {self.max_length}, so an overlap of "
+                f"{doc_stride} is impossible; shorten the question, or train with an overlap from "
+                f"0 to {max_tokens - 1} (train_qa.py --doc-stride) or longer windows "
+                "(train_qa.py --max-length)"
             )
         return windows(len(encoding), max_tokens, min(doc_stride, max_tokens - 1))
 

@@ -84,6 +84,10 @@ REACHES: dict[str, set[str]] = {
     "tasks.options": EVALUATING - {"compare_forgetting"},  # which needs all files
     "tasks.qa": TRAINING["qa"] | PREDICT,
     "tasks.qa._question_and_context": PREDICT,
+    "tasks.qa.QaTask.fit": TRAINING["qa"],
+    "tasks.qa_checks": TRAINING["qa"] - RANGE_TESTS,  # which does not check data
+    "tasks.summaries": TRAINING["summarization"],
+    "tasks.summary_checks": TRAINING["summarization"],
     "tasks.summarization": TRAINING["summarization"],
     "tasks.summarization.SummarizationTask.precompute_encoder_outputs": PYTHON,
     "tasks.summarization.SummarizationTask": SUMMARIZERS,

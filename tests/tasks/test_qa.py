@@ -606,7 +606,7 @@ def test_bad_input(tiny_bert, asked, tmp_path, monkeypatch, capsys, change, word
             {"doc-stride": 61, "max-length": 20},
             ["--doc-stride is 61", "window of 20", "--max-length", "at most 16"],
         ),
-        ({"doc-stride": 14, "max-length": 20}, ["--doc-stride 14", "from 0 to 13", "question"]),
+        ({"doc-stride": 14, "max-length": 20}, ["overlap of 14", "from 0 to 13", "--doc-stride"]),
         ({"doc-stride": -1}, ["--doc-stride", "-1"]),
         ({"max-length": 6}, ["no room", "window of 6"]),
         ({"max-answer-length": 0}, ["--max-answer-length", "0"]),
