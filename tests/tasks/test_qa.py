@@ -393,7 +393,7 @@ CASES = {
     "empty question": ({"question": " "}, ["question '0'", "'question' is empty"]),
     "question longer than the window": (
         {"question": "good " * 70},
-        ["question '0'", "70 tokens", "window of 64", "--max-length"],
+        ["question '0'", "70 tokens", "window of 64", "train with larger windows"],
     ),
 }
 
@@ -423,7 +423,10 @@ def test_bad_input(tiny_bert, asked, tmp_path, monkeypatch, capsys, change, word
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"doc-stride": 61, "max-length": 20}, ["--doc-stride 61", "from 0 to 13", "question"]),
+        (
+            {"doc-stride": 61, "max-length": 20},
+            ["overlap of 61", "doc_stride from 0 to 13", "question"],
+        ),
         ({"doc-stride": -1}, ["--doc-stride", "-1"]),
         ({"max-length": 6}, ["no room", "window of 6"]),
         ({"max-answer-length": 0}, ["--max-answer-length", "0"]),
