@@ -64,7 +64,8 @@ def check_range(options: object, name: str, low: float, high: float | None = Non
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{problem}; it must be a number")
         largest = LARGEST if isinstance(value, int) else sys.float_info.max
-        if value < low and high is None:
+        # An upper bound above this is a technical one, which concerns few people.
+        if value < low and (high is None or high > 10_000):
             raise ValueError(f"{problem}; it must be at least {low}")
         if not low <= value <= (largest if high is None else high):  # nan and inf too
             bounds = f"from {low} to {high or largest}"

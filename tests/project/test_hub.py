@@ -268,7 +268,7 @@ def test_no_network(server, monkeypatch, capsys):
     server.add("o/x", GOOD)
     folder = hub.find_checkpoint("o/x")
     point_to("http://127.0.0.1:9", monkeypatch)
-    with fails("o/y: cannot be downloaded from http://127.0.0.1:9", "get_weights.py"):
+    with fails("o/y: cannot be downloaded from http://127.0.0.1:9", "copy its folder"):
         hub.find_checkpoint("o/y")
     capsys.readouterr()
     assert hub.find_checkpoint("o/x") == folder

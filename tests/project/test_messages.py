@@ -161,7 +161,7 @@ MESSAGES = list(messages())
 
 def test_messages_are_found():
     names = {name for name, _, _ in MESSAGES}
-    assert {"tasks.options.TaskOptions.__post_init__", "training.run_dir.run_lock"} <= names
+    assert {"tasks.options.TaskOptions.__post_init__", "files.lock_folder"} <= names
     assert len(MESSAGES) > 60
     unused = {e for e in REACHES if not any(f"{n}.".startswith(f"{e}.") for n in names)}
     assert not unused

@@ -106,7 +106,10 @@ def test_an_old_name_is_unknown_to_a_script_that_never_had_it():
 def test_flags_may_be_written_with_underscores():
     _, options = parse("--batch_size", "4", "--warmup_ratio=0.5", "--no_group_by_length")
     assert (options.batch_size, options.warmup_ratio, options.group_by_length) == (4, 0.5, False)
-    both = [parse("--freeze-encoder", "--l2-sp", "2"), parse("--freeze_encoder", "--l2_sp", "2")]
+    both = [
+        parse("--freeze-embeddings", "--l2-sp", "2"),
+        parse("--freeze_embeddings", "--l2_sp", "2"),
+    ]
     assert both[0] == both[1]
 
 

@@ -91,7 +91,7 @@ def test_a_run_stops_before_the_step_is_taken(tiny_bert, reviews, tmp_path, monk
     task = ClassificationOptions(model=str(tiny_bert), train_file=reviews["train"])
     options = TrainOptions(output_dir=tmp_path / "out", batch_size=4, device="cpu")
     words = (
-        rf"step {after + 1}: .*encoder\.layers\.1\.attention\.output;.* not taken.*--learning-rate"
+        rf"step {after + 1}: .*encoder\.layers\.1\.attention\.output;.* not taken.*learning rate"
     )
     with pytest.raises(UserError, match=words):
         run(ClassificationTask, task, options)

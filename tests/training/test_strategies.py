@@ -249,7 +249,7 @@ def test_only_one_option_chooses_the_trained_parameters():
             ValueError, match=" exclude each other, since each chooses the trained parameters"
         ):
             TrainOptions(**flags)
-    with pytest.raises(ValueError, match="without --lora-rank"):
+    with pytest.raises(ValueError, match="--lora-alpha needs --lora-rank"):
         TrainOptions(lora_alpha=4.0)
     with pytest.raises(ValueError, match="--wise-ft-alpha averages"):
         TrainOptions(wise_ft_alpha=0.5, reinit_layers=1)
