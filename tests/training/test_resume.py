@@ -13,7 +13,8 @@ from support.running import read_lines, run_script
 from torch import nn
 
 from minift.errors import UserError
-from minift.tasks.classification import ClassificationOptions, ClassificationTask, sort_labels
+from minift.tasks.classification import ClassificationOptions, ClassificationTask
+from minift.tasks.labels import sort_labels
 from minift.training import checkpoint
 from minift.training.checkpoint import load_state, read_state, save_state
 from minift.training.optim import make_optimizer

@@ -121,7 +121,7 @@ def test_l2_sp_decays_towards_the_pretrained_weights(trained, tiny_bert):
 
 def test_l2_sp_takes_the_place_of_weight_decay_and_leaves_a_new_head_to_it(tiny_bert):
     model = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
-    pretrained = pretrained_parameters(model, TrainOptions(l2_sp=0.5))
+    pretrained = pretrained_parameters(model, TrainOptions(l2_sp=0.5, freeze_layers=0))
     groups = parameter_groups(model, 0.01, l2_sp=0.5, pretrained=pretrained)
     decays = {name: (g["weight_decay"], g["l2_sp"]) for g in groups for name in g["names"]}
     assert decays["encoder.layers.0.attention.qkv.weight"] == (0.0, 0.5)
