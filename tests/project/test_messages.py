@@ -49,6 +49,10 @@ PARSERS = ("training.cli.ArgumentParser", "training.cli._add_flag", "training.cl
 
 # Module, or module and function -> the commands that can print its messages.  The longest counts.
 REACHES: dict[str, set[str]] = {
+    "data.columns": TRAINING["ner"] | PREDICT,
+    "data.columns.read_tagged": TRAINING["ner"],
+    "data.inputs": PREDICT,
+    "data.rows": TRAINING["classification"] | PREDICT,
     "data.tags": TRAINING["ner"],
     "device": ALL_TRAINING | PREDICT | PRETRAIN,
     "device.check_precision": ALL_TRAINING | PRETRAIN,
@@ -68,6 +72,7 @@ REACHES: dict[str, set[str]] = {
     "files.lock_folder": RUNS | PRETRAIN,
     "files.check_whole": RUNS | PRETRAIN,  # also read by others, of "its run"
     "nn.int8": PREDICT,
+    "predictor": PREDICT,
     "pretraining": PRETRAIN | {"compare_forgetting"},
     "pretraining.base": PRETRAIN,
     "pretraining.probe": {"compare_forgetting"},
@@ -76,15 +81,18 @@ REACHES: dict[str, set[str]] = {
     "tasks": ALL_TRAINING,
     "tasks.answers": TRAINING["qa"],
     "tasks.base.Task.metric_named": EVALUATING,
-    "tasks.base.Task.read_inputs": PREDICT,
+    "tasks.base.Task.check_inputs": PREDICT,
     "tasks.classification": TRAINING["classification"],
     # compare_freezing trains no checkpoint's pooling without its weights: see its poolings.
     "tasks.classification.ClassificationTask.precompute_encoder_outputs": {"train_classification"},
+    "tasks.labels": TRAINING["classification"],
+    "tasks.labels.doubtful_labels": TRAINING["classification"] - RANGE_TESTS,
     "tasks.ner": TRAINING["ner"],
     "tasks.options": EVALUATING - {"compare_forgetting"},  # which needs all files
     "tasks.qa": TRAINING["qa"] | PREDICT,
     "tasks.qa._question_and_context": PREDICT,
     "tasks.qa.QaTask.fit": TRAINING["qa"],
+    "tasks.qa.QaTask.read_inputs": PREDICT,
     "tasks.qa_checks": TRAINING["qa"] - RANGE_TESTS,  # which does not check data
     "tasks.summaries": TRAINING["summarization"],
     "tasks.summary_checks": TRAINING["summarization"],
@@ -99,6 +107,7 @@ REACHES: dict[str, set[str]] = {
     "training.options.TrainOptions._check_trained_parameters": TRAIN_SCRIPTS - SUMMARIZERS,
     "training.options.TrainOptions.__post_init__": RUNS,
     "training.options.TrainOptions.check_evaluated": EVALUATING,
+    "training.plan": TRAIN_SCRIPTS | COMPARISONS,
     "training.run": RUNS,
     "training.run_dir": RUNS | PRETRAIN,
     "training.run_dir.check_same_start": RUNS,
