@@ -90,7 +90,7 @@ def add_column_flags(parser: ArgumentParser) -> list[str]:
     for task in TASKS.values():
         hints = get_type_hints(task.options_class)
         for field in dataclasses.fields(task.options_class):
-            if field.name.endswith("_column") and field.name not in names:
+            if field.name in task.options_class.column_options and field.name not in names:
                 names[field.name] = None
                 hint = hints[field.name] if hints[field.name] in (int, str) else str
                 sentence = field.metadata["help"].replace("%", "%%")

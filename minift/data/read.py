@@ -205,7 +205,7 @@ def read_summaries(
         where = location(path, row.line)
         try:
             if "document" not in row.fields:
-                raise UserError(_no_column(row, "document", columns, where, require_summary))
+                raise UserError(_no_column(row, "document", columns, where))
             document = _text(row, "document", document_column, where, require_summary)
             summaries = _summaries(row, columns, where, require_summary)
         except UserError as error:
@@ -228,7 +228,7 @@ def _summaries(row: Row, columns: Mapping[str, str], where: str, required: bool)
             raise UserError(f"{where}: 'summaries' is {shown(several)}; it must be a list")
         texts = [row.fields["summary"], *several] if "summary" in row.fields else several
         if not texts and "summaries" not in row.fields:
-            raise UserError(_no_column(row, "summary", columns, where, required))
+            raise UserError(_no_column(row, "summary", columns, where))
         if not texts:
             raise UserError(f"{where}: 'summaries' is empty; add one or remove the record")
         return tuple(dict.fromkeys(text_of(text, columns["summary"], where) for text in texts))
@@ -238,9 +238,9 @@ def _summaries(row: Row, columns: Mapping[str, str], where: str, required: bool)
         return ()
 
 
-def _no_column(row: Row, name: str, columns: Mapping[str, str], where: str, training: bool) -> str:
+def _no_column(row: Row, name: str, columns: Mapping[str, str], where: str) -> str:
     """The error message for a file without documents, or without summaries."""
-    remedy = f"name the column with --{name}-column" if training else "rename the column"
+    remedy = f"name the column with --{name}-column"
     found = ", ".join(map(str, row.found))[:80]
     return f"{where}: has no {columns[name]!r}, only {found!r}; add it, or {remedy}"
 

@@ -54,6 +54,7 @@ from minift.text.windows import Truncation, truncate_or_window
 class ClassificationOptions(TaskOptions):
     """Classification."""
 
+    column_options = ("text_column", "pair_column", "label_column")
     text_column: str = option("text", "Column of the text: a name, or a number from 0 in a TSV.")
     pair_column: str = option("text_pair", "Column of the second text of a pair, if there is one.")
     label_column: str = option("label", "Column of the label.")
@@ -187,7 +188,7 @@ class ClassificationTask(Task):
     )
     builtin_files = "reviews.{}.tsv"
     baseline_name, few_records = "the most frequent label", 800
-    saved_options = ("text_column", "pair_column", "label_column", "truncation", "positive_label")
+    saved_options = (*ClassificationOptions.column_options, "truncation", "positive_label")
     saved_fields = ("pairs",)
 
     options: ClassificationOptions
@@ -198,7 +199,6 @@ class ClassificationTask(Task):
     def read(
         cls, source: Path, options: ClassificationOptions, *, require_labels: bool = True
     ) -> Iterable[TextRecord]:
-        """A TSV, CSV or JSONL file."""
         return read_classification(source, **options.file_columns, require_label=require_labels)
 
     def read_inputs(

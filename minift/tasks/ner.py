@@ -68,6 +68,7 @@ class NerOptions(TaskOptions):
 
     # Higher than for classification: a sentence encoder was not trained to describe single words.
     default_learning_rate: ClassVar[float] = 1e-4
+    column_options = ("token_column", "tag_column")
 
     token_column: int = option(0, "Column of the word, from 0; negative ones count from the right.")
     tag_column: int = option(-1, "Column of the tag; -1: the last.")
@@ -145,7 +146,7 @@ class NerTask(Task):
     builtin_files = "ner.{}.conll"
     baseline_name = "no entity"
     saved_options = (
-        *("token_column", "tag_column", "scheme", "doc_stride"),
+        *(*NerOptions.column_options, "scheme", "doc_stride"),
         *("label_strategy", "aggregation_strategy", "decoding"),
     )
 

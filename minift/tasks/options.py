@@ -15,6 +15,7 @@ class TaskOptions:
     """The model to start from and the data."""
 
     default_learning_rate: ClassVar[float] = 5e-5  # with all parameters trained
+    column_options: ClassVar[tuple[str, ...]] = ()  # fields that say where a file has its columns
 
     model: str = option(
         "all-MiniLM-L6-v2", "Folder, name under weights/ or hub id of the model.", common=True
@@ -55,7 +56,7 @@ class TaskOptions:
     @property
     def file_columns(self) -> dict[str, Any]:
         """The options that say where a file has its columns: name -> value."""
-        return {name: value for name, value in vars(self).items() if name.endswith("_column")}
+        return {name: getattr(self, name) for name in self.column_options}
 
     def files(self, built_in: str) -> dict[str, tuple[Path, ...]]:
         """Split name -> the files given, or else those of the built-in set.

@@ -74,6 +74,7 @@ class SummarizationOptions(TaskOptions):
     """Summarization."""
 
     default_learning_rate: ClassVar[float] = 3e-4  # T5 needs a higher one than BERT
+    column_options = ("document_column", "summary_column")
 
     model: str = option(
         DEFAULT_MODEL, "Folder, name under weights/ or hub id of the model.", common=True
@@ -168,7 +169,7 @@ class SummarizationTask(Task):
         }
     )
     saved_options = (
-        *("document_column", "summary_column", "source_prefix"),
+        *(*SummarizationOptions.column_options, "source_prefix"),
         *("num_beams", "length_penalty", "no_repeat_ngram_size", "beam_early_stopping"),
     )
     saved_fields = ("max_target_length", "newline_token")
