@@ -572,7 +572,7 @@ CASES = {
     "empty question": ({"question": " "}, ["question '0'", "'question' is empty"]),
     "question longer than the window": (
         {"question": "good " * 70},
-        ["question '0'", "70 tokens", "window of 64", "train with larger windows"],
+        ["question '0'", "70 tokens", "window of 64", "train with longer windows"],
     ),
 }
 
