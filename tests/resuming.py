@@ -252,14 +252,21 @@ def goes_on(changes: Callable[[Bench], Mapping[str, Any]]) -> Callable[[Bench], 
     return case
 
 
-def refused(name: str, changes: Mapping[str, Any], *more: str) -> Callable[[Bench], None]:
-    """A case that is refused by this name, before anything in the folder changes."""
+def refused(name: str, *values: Any, accept: bool = False) -> Callable[[Bench], None]:
+    """A case that is refused by the name of a flag, before anything in the folder changes.
+
+    values: of the flag; the first that the run does not have already.
+    """
 
     def case(bench: Bench) -> None:
         target = bench.killed(f"refused{bench.count}")
         before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+        options = json.loads((target / "options.json").read_text())
         try:
-            bench.start(target, changes, "--resume", *more)
+            value = next(v for v in values if v != options[name.strip("-").replace("-", "_")])
+            bench.start(
+                target, {name: value}, "--resume", *(["--accept-changes"] if accept else [])
+            )
         except Refused as error:
             if name not in str(error):
                 raise Failed(f"refused without the name {name}: {error}") from None
@@ -291,7 +298,6 @@ def fewer_records(bench: Bench) -> Mapping[str, Any]:
     return {"--train-file": target}
 
 
-ACCEPT = "--accept-changes"
 CASES: dict[str, Callable[[Bench], None]] = {
     "killed once": killed_once,
     "killed three times": killed_thrice,
@@ -302,9 +308,9 @@ CASES: dict[str, Callable[[Bench], None]] = {
     ),
     "fewer records": goes_on(fewer_records),
     "more epochs": goes_on(lambda _: {"--epochs": 5}),
-    "another batch size, not accepted": refused("--batch-size", {"--batch-size": 8}),
-    "fewer epochs than were done": refused("--epochs", {"--epochs": 1}, ACCEPT),
-    "another optimiser": refused("--optimizer", {"--optimizer": "adafactor"}, ACCEPT),
+    "another batch size, not accepted": refused("--batch-size", 8),
+    "fewer epochs than were done": refused("--epochs", 1, accept=True),
+    "another optimiser": refused("--optimizer", "adafactor", "adamw", accept=True),
 }
 
 

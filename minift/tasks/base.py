@@ -29,7 +29,7 @@ from minift.tasks.batches import Batch, Feature, with_encoder_outputs
 from minift.tasks.data_checks import overlaps, spelled_special_tokens, unknown_tokens
 from minift.tasks.defaults import TrainDefaults
 from minift.tasks.display import Display
-from minift.tasks.loading import load_initial_model, load_task, save_task
+from minift.tasks.loading import load_initial_model, load_task, save_task, saved_settings
 from minift.tasks.options import TaskOptions
 from minift.text.tokenizer import Tokenizer
 
@@ -197,6 +197,11 @@ class Task(ABC):
         Raises `UserError` for a record of any split that does not fit the training data.
         """
         return self
+
+    def has_trained(self, model: PretrainedModel) -> bool:
+        """Whether the model, head included, is one that minift has trained for this task."""
+        trained = saved_settings(model.config.other_keys).get("task") == self.name
+        return trained and model.load_report is not None and not model.new_parameters
 
     def precompute_encoder_outputs(
         self, model: Any, features: Sequence[Any], batch_size: int

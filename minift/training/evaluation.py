@@ -11,7 +11,6 @@ from minift.device import autocast
 from minift.models.adapters import save_adapter
 from minift.models.base import PretrainedModel
 from minift.tasks.base import Feature, Task
-from minift.tasks.loading import saved_settings
 from minift.training.options import TrainOptions
 from minift.training.run_dir import records_digest
 from minift.training.state import TrainerState
@@ -30,12 +29,6 @@ def evaluate(
             predictions = task.predict(model, features, options.batch_size)
         scores[name] = task.score(predictions, records)
     return scores
-
-
-def starts_from_run(task: Task, model: PretrainedModel) -> bool:
-    """Whether the model was trained for this task before, so that its score is one to beat."""
-    trained = saved_settings(model.config.other_keys).get("task") == task.name
-    return trained and model.load_report is not None and not model.new_parameters
 
 
 def scores_by(task: Task, scored: Mapping[str, Split], options: TrainOptions) -> str:

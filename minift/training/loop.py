@@ -31,7 +31,6 @@ from minift.training.evaluation import (
     save_if_best,
     save_model,
     scores_by,
-    starts_from_run,
 )
 from minift.training.freezing import (
     freeze_lower_layers,
@@ -107,7 +106,7 @@ def train(
             if "dev" in scores:
                 save_if_best(task, model, folder, options, state, scores["dev"])
 
-    if "dev" in scored and state.step == 0 and starts_from_run(task, model):
+    if "dev" in scored and state.step == 0 and task.has_trained(model):
         evaluate_and_save("before training", {"step": 0, "epoch": 0.0})
     bar = ProgressBar("train", plan.total_steps, state.step)
     for step in bar.over(plan.steps(state)):

@@ -24,7 +24,7 @@ from minift.data.batching import chunks, training_batches
 from minift.errors import UserError
 from minift.training.options import TrainOptions
 from minift.training.schedules import SCHEDULES
-from minift.training.state import Draw, TrainerState
+from minift.training.state import EpochOrder, TrainerState
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ class Plan:
         """
         finished = 0 < state.total_steps == state.step
         if state.examples != len(self.lengths):
-            used = sum(draw.used for draw in state.draws)
-            state.draws = [replace(self._new_draw(), used=min(used, len(self.lengths)))]
-        elif replace(state.draws[-1], used=0) != self._new_draw():
-            state.draws.append(self._new_draw())
+            used = sum(order.used for order in state.orders)
+            state.orders = [replace(self._new_order(), used=min(used, len(self.lengths)))]
+        elif replace(state.orders[-1], used=0) != self._new_order():
+            state.orders.append(self._new_order())
         if not finished and not self._steps_left(state):  # fewer records than were used
-            state.epoch, state.draws = state.epoch + 1, [self._new_draw()]
+            state.epoch, state.orders = state.epoch + 1, [self._new_order()]
         state.examples, state.total_steps = len(self.lengths), self.total_steps
         if finished and state.epoch >= self.epochs:
             state.step = self.total_steps
@@ -100,23 +100,23 @@ class Plan:
     def advance(self, state: TrainerState, step: PlannedStep) -> None:
         """Move the position behind a step, in place."""
         state.step += 1
-        state.draws[-1].used += sum(map(len, step.batches))
+        state.orders[-1].used += sum(map(len, step.batches))
         if step.ends_epoch:
-            state.epoch, state.draws = step.epoch + 1, [self._new_draw()]
+            state.epoch, state.orders = step.epoch + 1, [self._new_order()]
 
-    def _new_draw(self) -> Draw:
+    def _new_order(self) -> EpochOrder:
         options = self.options
-        return Draw(options.seed, options.batch_size, options.group_by_length)
+        return EpochOrder(options.seed, options.batch_size, options.group_by_length)
 
     def _steps_left(self, state: TrainerState) -> list[list[list[int]]]:
         """The steps left of the current epoch, each a list of batches, each a list of indices."""
         left, batches = list(range(len(self.lengths))), []
-        for draw in state.draws:
+        for order in state.orders:
             lengths = [self.lengths[i] for i in left]
             batches = training_batches(
-                lengths, draw.batch_size, draw.seed, state.epoch, draw.by_length
+                lengths, order.batch_size, order.seed, state.epoch, order.by_length
             )
-            batches = _without_first([[left[i] for i in batch] for batch in batches], draw.used)
+            batches = _without_first([[left[i] for i in batch] for batch in batches], order.used)
             left = sorted(i for batch in batches for i in batch)
         return chunks(batches, self.options.gradient_accumulation_steps)
 

@@ -31,7 +31,7 @@ class Throughput:
 
 
 @dataclass
-class Draw:
+class EpochOrder:
     """A random order of the records in an epoch, in batches; see `plan.py`."""
 
     seed: int
@@ -47,8 +47,8 @@ class TrainerState:
     step: int = 0  # complete steps of the run's plan
     total_steps: int = 0  # of the plan
     epoch: int = 0  # complete epochs
-    draws: list[Draw] = field(default_factory=list)  # of the current epoch
-    examples: int = 0  # features in the training data, which the draws order
+    orders: list[EpochOrder] = field(default_factory=list)  # of the current epoch
+    examples: int = 0  # features in the training data, whose orders these are
     max_micro_batch: int | None = None  # records in a forward pass since memory ran out
     averaged: int = 0  # steps in the mean of weights
     skipped: int = 0  # steps with a loss or gradient that was not finite
@@ -65,8 +65,8 @@ class TrainerState:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainerState:
         """The inverse of `dataclasses.asdict`; `TypeError` or `KeyError` for other fields."""
-        draws = [Draw(**draw) for draw in values["draws"]]
-        return cls(**{**values, "draws": draws, "throughput": Throughput(**values["throughput"])})
+        orders = [EpochOrder(**order) for order in values["orders"]]
+        return cls(**{**values, "orders": orders, "throughput": Throughput(**values["throughput"])})
 
     def count_scores_of(self, scored_by: str) -> None:
         """Forget the best score, in place, if other data or another metric measured it."""

@@ -13,7 +13,7 @@ from minift.errors import UserError
 from minift.training import checkpoint
 from minift.training.checkpoint import load_state, remove_state, save_state
 from minift.training.optim import make_optimizer
-from minift.training.state import Draw, Throughput, TrainerState
+from minift.training.state import EpochOrder, Throughput, TrainerState
 
 
 def one_group(model):
@@ -45,11 +45,11 @@ def step(model, optimizer):
 
 def test_going_on_gives_the_same_numbers(tmp_path):
     model, optimizer = trained(1)
-    draw = Draw(seed=1, batch_size=4, by_length=True, used=8)
+    order = EpochOrder(seed=1, batch_size=4, by_length=True, used=8)
     throughput = Throughput(seconds=0.5, examples=20, real_tokens=90, all_tokens=100)
     at = TrainerState(
         epoch=1,
-        draws=[draw],
+        orders=[order],
         step=3,
         best_score=0.5,
         max_micro_batch=2,

@@ -12,7 +12,7 @@ from minift.data.batching import chunks, training_batches
 from minift.errors import UserError
 from minift.training.options import TrainOptions
 from minift.training.plan import Plan
-from minift.training.state import Draw, TrainerState
+from minift.training.state import EpochOrder, TrainerState
 
 OPTIONS = TrainOptions(batch_size=4, epochs=3, learning_rate=1e-3, seed=5)
 
@@ -130,7 +130,7 @@ def test_with_other_data_as_many_records_count_as_used(count, epoch, used):
     state = started(Plan(lengths_of(44), OPTIONS), 6)  # 24 records
     plan = Plan(lengths_of(count), OPTIONS)
     plan.continue_from(state)
-    assert (state.epoch, sum(draw.used for draw in state.draws)) == (epoch, used)
+    assert (state.epoch, sum(order.used for order in state.orders)) == (epoch, used)
     records = [i for s, _ in run_steps(plan, state) for batch in s.batches for i in batch]
     assert len(records) == 3 * count - (epoch * count + used)
     assert state.step == plan.total_steps == 3 * math.ceil(count / 4)
@@ -155,11 +155,11 @@ def test_a_run_that_died_after_its_last_step_has_none_left():
     assert len(run_steps(plan, state)) == 11
 
 
-def test_the_draws_of_an_epoch_are_forgotten_with_it():
+def test_the_orders_of_an_epoch_are_forgotten_with_it():
     state = started(Plan(lengths_of(44), OPTIONS), 3)
     plan = Plan(lengths_of(44), replace(OPTIONS, batch_size=9))
     plan.continue_from(state)
-    new = Draw(seed=5, batch_size=9, by_length=True)
-    assert state.draws == [Draw(5, 4, True, used=12), new]
+    new = EpochOrder(seed=5, batch_size=9, by_length=True)
+    assert state.orders == [EpochOrder(5, 4, True, used=12), new]
     run_steps(plan, state, 4)
-    assert (state.epoch, state.draws) == (1, [new])
+    assert (state.epoch, state.orders) == (1, [new])
