@@ -60,6 +60,7 @@ def predict_lines(
     _check_weights(model, folder)
     model.register_forward_hook(_refuse_nan(folder))
     model = quantize_int8(model.to(device)) if int8 else model.to(device)
+    lines = Path(lines) if isinstance(lines, str) else lines
     if not isinstance(lines, Path):
         lines = map(_checked, lines, range(1, sys.maxsize))
     records = task.read_inputs(lines, questions, columns)

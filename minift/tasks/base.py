@@ -71,6 +71,7 @@ class Task(ABC):
     display_class: ClassVar[type[Display]]
     metrics: ClassVar[tuple[Metric, ...]]  # may choose the best model; the first is the default
     builtin_files: ClassVar[str] = ""  # of the built-in set, {} for the split; empty: there is none
+    answers_questions: ClassVar[bool] = False  # about each input of a prediction
     baseline_name: ClassVar[str] = ""  # describes the prediction that `baseline_score` scores
     # Below so many training records, the recipe of training/defaults.py is the default; 0: never.
     few_records: ClassVar[int] = 0
@@ -320,24 +321,29 @@ class Task(ABC):
         columns: where this file has its columns, `token_column` -> 1, instead of where the
             training data had them; `UserError` for a column that the task does not read.
         """
-        self.check_inputs(questions, columns)
+        columns = columns or {}
+        self._check_inputs(questions, columns)
+        source = Path(inputs) if isinstance(inputs, str) else inputs
+        return self.inputs_of(source, questions, columns)
+
+    def inputs_of(
+        self, source: Path | Iterable[str], questions: Sequence[str], columns: Mapping[str, Any]
+    ) -> Iterable[Any]:
+        """`read_inputs`, after the checks of its arguments."""
         options = self.options
         if columns:
             default = {name: vars(self.options_class())[name] for name in options.file_columns}
             options = replace(options, **{**default, **columns})
-        source = Path(inputs) if isinstance(inputs, str) else inputs
         return self.read(source, options, require_labels=False)
 
-    def check_inputs(
-        self, questions: Sequence[str] = (), columns: Mapping[str, Any] | None = None
-    ) -> None:
+    def _check_inputs(self, questions: Sequence[str], columns: Mapping[str, Any]) -> None:
         """`UserError` for questions or columns that the task does not take."""
-        if questions:
+        if questions and not self.answers_questions:
             raise UserError(
                 f"--question is {questions[0]!r:.60}, but the model was trained for {self.name}, "
                 "which answers no questions; leave it out"
             )
-        for name in columns or {}:
+        for name in columns:
             if name not in self.options.file_columns:
                 raise UserError(
                     f"{flag_of(name)} is {columns[name]!r:.60}, but the model was trained for "

@@ -201,14 +201,10 @@ class ClassificationTask(Task):
     ) -> Iterable[TextRecord]:
         return read_classification(source, **options.file_columns, require_label=require_labels)
 
-    def read_inputs(
-        self,
-        inputs: Path | Iterable[str],
-        questions: Sequence[str] = (),
-        columns: Mapping[str, Any] | None = None,
+    def inputs_of(
+        self, source: Path | Iterable[str], questions: Sequence[str], columns: Mapping[str, Any]
     ) -> Iterable[TextRecord]:
-        self.check_inputs(questions, columns)
-        return read_texts(inputs, self.options.file_columns, columns or {}, self.pairs, self.labels)
+        return read_texts(source, self.options.file_columns, columns, self.pairs, self.labels)
 
     def input_checks(self, records: Records) -> list[str]:
         return unknown_labels(records, self.labels)

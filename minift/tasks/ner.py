@@ -171,17 +171,13 @@ class NerTask(Task):
             return read_tagged(source, **columns)
         return read_words(source, split_words, **columns)
 
-    def read_inputs(
-        self,
-        inputs: Path | Iterable[str],
-        questions: Sequence[str] = (),
-        columns: Mapping[str, Any] | None = None,
+    def inputs_of(
+        self, source: Path | Iterable[str], questions: Sequence[str], columns: Mapping[str, Any]
     ) -> Iterable[TagRecord]:
         """As for all tasks; a file whose columns are given has columns, whatever it looks like."""
-        if not columns or not isinstance(inputs, Path):
-            return super().read_inputs(inputs, questions, columns)
-        self.check_inputs(questions, columns)
-        return read_words(inputs, split_words, **columns, has_columns=True)
+        if not columns or not isinstance(source, Path):
+            return super().inputs_of(source, questions, columns)
+        return read_words(source, split_words, **columns, has_columns=True)
 
     @classmethod
     def labels_of(cls, options: NerOptions, splits: Mapping[str, Records]) -> tuple[str, ...]:

@@ -134,7 +134,7 @@ class QaTask(Task):
         # With `no_answer` only:
         *(Metric("f1_at_zero"), Metric("exact_at_zero"), Metric("best_f1"), Metric("best_exact")),
     )
-    builtin_files = "qa.{}.json"
+    builtin_files, answers_questions = "qa.{}.json", True
     baseline_name = "no answer"
     saved_options = ("doc_stride", "max_answer_length", "n_best_size")
     saved_fields = ("no_answer", "null_threshold")
@@ -176,28 +176,23 @@ class QaTask(Task):
                 check_ids(splits[name])
         return {**splits, "train": with_own_ids(splits["train"])}
 
-    def read_inputs(
-        self,
-        inputs: str | Path | Iterable[str],
-        questions: Sequence[str] = (),
-        columns: Mapping[str, Any] | None = None,
+    def inputs_of(
+        self, source: Path | Iterable[str], questions: Sequence[str], columns: Mapping[str, Any]
     ) -> Iterable[QuestionRecord]:
         """As for all tasks; or questions, each asked of a whole text file or of each line."""
         if not questions:
-            return super().read_inputs(inputs, columns=columns)
-        self.check_inputs(columns=columns)
+            return super().inputs_of(source, questions, columns)
         for question in questions:
             if not question.strip():
                 raise UserError(f"--question is {question!r}; write a question")
-        inputs = Path(inputs) if isinstance(inputs, str) else inputs
-        if isinstance(inputs, Path):
-            if begins_json(inputs):
+        if isinstance(source, Path):
+            if begins_json(source):
                 raise UserError(
-                    f"{inputs}: holds JSON, not a text to ask {questions[0]!r:.60} of; leave "
+                    f"{source}: holds JSON, not a text to ask {questions[0]!r:.60} of; leave "
                     "--question out to predict the questions in the file"
                 )
-            inputs = ["\n".join(line for _, line in read_lines(inputs))]
-        return unanswered((q, text.rstrip("\r\n")) for text in inputs for q in questions)
+            source = ["\n".join(line for _, line in read_lines(source))]
+        return unanswered((q, text.rstrip("\r\n")) for text in source for q in questions)
 
     @classmethod
     def labels_of(cls, options: QaOptions, splits: Mapping[str, Records]) -> int:

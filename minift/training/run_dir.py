@@ -27,8 +27,10 @@ from minift.files import (
 )
 from minift.models.base import PretrainedModel
 from minift.options import flag_of
+from minift.training.checkpoint import STATE
 from minift.training.log import LOG
 from minift.training.options import TrainOptions
+from minift.weights import WEIGHTS
 
 OPTIONS, METRICS = "options.json", "metrics.json"
 # Options that a resumed run may change, because they do not change the result.
@@ -113,9 +115,9 @@ def _empty(folder: Path) -> None:
 
 
 def holds_nothing(folder: Path) -> bool:
-    """Whether a run has written its options only, and no line of its log."""
-    names = {path.name for path in folder.iterdir()}
-    return names == {OPTIONS, LOG} and not (folder / LOG).stat().st_size
+    """Whether a run has written no line of its log, no state and no model."""
+    logged = (folder / LOG).stat().st_size
+    return not logged and not any((folder / name).exists() for name in (STATE, WEIGHTS))
 
 
 def write_options(folder: Path, resolved: Mapping[str, Any]) -> None:

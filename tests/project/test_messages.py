@@ -81,7 +81,7 @@ REACHES: dict[str, set[str]] = {
     "tasks": ALL_TRAINING,
     "tasks.answers": TRAINING["qa"],
     "tasks.base.Task.metric_named": EVALUATING,
-    "tasks.base.Task.check_inputs": PREDICT,
+    "tasks.base.Task._check_inputs": PREDICT,
     "tasks.classification": TRAINING["classification"],
     # compare_freezing trains no checkpoint's pooling without its weights: see its poolings.
     "tasks.classification.ClassificationTask.precompute_encoder_outputs": {"train_classification"},
@@ -92,7 +92,7 @@ REACHES: dict[str, set[str]] = {
     "tasks.qa": TRAINING["qa"] | PREDICT,
     "tasks.qa._question_and_context": PREDICT,
     "tasks.qa.QaTask.fit": TRAINING["qa"],
-    "tasks.qa.QaTask.read_inputs": PREDICT,
+    "tasks.qa.QaTask.inputs_of": PREDICT,
     "tasks.qa_checks": TRAINING["qa"] - RANGE_TESTS,  # which does not check data
     "tasks.summaries": TRAINING["summarization"],
     "tasks.summary_checks": TRAINING["summarization"],

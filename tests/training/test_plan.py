@@ -14,7 +14,7 @@ from minift.training.options import TrainOptions
 from minift.training.plan import Plan
 from minift.training.state import EpochOrder, TrainerState
 
-OPTIONS = TrainOptions(batch_size=4, epochs=3, learning_rate=1e-3, seed=5)
+OPTIONS = TrainOptions(batch_size=4, epochs=3, min_steps=0, learning_rate=1e-3, seed=5)
 
 
 def lengths_of(count: int) -> list[int]:

@@ -37,7 +37,7 @@ def test_options_that_use_dev_scores_are_refused_without_dev_data(start):
         ({"metric_for_best_model": "f1"}, "--metric-for-best-model is f1"),
         ({"eval_steps": 5}, "--eval-steps is 5"),
     ):
-        with pytest.raises(UserError, match=f"{flag}, but there are no dev data"):
+        with pytest.raises(UserError, match=f"{flag}, but there is no dev data"):
             run(ClassificationTask, task, replace(options, **changes))
         assert not options.output_dir.exists()
     # With scores of training records, evaluations take place.
@@ -60,7 +60,7 @@ def test_only_the_options_that_were_changed_are_shown(start, capsys):
     (line,) = [n for n in capsys.readouterr().out.splitlines() if n.startswith("options ")]
     names = [part.split("=")[0] for part in line.removeprefix("options ").strip().split(", ")]
     assert {"model", "epochs", "learning_rate", "output_dir", "dropout"} <= set(names)
-    assert "batch_size" not in names  # 16, the default
+    assert "weight_decay" not in names  # 0.01, the default
     assert line.endswith("(the others have their defaults)")
 
 
