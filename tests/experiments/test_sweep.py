@@ -105,7 +105,7 @@ def test_a_sweep_scores_its_runs_and_does_none_twice(flags, tmp_path, monkeypatc
         assert row["gap"] == row["train"]["accuracy"] - row["score"]
         assert row["seconds"] == metrics["seconds"]
         assert row["failed"] is None
-    assert all("lower --learning-rate" in row["failed"] for row in rows[1::2])
+    assert all("lower the learning rate" in row["failed"] for row in rows[1::2])
     table = (folder / "table.md").read_text()
     assert table in first.stdout
     assert [line.split(" | ")[3:4] + line.split(" | ")[-1:] for line in table.splitlines()[2:]] == [

@@ -223,6 +223,10 @@ EXCEPTIONS: dict[tuple[str, str], Row] = {
     ("predict", "--tag-column"): Row(INTEGER),
     ("predict", "--document-column"): Row(TEXT),
     ("predict", "--summary-column"): Row(TEXT),
+    ("benchmark generation", "--family"): choice("t5"),
+    ("compare_forgetting", "--probe-steps"): Row(INTEGER),  # without a --probe-file
+    # Adafactor takes no larger step than 1 / sqrt(step).
+    ("pretrain", "--learning-rate"): number("0.5", "1", "1e-12", "1e300"),
     ("pretrain", "--freeze-encoder"): REFUSED,  # the base command has no head
     ("pretrain", "--batch-size"): integer("1", "8", long=("65536",)),
     ("pretrain", "--eval-steps"): POSITIVE,
