@@ -97,7 +97,7 @@ def writing(path: Path) -> Iterator[None]:
 def check_output_dir(folder: Path) -> None:
     """Raise `UserError` unless a folder exists and is writable, or can be made.
 
-    It is asked before a run starts, so that a run does not end for its folder after hours.
+    Called before a run starts, so that an unusable folder does not end it hours later.
     """
     try:
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())

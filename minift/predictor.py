@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TextIO
 
 import torch
 
-from minift.errors import UserError
+from minift.errors import UserError, escape_controls
 from minift.models.base import PretrainedModel
 from minift.nn.int8 import quantize_int8
 from minift.tasks.base import Task
@@ -201,7 +201,7 @@ def _checked(line: str, number: int) -> str:
 
 
 def _print_warning(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(escape_controls(f"warning: {message}"), file=sys.stderr)
 
 
 # ---- a model that does not compute ---------------------------------------------------------------
@@ -261,5 +261,7 @@ def _csv_line(values: Sequence[Any]) -> str:
         for value in values
     ]
     text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerow(cells)  # quotes what holds either
+    csv.writer(text, lineterminator="\r\n").writerow(
+        cells
+    )  # so a cell with either character is quoted
     return text.getvalue().removesuffix("\r\n")

@@ -36,7 +36,7 @@ from minift.tasks.qa import QaOptions
 from minift.tasks.registry import TASKS
 from minift.training.cli import command_line, run_script
 from minift.training.defaults import with_defaults
-from minift.training.options import TrainOptions
+from minift.training.options import LORA, PARTIAL, WHOLE, TrainOptions
 
 # Comparison -> its function, and its options beside those of the task.
 TASK_COMPARISONS = {
@@ -53,8 +53,7 @@ FOLDER_OPTIONS = dict.fromkeys(
 )
 MINIFT_OPTIONS = dict.fromkeys(
     (
-        *("freeze_encoder", "freeze_embeddings", "freeze_layers", "gradual_unfreezing", "bitfit"),
-        *("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules", "reinit_layers"),
+        *(*WHOLE, *PARTIAL, *LORA),
         *("layerwise_lr_decay", "head_lr_multiplier", "l2_sp", "swa_fraction", "wise_ft_alpha"),
         *("min_steps", "gradient_accumulation_steps", "early_stopping_patience", "save_steps"),
         *("max_skipped_steps", "auto_micro_batch"),

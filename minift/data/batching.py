@@ -102,7 +102,7 @@ class ProgressBar:
     def __init__(self, label: str, total: int | None = None, start: int = 0):
         """total: items in all, None if it is not known; start: items that were done before."""
         self.label, self.total, self.start = label, total, start
-        self.shown = ""  # behind the bar, such as the loss
+        self.shown = ""  # after the bar, such as the loss
         self.bar: Any = None  # tqdm's
 
     def over(self, items: Iterable[T]) -> Iterator[T]:
@@ -126,7 +126,7 @@ class ProgressBar:
             yield item
 
     def note(self, text: str) -> None:
-        """Show a text behind the bar."""
+        """Show a text after the bar."""
         self.shown = text
         if self.bar is not None:
             self.bar.set_postfix_str(text, refresh=False)

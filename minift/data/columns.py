@@ -144,15 +144,8 @@ def read_tagged(
     Raises `UserError`, with file and line, for anything else.
     """
     path = Path(path)
-    if os.path.isdir(path):
-        raise UserError(f"{path}: is a directory; give a file")
     json = kind_of_file(path, token_column, tag_column) == "json"
-    if json:
-        sentences = list(_json_sentences(path, True))
-    else:
-        sentences = list(_column_sentences(path, token_column, tag_column, True))
-    if not sentences:
-        raise UserError(f"{path}: holds no sentence; give a file with at least one")
+    sentences = _sentences(path, json, token_column, tag_column, True)
     if not json:
         _refuse_header(path, sentences)
     try:
@@ -195,17 +188,10 @@ def read_words(
     split: text -> (start, end) of each of its words.
     has_columns: the file is known to have columns, whatever it looks like.
     """
-    if path.is_dir():
-        raise UserError(f"{path}: is a directory; give a file")
     kind = "columns" if has_columns else kind_of_file(path, token_column, tag_column)
     if kind == "text":
         return list(untagged((line, split(line)) for _, line in read_lines(path)))
-    if kind == "json":
-        sentences = list(_json_sentences(path, False))
-    else:
-        sentences = list(_column_sentences(path, token_column, tag_column, False))
-    if not sentences:
-        raise UserError(f"{path}: holds no sentence; give a file with at least one")
+    sentences = _sentences(path, kind == "json", token_column, tag_column, False)
     try:
         tagged = (sentence.tags for sentence in sentences if sentence.tags is not None)
         found = detect_scheme(tagged) if scheme == "auto" else scheme
@@ -224,6 +210,19 @@ def read_words(
             tags = None
         records.append(_record(path, i, sentence, tags, found))
     return records
+
+
+def _sentences(
+    path: Path, json: bool, token_column: int, tag_column: int, require_tags: bool
+) -> list[Sentence]:
+    """All sentences of a file; `UserError` if it holds none."""
+    if json:
+        sentences = list(_json_sentences(path, require_tags))
+    else:
+        sentences = list(_column_sentences(path, token_column, tag_column, require_tags))
+    if not sentences:
+        raise UserError(f"{path}: holds no sentence; give a file with at least one")
+    return sentences
 
 
 def _record(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from minift.data.read import TextRecord, read_classification, records_of
-from minift.data.rows import first_line, names_columns, read_tsv, reader_of
+from minift.data.rows import first_line, has_header, read_tsv, reader_of
 from minift.errors import UserError
 
 PAIR_ADVICE = "name the column of the second text with --pair-column"
@@ -70,7 +70,7 @@ def _columns_for(
     is_tsv = reader_of(path) is read_tsv
     names = {name.removesuffix("_column"): column for name, column in columns.items()}
     names["text_pair"] = names.pop("pair")
-    has_names = not is_tsv or names_columns(first_line(path).split("\t"), names)
+    has_names = not is_tsv or has_header(path, names)
     if has_names != columns["text_column"].isdecimal():
         return columns
     if is_tsv and pairs and first_line(path).count("\t") == 1:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from minift.data.rows import Row, first_line, names_columns, read_tsv, reader_of
+from minift.data.rows import Row, has_header, read_tsv, reader_of
 from minift.errors import UserError, escape_controls, location
 
 RecordType = TypeVar("RecordType")
@@ -125,7 +125,7 @@ def read_classification(
         text = _text(row, "text", text_column, where, require_label)
         paired = row.fields.get("text_pair") is not None
         if pair_column != "text_pair" and not paired and text.strip():
-            raise UserError(_missing(row, pair_column, where))
+            raise UserError(_missing(row, "text_pair", pair_column, where))
         if first and paired != (first.text_pair is not None) and text.strip():
             has, other = ("a", "has none") if paired else ("no", "has one")
             raise UserError(
@@ -146,7 +146,7 @@ def read_classification(
         records.append(record)
     if not records:
         raise UserError(f"{path}: holds no record; give a file with at least one")
-    if reader is read_tsv and not names_columns(first_line(path).split("\t"), columns):
+    if reader is read_tsv and not has_header(path, columns):
         _refuse_header(records)
     return records
 
@@ -175,7 +175,7 @@ def _refuse_header(records: Sequence[TextRecord]) -> None:
     raise UserError(
         f"{first.where}: looks like a header, because no other record has the label "
         f"{first.label!r}; choose its columns ({given}), or remove the line; if it is "
-        "a record, put it behind another"
+        "a record, move it below another record"
     )
 
 
@@ -204,8 +204,6 @@ def read_summaries(
     for row in reader(path, columns):
         where = location(path, row.line)
         try:
-            if "document" not in row.fields:
-                raise UserError(_no_column(row, "document", columns, where))
             document = _text(row, "document", document_column, where, require_summary)
             summaries = _summaries(row, columns, where, require_summary)
         except UserError as error:
@@ -228,7 +226,7 @@ def _summaries(row: Row, columns: Mapping[str, str], where: str, required: bool)
             raise UserError(f"{where}: 'summaries' is {shown(several)}; it must be a list")
         texts = [row.fields["summary"], *several] if "summary" in row.fields else several
         if not texts and "summaries" not in row.fields:
-            raise UserError(_no_column(row, "summary", columns, where))
+            raise UserError(_missing(row, "summary", columns["summary"], where))
         if not texts:
             raise UserError(f"{where}: 'summaries' is empty; add one or remove the record")
         return tuple(dict.fromkeys(text_of(text, columns["summary"], where) for text in texts))
@@ -236,13 +234,6 @@ def _summaries(row: Row, columns: Mapping[str, str], where: str, required: bool)
         if required:
             raise
         return ()
-
-
-def _no_column(row: Row, name: str, columns: Mapping[str, str], where: str) -> str:
-    """The error message for a file without documents, or without summaries."""
-    remedy = f"name the column with --{name}-column"
-    found = ", ".join(map(str, row.found))[:80]
-    return f"{where}: has no {columns[name]!r}, only {found!r}; add it, or {remedy}"
 
 
 def print_skipped(skipped: Sequence[UserError], total: int) -> None:
@@ -262,7 +253,7 @@ def records_of(lines: Iterable[str]) -> Iterator[TextRecord]:
 def _text(row: Row, name: str, column: str, where: str, required: bool = True) -> str:
     """A text of a row.  required: it may not be blank or null, which is "" then."""
     if name not in row.fields:
-        raise UserError(_missing(row, column, where))
+        raise UserError(_missing(row, name, column, where))
     value = row.fields[name]
     if not required and (value is None or (isinstance(value, str) and not value.strip())):
         return value or ""
@@ -292,7 +283,7 @@ def _label(row: Row, column: str, where: str, required: bool) -> str | None:
     if not required:
         return str(value).strip() if is_text(str(value)) and _is_scalar(value) else None
     if "label" not in row.fields:
-        raise UserError(_missing(row, column, where))
+        raise UserError(_missing(row, "label", column, where))
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise UserError(f"{where}: {column!r} is {shown(value)}; it must be a string or an integer")
     label = str(value).strip()
@@ -308,13 +299,11 @@ def _is_scalar(value: Any) -> bool:
     return isinstance(value, str | int) and not isinstance(value, bool)
 
 
-def _missing(row: Row, column: str, where: str) -> str:
-    """The error message for a missing column."""
-    found = ", ".join(row.found)[:80]
-    return (
-        f"{where}: has no {column!r}, only {found!r}; add it, or choose another column if the "
-        "script has a flag for it"
-    )
+def _missing(row: Row, name: str, column: str, where: str) -> str:
+    """The error message for a missing column.  name: minift's name of the field."""
+    flag = "pair" if name == "text_pair" else name
+    found = ", ".join(map(str, row.found))[:80]
+    return f"{where}: has no {column!r}, only {found!r}; add it, or choose one with --{flag}-column"
 
 
 def shown(value: Any) -> str:

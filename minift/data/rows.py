@@ -119,6 +119,11 @@ def names_columns(values: Sequence[str], columns: Mapping[str, str]) -> bool:
     return "text" in found and (columns["text"] != "text" or len(found) > 1)
 
 
+def has_header(path: Path, columns: Mapping[str, str]) -> bool:
+    """Whether the first line of a TSV is a header."""
+    return names_columns(first_line(path).split("\t"), columns)
+
+
 def _is_number(column: str) -> bool:
     return column.isascii() and column.isdecimal()
 
@@ -330,6 +335,8 @@ def read_lines(path: Path, max_line_bytes: int | None = None) -> Iterator[tuple[
             f"{location(path, number)}: byte {error.start + 1} is "
             f"0x{error.object[error.start]:02X}, which is not UTF-8; convert the file to UTF-8"
         ) from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a directory; give a file") from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

@@ -245,8 +245,6 @@ def _find(text: str, start: int, context: str) -> int | None:
 
 
 def _json(path: Path) -> Any:
-    if os.path.isdir(path):
-        raise UserError(f"{path}: is a directory; give a file")
     text = "\n".join(line for _, line in read_lines(path, max_line_bytes=MAX_LINE_BYTES))
     try:
         return json.loads(text)

@@ -240,8 +240,10 @@ def options_of_run(
     contradicting = {name: value for name, value in given.items() if name not in FREE_OPTIONS}
     check_same_options(folder, contradicting, "leave it out, or choose another --output-dir")
     run = read_json(folder / OPTIONS)
-    dev_file = task_options.dev_file or run["dev_file"]
-    return replace(task_options, train_file=tuple(run["train_file"]), dev_file=dev_file)
+    started_in = Path(run.get("started_in", ""))
+    dev_file = task_options.dev_file or (run["dev_file"] and started_in / run["dev_file"])
+    train_file = tuple(started_in / file for file in run["train_file"])
+    return replace(task_options, train_file=train_file, dev_file=dev_file)
 
 
 def compare_decoding(

@@ -157,7 +157,7 @@ def _read_both(options: TwoTaskOptions) -> list[dict[str, list[TextRecord]]]:
     try:
         first = ClassificationTask.read_splits(options.first_task)
     except UserError as error:  # its remedies name the flags of the second task
-        message = re.sub("--(text|label)-column", r"--first-\1-column", str(error))
+        message = re.sub("--(text|pair|label)-column", r"--first-\1-column", str(error))
         raise UserError(message) from None
     second = ClassificationTask.read_splits(options)
     return [_prefix_labels("first", first), _prefix_labels("second", second)]

@@ -14,19 +14,15 @@ from typing import Any
 from minift import hub
 from minift.experiments.comparison import CompareOptions, check_dev_file, compare
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
-from minift.training.options import ONLY_WITH_ENCODER, TrainOptions
+from minift.training.options import LORA, ONLY_WITH_ENCODER, PARTIAL, WHOLE, TrainOptions
 
 # Options that the comparison varies; its script has no flags for them.
 WITHOUT = {
-    "freeze_encoder": "the comparison runs with and without it; leave it out",
-    "pooling": "the comparison runs every pooling; leave it out",
     **dict.fromkeys(
-        (
-            *("freeze_embeddings", "freeze_layers", "gradual_unfreezing", "reinit_layers"),
-            *("bitfit", "lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"),
-        ),
+        (*WHOLE, *PARTIAL, *LORA),
         "the comparison trains the whole model or only its head; leave it out",
     ),
+    "pooling": "the comparison runs every pooling; leave it out",
 }
 
 

@@ -21,18 +21,14 @@ from minift.files import check_output_dir
 from minift.pretraining.probe import ProbeOptions, probe_loss, train_probe
 from minift.tasks.classification import ClassificationTask
 from minift.training.defaults import with_defaults
-from minift.training.options import TrainOptions
+from minift.training.options import LORA, PARTIAL, WHOLE, TrainOptions
 
 REPLAY = "replay"  # the one remedy that changes the data, by `TwoTaskOptions.replay_ratio`
 # Options that the comparison varies or replaces; its script has no flags for them.
 WITHOUT = {
     "test_file": "the comparison tests on --first-dev-file; leave it out",
     **dict.fromkeys(
-        (
-            *("freeze_encoder", "freeze_embeddings", "freeze_layers", "gradual_unfreezing"),
-            *("bitfit", "lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"),
-            *("reinit_layers", "layerwise_lr_decay", "l2_sp", "wise_ft_alpha"),
-        ),
+        (*WHOLE, *PARTIAL, *LORA, "layerwise_lr_decay", "l2_sp", "wise_ft_alpha"),
         "the comparison chooses the remedies; leave it out",
     ),
 }

@@ -1,8 +1,8 @@
 """Keys and values of the decoder of any encoder-decoder, kept from one token to the next.
 
     source keys, values    (B, N, T, D) for each layer, computed once, shared by a source's rows
-    own keys, values       (R, N, C, D) for each layer, filled token by token; where the capacity C
-                           is used up, it doubles, so memory grows with what is generated
+    own keys, values       (R, N, C, D) for each layer, filled token by token; a full cache
+                           doubles its capacity C, so memory grows with the tokens generated
 
 The beams or samples of one source are rows side by side, R = B * rows_per_source.  In
 cross-attention these rows are so many queries, so a source's keys are not copied for each beam:

@@ -26,8 +26,8 @@ RANGES: dict[str, tuple[type, float, float]] = {
 class GenerationConfig:
     """The settings of one call of `generate`; `ValueError` for one out of its range.
 
-    The names are those of `transformers`, and so are the defaults but for top_k: its default there
-    is 50, here 0, so that sampling draws from the model's own distribution.
+    The names are those of `transformers`.  So are the defaults, except that of top_k: 0 here, 50
+    there, so that sampling draws from the model's own distribution.
 
     max_new_tokens: maximum number of tokens to generate, the end token included.  It has no
         default, because none could suit every task.
@@ -39,7 +39,7 @@ class GenerationConfig:
     do_sample: draw tokens at random; temperature, top_k and top_p apply only then.
     temperature: divides the logits; 1.0: off.
     top_k: number of the best tokens that are drawn from; 0: all.
-    top_p: share of the probability that the best tokens drawn from have together; 1.0: all.
+    top_p: sample from the fewest best tokens whose probabilities sum to this; 1.0: all.
     num_return_sequences: of each source; at most `num_beams`, unless `do_sample` with one beam.
     """
 

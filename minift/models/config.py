@@ -27,11 +27,10 @@ CONFIG = "config.json"
 OWN_PREFIX = "minift-"
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
-# Keys of config.json that tell of the file that was read and not of the model: `to_dict` writes
-# none of them back.
+# Keys of config.json that describe the file and not the model; `to_dict` omits them.
 DROPPED_KEYS = frozenset(
     {
-        # the head, which is written anew from the model, and the task before this one
+        # the head, which is written from the model, and the task before this one
         *("num_labels", "_num_labels", "label2id", "finetuning_task", "task_specific_params"),
         # the file: its place, the program that wrote it, the precision and the code of its weights
         *("_name_or_path", "_commit_hash", "transformers_version", "torch_dtype", "dtype"),

@@ -172,10 +172,15 @@ class Encoder(PretrainedModel):
 
     def prepare_for(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
         # The weights may lack a pooler, for example after masked language modelling only.
-        modules = self.weight_map().modules_in_checkpoint("pooler")
-        if not any(f"{module}.weight" in checkpoint for module in modules):
+        if not self.has_pooler(checkpoint):
             self.pooler = None
         return set()
+
+    @classmethod
+    def has_pooler(cls, checkpoint: Checkpoint) -> bool:
+        """Whether a checkpoint has the weights of the family's pooler."""
+        modules = cls.weight_map().modules_in_checkpoint("pooler")
+        return any(f"{module}.weight" in checkpoint for module in modules)
 
     def forward(
         self,

@@ -126,7 +126,7 @@ class EncoderForSequenceClassification(EncoderWithHead):
     @property
     def unlike_transformers(self) -> str | None:
         own, theirs = self.config.pooling, self.config.poolings[0]
-        return None if own == theirs else f"it knows the pooling {theirs!r} alone, not {own!r}"
+        return None if own == theirs else f"it has only the pooling {theirs!r}, not {own!r}"
 
     @classmethod
     def head_fits(cls, folder: Path, config: EncoderConfig) -> bool:
@@ -137,10 +137,8 @@ class EncoderForSequenceClassification(EncoderWithHead):
     @classmethod
     def has_pooler(cls, folder: Path) -> bool:
         """Whether a checkpoint has the weights of the family's pooler."""
-        weight_map = cls.encoder_class.weight_map()
-        checkpoint = Checkpoint(folder, weight_map)
-        modules = weight_map.modules_in_checkpoint("pooler")
-        return any(f"{module}.weight" in checkpoint for module in modules)
+        encoder = cls.encoder_class
+        return encoder.has_pooler(Checkpoint(folder, encoder.weight_map()))
 
     def prepare_for(self, checkpoint: Checkpoint, head_is_new: bool) -> set[str]:
         pooler = self.encoder.pooler

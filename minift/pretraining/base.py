@@ -86,7 +86,7 @@ class Objective(ABC):
     optimizer, default_learning_rate: the defaults; see `training.optim.make_optimizer`.
     num_special: special tokens that `batch` adds to a block.
     has_head: the model has a head, which may be trained while the encoder is frozen.
-    ignored_options: the options of `ModelOptions` that are of another objective.
+    ignored_options: the options of `ModelOptions` that belong to another objective.
     end_token_id: the token written after each document.
     """
 

@@ -50,7 +50,7 @@ from minift.training.optim import (
     parameter_groups,
     set_learning_rate,
 )
-from minift.training.options import MAX_BATCH_SIZE, MAX_SEED
+from minift.training.options import MAX_BATCH_SIZE, MAX_SEED, check_resume
 from minift.training.progress import describe_model, describe_options
 from minift.training.run_dir import METRICS, check_same_options, choose_output_dir, run_lock
 from minift.training.schedules import cosine
@@ -119,10 +119,7 @@ class PretrainOptions:
         check_range(self, "seed", 0, MAX_SEED)
         check_range(self, "block_size", 8)
         check_range(self, "learning_rate", 1e-12)
-        if self.resume and self.overwrite:
-            raise ValueError("--resume and --overwrite exclude each other; give one of them")
-        if self.resume and self.output_dir is None:
-            raise ValueError("--resume needs the --output-dir of the run to continue")
+        check_resume(self)
         check_device(self.device)
         check_precision(self.precision)
         if not self.train_file:

@@ -43,7 +43,7 @@ def overlaps(
 
 
 def spelled_special_tokens(tokenizer: Tokenizer, splits: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Records in which somebody wrote a special token: the model reads it as other text."""
+    """Records whose text contains a special token; the model reads it as text."""
     warnings = []
     for split, records in splits.items():
         found = []

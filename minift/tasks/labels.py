@@ -126,7 +126,7 @@ def positive_label(labels: Sequence[str], given: str | None) -> str | None:
 
 
 def f1_of(positive: str | None) -> str:
-    """What the metric `f1` is of: a `positive_label` or all labels."""
+    """The label that the metric `f1` scores, as text, or the mean over all labels."""
     if positive is None:
         return "the mean over the labels"
     return f"that of the label {positive!r} (--positive-label)"

@@ -177,7 +177,8 @@ class NerTask(Task):
         """As for all tasks; a file whose columns are given has columns, whatever it looks like."""
         if not columns or not isinstance(source, Path):
             return super().inputs_of(source, questions, columns)
-        return read_words(source, split_words, **columns, has_columns=True)
+        scheme = self.options.scheme
+        return read_words(source, split_words, **columns, scheme=scheme, has_columns=True)
 
     @classmethod
     def labels_of(cls, options: NerOptions, splits: Mapping[str, Records]) -> tuple[str, ...]:

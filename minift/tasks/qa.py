@@ -220,12 +220,11 @@ class QaTask(Task):
     def data_checks(
         self, splits: Mapping[str, Records], features: Mapping[str, Features]
     ) -> list[str]:
-        asked = {name: splits[name] for name in ("train", "dev", "test") if name in splits}
         return [
             *super().data_checks(splits, features),
-            *moved_answers(asked),
-            *long_answers(asked, self.tokenizer, self.options.max_answer_length),
-            *unlike_kinds(asked),
+            *moved_answers(splits),
+            *long_answers(splits, self.tokenizer, self.options.max_answer_length),
+            *unlike_kinds(splits),
         ]
 
     def featurize(self, records: Records, training: bool = False) -> list[WindowFeature]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from minift.errors import UserError
-from minift.files import read_json
 from minift.models.config import CONFIG, read_config
 from minift.models.registry import FAMILIES
 from minift.tasks.base import Task
@@ -19,8 +18,6 @@ from minift.tasks.loading import saved_settings
 from minift.tasks.ner import NerTask
 from minift.tasks.qa import QaTask
 from minift.tasks.summarization import SummarizationTask
-
-METRICS = "metrics.json"  # of a finished run
 
 TASKS: dict[str, type[Task]] = {
     "classification": ClassificationTask,
@@ -33,17 +30,11 @@ TASKS: dict[str, type[Task]] = {
 def task_of(folder: str | Path) -> type[Task]:
     """The task of a fine-tuned checkpoint, from config.json.
 
-    A model that minift saved says it itself; of any other, `architectures` tells it.
-    Raises `UserError` for an unknown task, and if none of those classes has a head for a task; for
-    a folder that holds the runs of several seeds, it names them.
+    minift saves the task there; for other checkpoints `architectures` decides.
+    Raises `UserError` for an unknown task, and if none of those classes has a head for a task.
     """
     folder = Path(folder)
     path = folder / CONFIG
-    if not path.exists() and (runs := sorted(p.parent for p in folder.glob(f"*/{CONFIG}"))):
-        raise UserError(
-            f"{folder}: holds no model itself but {len(runs)} runs; give the folder of one: "
-            f"{_by_score(runs)}"
-        )
     config = read_config(folder)
     name = saved_settings(config).get("task")
     architectures = config.get("architectures") or []
@@ -80,21 +71,6 @@ def _other_than_one_label(config: Mapping[str, Any]) -> str:
     if (isinstance(names, dict) and len(names) == 1) or config.get("num_labels") == 1:
         return "a single number (it has one output)"
     return ""
-
-
-def _by_score(runs: Sequence[Path]) -> str:
-    """Folders of runs, the best dev score first where every run says it."""
-    scored = []
-    for run in runs:
-        path = run / METRICS
-        found = read_json(path) if path.is_file() else {}
-        score, task = found.get("dev") or {}, TASKS.get(found.get("task", ""))
-        if task is None or task.metrics[0].name not in score:
-            return ", ".join(map(str, runs[:10]))
-        metric = task.metrics[0]
-        scored.append((metric.sign * score[metric.name], metric.name, run))
-    scored.sort(key=lambda entry: -entry[0])
-    return ", ".join(f"{run} ({name} {abs(value):.4g})" for value, name, run in scored[:10])
 
 
 def task_and_flags(script: str, argv: Sequence[str]) -> tuple[type[Task], list[str]]:

@@ -55,7 +55,6 @@ from minift.tasks.summary_checks import (
 )
 from minift.text.line_breaks import decode_lines, encode_lines, newline_token
 
-DEFAULT_MODEL = "minift-t5-mini"
 # Encoder-decoders are fine-tuned with the optimiser that they were pretrained with.
 DEFAULTS = TrainDefaults(epochs=3, batch_size=8, optimizer="adafactor")
 # On few documents the small default model soon forgets how to copy, so its lower half is frozen and
@@ -65,7 +64,7 @@ SMALL_MODEL_DEFAULTS = replace(
     learning_rate=5e-3,
     freeze_layers=2,
     swa_fraction=0.5,
-    reason=f"{DEFAULT_MODEL} is small",
+    reason=f"{hub.OWN_MODEL} is small",
 )
 
 
@@ -77,7 +76,7 @@ class SummarizationOptions(TaskOptions):
     column_options = ("document_column", "summary_column")
 
     model: str = option(
-        DEFAULT_MODEL, "Folder, name under weights/ or hub id of the model.", common=True
+        hub.OWN_MODEL, "Folder, name under weights/ or hub id of the model.", common=True
     )
     document_column: str = option("document", "Column or key of the documents.", common=True)
     summary_column: str = option("summary", "Column or key of the summaries.", common=True)
@@ -105,9 +104,6 @@ class SummarizationOptions(TaskOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, "max_target_length", 2)
-        check_range(self, "num_beams", 1, 1000)
-        check_range(self, "length_penalty", -100, 100)
-        check_range(self, "no_repeat_ngram_size", 0)
         self.generation(1)
 
     def generation(self, max_target_length: int) -> GenerationConfig:
@@ -180,7 +176,7 @@ class SummarizationTask(Task):
 
     @classmethod
     def train_defaults(cls, options: SummarizationOptions) -> TrainDefaults:
-        small = hub.weights_dir() / DEFAULT_MODEL
+        small = hub.weights_dir() / hub.OWN_MODEL
         is_small = small.is_dir() and hub.find_checkpoint(options.model).samefile(small)
         return SMALL_MODEL_DEFAULTS if is_small else DEFAULTS
 
@@ -198,8 +194,7 @@ class SummarizationTask(Task):
             if require_labels or not is_text or begins_json(source):
                 return read_summaries(
                     source,
-                    document_column=options.document_column,
-                    summary_column=options.summary_column,
+                    **options.file_columns,
                     require_summary=require_labels,
                     skip_bad=options.skip_bad_records,
                 )
@@ -218,9 +213,9 @@ class SummarizationTask(Task):
             length = 1 + max(map(len, encode_lines(self.tokenizer, targets, newline)))
         return replace(self, max_target_length=length, newline_token=newline)
 
-    def save(self, model: PretrainedModel, folder: Path) -> None:
+    def save(self, model: PretrainedModel, folder: str | Path) -> None:
         generation = self.options.generation(self.max_target_length)
-        save_generation(model, folder, generation, self.options.source_prefix)
+        save_generation(model, Path(folder), generation, self.options.source_prefix)
         super().save(model, folder)
 
     @classmethod
@@ -253,13 +248,12 @@ class SummarizationTask(Task):
     def data_checks(
         self, splits: Mapping[str, Records], features: Mapping[str, Features]
     ) -> list[str]:
-        read = {name: splits[name] for name in ("train", "dev", "test") if name in splits}
         targets = all_targets(splits["train"], self.options)
         return [
             *super().data_checks(splits, features),
-            *truncated_documents(read, features, self.max_length),
-            *missing_characters(read, features, targets, self.tokenizer, self.newline_token),
-            *unread_by_rouge(read),
+            *truncated_documents(splits, features, self.max_length),
+            *missing_characters(features, targets, self.tokenizer, self.newline_token),
+            *unread_by_rouge(splits),
         ]
 
     def featurize(self, records: Records, training: bool = False) -> list[SummaryFeature]:

@@ -12,12 +12,12 @@ from typing import Any, TypeAlias
 
 from minift import metrics
 from minift.data.read import SummaryRecord
+from minift.tasks.data_checks import shortlist
 from minift.text.line_breaks import LINE_BREAK, keeps_line_breaks
 from minift.text.tokenizer import Tokenizer
 
 Splits: TypeAlias = Mapping[str, Sequence[SummaryRecord]]  # "train", and "dev" and "test" if given
 MAX_TEXTS = 1000  # texts in which the unknown characters are looked up
-MAX_SHOWN = 5  # unknown characters in a warning
 
 
 def truncated_documents(
@@ -36,7 +36,6 @@ def truncated_documents(
 
 
 def missing_characters(
-    splits: Splits,
     features: Mapping[str, Sequence[Any]],
     targets: Sequence[str],
     tokenizer: Tokenizer,
@@ -62,14 +61,6 @@ def missing_characters(
             f"vocabulary lacks ({unknown_characters(unknown, tokenizer)}); generated summaries are "
             "without them"
         )
-    for split, records in splits.items():
-        found = {feature.record for feature in features[split] if unk in feature.input_ids}
-        if found:
-            unknown = [records[i].document for i in sorted(found)]
-            warnings.append(
-                f"{len(found)} of {len(records)} {split} documents hold characters that the "
-                f"vocabulary lacks ({unknown_characters(unknown, tokenizer)})"
-            )
     return warnings
 
 
@@ -79,9 +70,7 @@ def unknown_characters(texts: Sequence[str], tokenizer: Tokenizer) -> str:
     for part, count in tokenizer.unknown(texts[:MAX_TEXTS]).items():
         found.update(dict.fromkeys(set(part) - {" "}, count))
     most_frequent = sorted(found, key=lambda character: (-found[character], character))
-    return ", ".join(map(repr, most_frequent[:MAX_SHOWN])) + (
-        ", ..." if len(found) > MAX_SHOWN else ""
-    )
+    return shortlist(most_frequent)
 
 
 def unread_by_rouge(splits: Splits) -> list[str]:

@@ -80,7 +80,7 @@ def read_pipeline(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     named, found = config.get("unk_token"), unknown_token(backend)
     if named is not None and found is not None and content(named) != found:
         raise UserError(
-            f"{path}: gives {found!r} for what it does not know, but unk_token is "
+            f"{path}: maps unknown subwords to {found!r}, but unk_token is "
             f"{content(named)!r}; correct unk_token in tokenizer_config.json"
         )
     return backend, config
@@ -117,7 +117,7 @@ def token_id(
 ) -> tuple[str, int]:
     """The text and the id of a required special token; `UserError` if it is missing."""
     token = config.get(name)
-    text = token.get("content") if isinstance(token, dict) else token
+    text = content(token)
     number = backend.token_to_id(text) if isinstance(text, str) else None
     if number is None:
         raise UserError(
@@ -148,7 +148,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     unset = {name for name, value in config.items() if value is None} - {"strip_accents"}
     config = {name: value for name, value in config.items() if name not in unset}
     for name, value in config.items():
-        text = value.get("content") if isinstance(value, dict) else value
+        text = content(value)
         is_flag = isinstance(value, bool) and name not in NAMES  # such as add_bos_token
         if name.endswith("_token") and not is_flag and not isinstance(text, str):
             raise UserError(f"{path}: {name} is {value!r}; give the token as a string")
@@ -164,10 +164,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _listed(path: Path, name: str, value: Any) -> list[str | dict[str, Any]]:
     """The tokens of a setting, a list or, with a name for each token, an object."""
     tokens = list(value.values()) if isinstance(value, dict) else value
-    if not isinstance(tokens, list) or not all(
-        isinstance(token.get("content") if isinstance(token, dict) else token, str)
-        for token in tokens
-    ):
+    if not isinstance(tokens, list) or not all(isinstance(content(t), str) for t in tokens):
         raise UserError(f"{path}: {name} is {value!r:.80}; give a list of tokens")
     return tokens
 

@@ -87,7 +87,7 @@ def best_spans(
     """The `count` best spans of a window, best first; fewer if the window has fewer.
 
     starts, ends: (C,) scores of each token to be the first or the last of the span.
-    core: (from, to) the window's core, `to` excluded; no span begins behind it.
+    core: (from, to) the window's core, `to` excluded; no span begins after it.
     new_from: the first token that the window before lacks.  A span that begins before the core has
         its last token there or later; the window before holds the others.
     max_length: maximum number of tokens of a span.

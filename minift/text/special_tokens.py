@@ -1,7 +1,8 @@
 """Special tokens: their names, and the rule that a text never holds one.
 
-A model learns what [SEP] or </s> means where the tokenizer put it.  A text in which somebody wrote
-these characters must not end, or be padded, there.  So its control tokens are text:
+A model has learned the meaning of [SEP] and </s> where the tokenizer put them.  The same characters
+typed in a text must not end it or count as padding.  So minift reads control tokens in a text as
+text:
 
     text                            "a [SEP] b"
     tokens of minift                a  [  sep  ]  b
@@ -38,7 +39,7 @@ SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
 def content(token: str | Mapping[str, Any]) -> str:
     """The text of a special token, which may be stored together with its settings."""
-    return token["content"] if isinstance(token, Mapping) else token
+    return token.get("content") if isinstance(token, Mapping) else token
 
 
 def default_tokens(backend: tokenizers.Tokenizer) -> dict[str, str]:

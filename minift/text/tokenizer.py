@@ -136,7 +136,7 @@ class Tokenizer:
             ) from None
 
     def for_model(self, input_names: Sequence[str], max_length: int | None = None) -> Tokenizer:
-        """The same tokenizer for a model; `save_pretrained` writes what follows.
+        """The same tokenizer with a model's inputs and limit, which `save_pretrained` writes.
 
         input_names: the inputs of the model, as `transformers` names them, such as
             "token_type_ids".  Those that the tokenizer's own model_input_names lack stay out.
@@ -206,7 +206,7 @@ class Tokenizer:
         return [e.ids for e in self._run(texts, is_split_into_words, fast=True)]
 
     def unknown(self, texts: Sequence[str]) -> Counter[str]:
-        """What the vocabulary lacks in these texts -> how often; the text of unknown tokens.
+        """The texts of the unknown tokens, and how often each occurs.
 
         With T5's vocabulary these are runs of characters, with BERT's whole words.
         """

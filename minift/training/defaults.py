@@ -1,8 +1,8 @@
 """Training options that the user did not give: taken from the task, the model and the data.
 
-A default never collides with what the user asked: options that choose the trained parameters, such
-as --lora-rank, turn the default --freeze-layers off, and --epochs turns off the recipe for few
-records.
+A default never contradicts an option that the user gave: options that choose the trained
+parameters, such as --lora-rank, turn the default --freeze-layers off, and --epochs turns off the
+recipe for few records.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from minift.device import check_device, check_precision
 from minift.errors import UserError
@@ -18,6 +18,10 @@ from minift.options import check_range, convert_paths, flag_of, option
 from minift.training.schedules import SCHEDULES
 
 MAX_SEED, MAX_BATCH_SIZE = 2**32 - 1, 65_536
+# Options that choose the trained parameters: all of them, some of them, or those of LoRA.
+WHOLE = ("freeze_encoder", "lora_rank", "bitfit")
+PARTIAL = ("freeze_embeddings", "freeze_layers", "gradual_unfreezing", "reinit_layers")
+LORA = ("lora_alpha", "lora_dropout", "lora_target_modules")
 # Options that concern the encoder -> their values without an effect.
 ONLY_WITH_ENCODER = {
     "layerwise_lr_decay": 1.0,
@@ -25,6 +29,14 @@ ONLY_WITH_ENCODER = {
     "wise_ft_alpha": 1.0,
     "gradient_checkpointing": False,
 }
+
+
+def check_resume(options: Any) -> None:
+    """`ValueError` for a --resume that cannot be meant."""
+    if options.resume and options.overwrite:
+        raise ValueError("--resume and --overwrite exclude each other; give one of them")
+    if options.resume and options.output_dir is None:
+        raise ValueError("--resume needs the --output-dir of the run to continue")
 
 
 @dataclass(frozen=True)
@@ -181,20 +193,15 @@ class TrainOptions:
         check_range(self, "layerwise_lr_decay", 1e-6, 1)
         for name in ("learning_rate", "max_grad_norm", "head_lr_multiplier"):
             check_range(self, name, 1e-12)
-        if self.resume and self.overwrite:
-            raise ValueError("--resume and --overwrite exclude each other; give one of them")
+        check_resume(self)
         if self.accept_changes and not self.resume:
             raise ValueError("--accept-changes belongs to --resume; give both or none")
-        if self.resume and self.output_dir is None:
-            raise ValueError("--resume needs the --output-dir of the run to continue")
         check_device(self.device)
         check_precision(self.precision)
 
     def _check_trained_parameters(self) -> None:
         """`ValueError` if two options choose the trained parameters differently."""
-        whole = ("freeze_encoder", "lora_rank", "bitfit")  # each chooses all of them
-        partial = ("freeze_embeddings", "freeze_layers", "gradual_unfreezing", "reinit_layers")
-        for first, second in [*combinations(whole, 2), *product(whole, partial)]:
+        for first, second in [*combinations(WHOLE, 2), *product(WHOLE, PARTIAL)]:
             if getattr(self, first) and getattr(self, second):
                 raise ValueError(
                     f"{flag_of(first)} and {flag_of(second)} exclude each other, since each "
@@ -208,7 +215,7 @@ class TrainOptions:
                     raise ValueError(
                         f"{flag_of(name)} has no effect with --freeze-encoder; leave one out"
                     )
-        for name in ("lora_alpha", "lora_dropout", "lora_target_modules"):
+        for name in LORA:
             if getattr(self, name) and not self.lora_rank:
                 raise ValueError(f"{flag_of(name)} needs --lora-rank; give it a rank, such as 8")
         if self.wise_ft_alpha < 1 and self.reinit_layers:

@@ -98,7 +98,7 @@ class Plan:
                 yield PlannedStep(epoch, number, batches, i == 0, i + 1 == len(left))
 
     def advance(self, state: TrainerState, step: PlannedStep) -> None:
-        """Move the position behind a step, in place."""
+        """Move the position past a step, in place."""
         state.step += 1
         state.orders[-1].used += sum(map(len, step.batches))
         if step.ends_epoch:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from minift.device import autocast, pick_device
 from minift.errors import UserError, escape_controls
 from minift.files import write_json, write_jsonl
 from minift.models.base import PretrainedModel
-from minift.options import flag_of
 from minift.tasks.base import Feature, Task
 from minift.training.checkpoint import read_state, remove_state
 from minift.training.cli import as_dict
@@ -68,8 +67,8 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     initial_digests = digests(splits, model)
     if options.resume:
         check_same_start(folder, initial_digests, options)
-    check_dev_options(options, splits)
 
+    read = splits
     if options.train_eval_samples:
         count = min(options.train_eval_samples, len(splits["train"]))
         chosen = random.Random(options.seed).sample(range(len(splits["train"])), count)
@@ -82,7 +81,7 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     print(escape_controls(describe_options(resolved, type(task_options), TrainOptions)))
     print("records   " + ", ".join(f"{split} {len(r)}" for split, r in splits.items()))
     print(escape_controls(task.display.describe(splits["train"], features["train"])))
-    for warning in task.data_checks(splits, features):
+    for warning in task.data_checks(read, features):
         print(escape_controls(f"warning: {warning}"))
     reinitialised = prepare_parameters(model, options)
     if reinitialised:
@@ -136,22 +135,9 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     if (reason := best.unlike_transformers) is not None:
         print(f"transformers cannot load it: {reason}")
     if "dev" not in splits:
-        scored = "scored on the test data only" if "test" in splits else "not scored on any data"
-        print(f"it was {scored}; with a --dev-file, the best model is chosen and saved")
+        where = "scored on the test data only" if "test" in splits else "not scored on any data"
+        print(f"it was {where}; with a --dev-file, the best model is chosen and saved")
     return metrics
-
-
-def check_dev_options(options: TrainOptions, splits: Collection[str]) -> None:
-    """`UserError` for an option that uses scores on dev data, where there are none."""
-    names = ["early_stopping_patience", "metric_for_best_model"]
-    if not options.train_eval_samples:
-        names.append("eval_steps")
-    for name in names if "dev" not in splits else ():
-        if value := getattr(options, name):
-            raise UserError(
-                f"{flag_of(name)} is {value}, but there are no dev data to evaluate on; give a "
-                "--dev-file, or leave it out"
-            )
 
 
 def evaluate_best_model(

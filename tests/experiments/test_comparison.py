@@ -96,15 +96,8 @@ def test_several_seeds_with_those_that_failed(tiny_bert, reviews, tmp_path, monk
         begun.append(options.seed)
         if options.seed == 2:
             options.output_dir.mkdir(parents=True)
-<<<<<<< HEAD
             resolved = resolve_options(task_class, task_options, options)
             write_json(options.output_dir / "options.json", resolved)
-=======
-            write_json(
-                options.output_dir / "options.json",
-                resolve_options(task_class, task_options, options),
-            )
->>>>>>> wt-h7
             raise NonFiniteError("step 7: the loss is not finite")
         metrics = run(task_class, task_options, options)
         if options.seed == 3:

@@ -221,17 +221,11 @@ def test_a_checkpoint_without_b_tags_finds_its_entities(models, tmp_path, labels
     assert entity["score"] > 0.9
 
 
-def test_a_folder_of_several_seeds_names_them_best_first(models, tmp_path):
-    for seed, score in ((1, 0.5), (2, 0.9), (3, 0.7)):
-        run = tmp_path / "runs" / f"train-seed{seed}"
-        shutil.copytree(models["single"], run)
-        found = {"task": "classification", "dev": {"accuracy": score}}
-        (run / "metrics.json").write_text(json.dumps(found))
+def test_a_folder_of_several_seeds_names_them(models, tmp_path):
+    for seed in (1, 2, 3):
+        shutil.copytree(models["single"], tmp_path / "runs" / f"train-seed{seed}")
     message = refusal(tmp_path / "runs", "good")
-    assert message.index("train-seed2 (accuracy 0.9)") < message.index("train-seed3")
-    assert message.index("train-seed3") < message.index("train-seed1")
-    (run / "metrics.json").write_text("{}")
-    assert "train-seed1" in refusal(tmp_path / "runs", "good")
+    assert "(train-seed1, train-seed2, train-seed3 in it hold one)" in message
 
 
 @pytest.mark.parametrize("name", ["single", "summaries"])

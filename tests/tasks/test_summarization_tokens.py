@@ -28,7 +28,7 @@ def edited(folder, name, **changes):
         ({"pad_token_id": 2}, {}, r"pad_token_id is 2 in config.json, but .* '<pad>' has the id 0"),
         ({}, {"pad_token": "<unk>"}, r"pad_token_id is 0 in config.json, but .* '<unk>' has"),
         ({"decoder_start_token_id": 9}, {}, "decoder_start_token_id is 9 in config.json, which is"),
-        ({}, {"unk_token": "<pad>"}, r"gives '<unk>' for what it does not know, but unk_token is"),
+        ({}, {"unk_token": "<pad>"}, r"maps unknown subwords to '<unk>', but unk_token is"),
         ({}, {"eos_token": "<end>"}, "the tokenizer has no eos_token, which every summary needs"),
     ],
 )

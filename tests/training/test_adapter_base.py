@@ -39,7 +39,7 @@ def test_peft_refuses_an_adapter_whose_model_transformers_lacks(
 ):
     saved = trained_with_lora(tiny_bert, reviews, tmp_path / "out", pooling="mean")
     assert saved["base_model_name_or_path"] is None
-    assert "transformers cannot load it: it knows the pooling 'pooler' alone, not 'mean'" in (
+    assert "transformers cannot load it: it has only the pooling 'pooler', not 'mean'" in (
         capsys.readouterr().out
     )
     peft = pytest.importorskip("peft", reason="opens an adapter in peft, not here")
