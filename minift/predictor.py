@@ -116,7 +116,10 @@ def _results(
 
 def _row(task: Task, result: Result) -> dict[str, Any]:
     (row,) = task.display.full_rows([result.prediction], [result.record])
-    return row if result.truncated is None else {**row, "truncated": result.truncated}
+    if result.truncated is None:
+        return row
+    kept = {"input_truncated": row.pop("truncated")} if "truncated" in row else {}
+    return {**row, "truncated": result.truncated, **kept}
 
 
 def truncated_records(features: Sequence[Any]) -> set[int] | None:
@@ -223,10 +226,10 @@ def _refuse_nan(folder: Path) -> Callable[..., None]:
 
     def check(model: torch.nn.Module, inputs: Any, outputs: Any) -> None:
         for output in outputs if isinstance(outputs, tuple) else (outputs,):
-            if output.isnan().any():
+            if not output.isfinite().all():
                 raise UserError(
-                    f"{folder}: the model's outputs are NaN, so it predicts nothing; restore its "
-                    "files, or train it again"
+                    f"{folder}: the model's outputs are NaN or infinite, so it predicts nothing; "
+                    "restore its files, or train it again"
                 )
 
     return check

@@ -98,8 +98,9 @@ def kind_of_file(
 
     json: the first line begins an object.
     columns: each of several lines, but for comments, has a tag in its column, or one of the dummies
-        that test files have there.
-    Else by the ending: json for .json and .jsonl, text for .txt, columns for all others.
+        that test files have there, and not all are dummies.  A short line counts by its last field.
+    Else by the ending: json for .json and .jsonl, text for .txt, columns for all others; a .csv is
+    an error.
     """
     if begins_json(path):
         return "json"
@@ -108,11 +109,16 @@ def kind_of_file(
     for line in islice((line for _, line in read_lines(path)), PREVIEW):
         fields = _fields(line)
         if fields and fields[0] != DOCSTART and not COMMENT.match(line):
-            enough = len(fields) >= max(required, 2)
-            found.append(enough and _is_tag(fields[tag_column]))
-    if len(found) > 1 and all(found):
+            tag = fields[tag_column if len(fields) >= required else -1]
+            found.append(tag if len(fields) > 1 and _is_tag(tag) else None)
+    if len(found) > 1 and None not in found and not set(found) <= set(DUMMY_TAGS):
         return "columns"
     ending = os.path.splitext(path.name.lower().removesuffix(".gz"))[1]
+    if ending == ".csv":
+        raise UserError(
+            f"{path}: words and tags are not read from CSV; separate the columns by blanks or "
+            "tabs, one word a line, or give a .jsonl file"
+        )
     endings: dict[str, Any] = {".json": "json", ".jsonl": "json", ".txt": "text"}
     return endings.get(ending, "columns")
 
@@ -188,10 +194,14 @@ def read_words(
     split: text -> (start, end) of each of its words.
     has_columns: the file is known to have columns, whatever it looks like.
     """
-    kind = "columns" if has_columns else kind_of_file(path, token_column, tag_column)
+    kind = kind_of_file(path, token_column, tag_column)
+    if has_columns and kind == "text":
+        kind = "columns"
     if kind == "text":
         return list(untagged((line, split(line)) for _, line in read_lines(path)))
     sentences = _sentences(path, kind == "json", token_column, tag_column, False)
+    if kind == "columns":
+        _refuse_header(path, sentences)
     try:
         tagged = (sentence.tags for sentence in sentences if sentence.tags is not None)
         found = detect_scheme(tagged) if scheme == "auto" else scheme

@@ -20,8 +20,9 @@ from minift.data.read import TextRecord, read_classification, records_of
 from minift.data.rows import first_line, has_header, read_tsv, reader_of
 from minift.errors import UserError
 
-PAIR_ADVICE = "name the column of the second text with --pair-column"
-SINGLE_ADVICE = "name the column of the text with --text-column"
+DEFAULT_NAMES = {"text": "text", "text_pair": "text_pair", "label": "label"}
+PAIR_ADVICE = ", or name the column of the second text with --pair-column"
+SINGLE_ADVICE = ", or name the column of the text with --text-column"
 
 
 def read_texts(
@@ -34,60 +35,67 @@ def read_texts(
     """The records of a file, or of lines, for a model of pairs or of single texts.
 
     columns: `text_column`, `pair_column` and `label_column` of the training data.
-    given: those that the user named for this file, which then replace all three.
+    given: those that the user named for this file, in place of the saved ones.
     pairs: the model reads pairs of texts, or single texts; None: it does not say.
     labels: of the model.
 
     Raises `UserError` for a pair where the model reads single texts, and the reverse.
     """
     if not isinstance(source, Path):
-        return (_checked(record, pairs) for record in records_of(source))
+        return (_checked(record, pairs, "", "") for record in records_of(source))
     records = read_classification(
         source, **_columns_for(source, columns, given, pairs), require_label=False
     )
-    if given and "pair_column" not in given:
+    if given and "pair_column" not in given and not pairs:
         records = [replace(record, text_pair=None) for record in records]
-    seconds = {record.text_pair for record in records if not record.is_blank}
+    # The first record may be the header of a file without names that the model knows.
+    seconds = {record.text_pair for record in records[1:] or records if not record.is_blank}
     if pairs and not given and seconds and seconds <= set(labels):
         raise UserError(
             f"{source}: the second column holds labels ({', '.join(sorted(seconds))}), not the "
             "second text of each pair, which the model needs; add it, or name the columns with "
             "--text-column and --pair-column"
         )
-    return [_checked(record, pairs) for record in records]
+    return [_checked(record, pairs, PAIR_ADVICE, SINGLE_ADVICE) for record in records]
 
 
 def _columns_for(
     path: Path, columns: Mapping[str, str], given: Mapping[str, str], pairs: bool | None
 ) -> Mapping[str, str]:
-    """The columns to read: those given, or the saved ones if such a file can have them.
+    """The columns to read: those given, and else the saved ones if such a file can have them.
 
     A TSV without a header has numbers for columns, other files have names; else both have their
     default order.
     """
-    if given:
-        return given
     is_tsv = reader_of(path) is read_tsv
     names = {name.removesuffix("_column"): column for name, column in columns.items()}
     names["text_pair"] = names.pop("pair")
     has_names = not is_tsv or has_header(path, names)
+    found: Mapping[str, str] = {}
     if has_names != columns["text_column"].isdecimal():
-        return columns
-    if is_tsv and pairs and first_line(path).count("\t") == 1:
-        return {"text_column": "0", "pair_column": "1"}
-    return {}
+        found = columns
+    elif is_tsv and not has_header(path, DEFAULT_NAMES):
+        if pairs and first_line(path).count("\t") == 1:
+            found = {"text_column": "0", "pair_column": "1"}
+        elif any(column.isdecimal() for column in given.values()):
+            found = {"text_column": "0", **({"pair_column": "1"} if pairs else {})}
+    if not given:
+        return found
+    return {**{n: c for n, c in found.items() if n != "label_column"}, **given}
 
 
-def _checked(record: TextRecord, pairs: bool | None) -> TextRecord:
+def _checked(
+    record: TextRecord, pairs: bool | None, pair_advice: str, single_advice: str
+) -> TextRecord:
     if record.text_pair is None and pairs and not record.is_blank:
         raise UserError(
             f"{record.where}: {record.text[:40]!r} is a single text, but the model was trained on "
-            f"pairs; write text<TAB>pair, or {PAIR_ADVICE}"
+            f"pairs; write text<TAB>pair{pair_advice}"
         )
     if record.text_pair is not None and pairs is False:
         raise UserError(
             f"{record.where}: {record.text[:40]!r} has a second text, {record.text_pair[:40]!r}, "
-            f"but the model was trained on single texts; remove it, or {SINGLE_ADVICE}"
+            f"but the model was trained on single texts; remove it{single_advice}"
         )
     return record
 

@@ -146,7 +146,7 @@ def read_classification(
         records.append(record)
     if not records:
         raise UserError(f"{path}: holds no record; give a file with at least one")
-    if reader is read_tsv and not has_header(path, columns):
+    if require_label and reader is read_tsv and not has_header(path, columns):
         _refuse_header(records)
     return records
 

@@ -166,7 +166,9 @@ def find_learning_rate(task_class: type[Task], task_options: Any, options: Train
             f"--min-steps is {steps}, too few to see the loss fall; give at least {LEAST_STEPS}"
         )
     changed = replace(options, learning_rate=highest, min_steps=steps, **RANGE_TEST_OPTIONS)
-    changed, _ = with_defaults(task_class, task_options, changed)
+    changed, reasons = with_defaults(task_class, task_options, changed)
+    for reason in reasons:
+        print(f"defaults  {reason}")
     learning_rates, losses, ended = measure(task_class, task_options, changed)
     smoothed = smooth(losses)
     lowest, exploded = suggest_learning_rate(learning_rates, smoothed)

@@ -139,7 +139,9 @@ def sweep(
     check_output_dir(folder)
     metric = task_class.metric_named(options.metric_for_best_model)
     # An epoch count is given, because the cells decide it: no recipe for few records.
-    options, _ = with_defaults(task_class, task_options, replace(options, epochs=1))
+    options, reasons = with_defaults(task_class, task_options, replace(options, epochs=1))
+    for reason in reasons:
+        print(f"defaults  {reason}")
     cells = choose_cells(search, options)
     seeds = seed_range(options.seed, search.seeds)
     # Seeds in the outer loop, so that every cell has a score early.

@@ -330,11 +330,7 @@ class Task(ABC):
         self, source: Path | Iterable[str], questions: Sequence[str], columns: Mapping[str, Any]
     ) -> Iterable[Any]:
         """`read_inputs`, after the checks of its arguments."""
-        options = self.options
-        if columns:
-            default = {name: vars(self.options_class())[name] for name in options.file_columns}
-            options = replace(options, **{**default, **columns})
-        return self.read(source, options, require_labels=False)
+        return self.read(source, replace(self.options, **columns), require_labels=False)
 
     def _check_inputs(self, questions: Sequence[str], columns: Mapping[str, Any]) -> None:
         """`UserError` for questions or columns that the task does not take."""

@@ -162,23 +162,26 @@ class NerTask(Task):
     def read(
         cls, source: Path | Iterable[str], options: NerOptions, *, require_labels: bool = True
     ) -> Iterable[TagRecord]:
-        """A file of words and tags; or, for prediction, also raw text, in a file or in lines."""
+        """A file of words and tags; or, for prediction, lines of raw text."""
         if not isinstance(source, Path):
             lines = (line.rstrip("\r\n") for line in source)
             return untagged((line, split_words(line)) for line in lines)
         columns = {**options.file_columns, "scheme": options.scheme}
-        if require_labels:
-            return read_tagged(source, **columns)
-        return read_words(source, split_words, **columns)
+        return read_tagged(source, **columns)
 
     def inputs_of(
         self, source: Path | Iterable[str], questions: Sequence[str], columns: Mapping[str, Any]
     ) -> Iterable[TagRecord]:
-        """As for all tasks; a file whose columns are given has columns, whatever it looks like."""
-        if not columns or not isinstance(source, Path):
+        """As for all tasks; a file whose columns are given has columns, unless it holds JSON."""
+        if not isinstance(source, Path):
             return super().inputs_of(source, questions, columns)
-        scheme = self.options.scheme
-        return read_words(source, split_words, **columns, scheme=scheme, has_columns=True)
+        # Tags are not needed, so another layout than the saved one may lack their column.
+        default = {"tag_column": -1} if columns else {}
+        given, columns = bool(columns), {**self.options.file_columns, **default, **columns}
+        settings = {**columns, "scheme": self.options.scheme, "has_columns": given}
+        records = read_words(source, split_words, **settings)
+        _check_words([r for r in records if r.original is None], columns["token_column"])
+        return records
 
     @classmethod
     def labels_of(cls, options: NerOptions, splits: Mapping[str, Records]) -> tuple[str, ...]:

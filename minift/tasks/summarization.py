@@ -44,7 +44,7 @@ from minift.models.seq2seq import Seq2SeqModel
 from minift.options import check_range, flag_of, option
 from minift.tasks.base import Metric, Task, TrainDefaults
 from minift.tasks.batches import TokenBatch, TokenFeature, token_batch
-from minift.tasks.loading import check_special_tokens, save_generation
+from minift.tasks.loading import check_special_tokens, save_generation, saved_settings
 from minift.tasks.options import TaskOptions
 from minift.tasks.summaries import SummaryDisplay, SummaryPrediction, lead_scores
 from minift.tasks.summary_checks import (
@@ -224,6 +224,13 @@ class SummarizationTask(Task):
     ) -> tuple[SummarizationTask, PretrainedModel]:
         task, model = super().from_records(options, splits)
         check_special_tokens(options.model, model.config, task.tokenizer)
+        # A model that was trained for summaries writes line breaks and lengths of its own.
+        saved = saved_settings(model.config.other_keys)
+        token, length = saved.get("newline_token"), saved.get("max_target_length")
+        if task.newline_token is None and isinstance(token, str) and task.tokenizer.id_of(token):
+            task = replace(task, newline_token=token)
+        if options.max_target_length is None and isinstance(length, int):
+            task = replace(task, max_target_length=max(task.max_target_length, length))
         return task, model
 
     @classmethod

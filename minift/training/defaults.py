@@ -21,8 +21,8 @@ from minift.training.options import TrainOptions
 FEW_RECORDS_RECIPE = {"min_steps": 300, "swa_fraction": 0.3}
 # Options of the run beside which the lower layers are not frozen by default.
 CHOOSES_PARAMETERS = ("freeze_encoder", "freeze_embeddings", "lora_rank", "bitfit")
-# Options that fix the number of steps or the averaging, beside which few records change nothing.
-CHOOSES_STEPS = ("epochs", *FEW_RECORDS_RECIPE)
+# Options that fix the number of steps, beside which few records change nothing.
+CHOOSES_STEPS = ("epochs", "early_stopping_patience")
 
 
 def with_defaults(
@@ -42,7 +42,7 @@ def with_defaults(
         values["freeze_layers"] = 0
     unusual = {k: value for k, value in values.items() if value != getattr(TrainDefaults, k)}
     lines = [f"{defaults.reason}: {_flags(options, unusual)}"] if defaults.reason else []
-    if task_class.few_records and all(getattr(options, name) is None for name in CHOOSES_STEPS):
+    if task_class.few_records and not any(getattr(options, name) for name in CHOOSES_STEPS):
         if num_records is None:
             num_records = len(task_class.read_splits(task_options)["train"])
         if num_records < task_class.few_records:

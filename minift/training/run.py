@@ -59,9 +59,10 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     options, reasons = with_defaults(task_class, task_options, options, len(splits["train"]))
     resolved = {**as_dict(task_options, options), "output_dir": str(folder)}
     if options.resume:
-        remedy = "resume it with the same options"
-        if options.accept_changes:
-            remedy += ", or start again with --overwrite"
+        other = "start again with --overwrite"
+        if not options.accept_changes:
+            other = "accept the change with --accept-changes"
+        remedy = f"resume it with the same options, or {other}"
         check_same_options(folder, resolved, remedy, options.accept_changes)
     model.to(device)
     initial_digests = digests(splits, model)
@@ -74,12 +75,14 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
         chosen = random.Random(options.seed).sample(range(len(splits["train"])), count)
         splits = {**splits, TRAIN_SAMPLE: [splits["train"][i] for i in sorted(chosen)]}
     features = {s: task.featurize(records, s == "train") for s, records in splits.items()}
+    plan = Plan([feature.length for feature in features["train"]], options)
     if options.resume and (state := read_state(folder)) is not None:
-        Plan([feature.length for feature in features["train"]], options).continue_from(state)
+        plan.continue_from(state)  # without a step left an error, before the folder is changed
     for reason in reasons:
         print(f"defaults  {reason}")
     print(escape_controls(describe_options(resolved, type(task_options), TrainOptions)))
     print("records   " + ", ".join(f"{split} {len(r)}" for split, r in splits.items()))
+    print(f"steps     {plan.total_steps} in {plan.epochs} epochs")
     print(escape_controls(task.display.describe(splits["train"], features["train"])))
     for warning in task.data_checks(read, features):
         print(escape_controls(f"warning: {warning}"))

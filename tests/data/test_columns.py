@@ -290,3 +290,16 @@ def test_the_built_in_sentences():
     assert len(ambiguous) >= 20, ambiguous
     assert {"Jordan", "Paris", "Bank"} <= tagged.keys()
     assert any("-" in word and tagged[word] != {""} for word in tagged)
+
+
+def test_questions_and_dashes_at_the_end_of_lines_are_text(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("Où est Ada ?\nQui est Bob ?\n", encoding="utf-8")
+    assert kind_of_file(path) == "text"
+    path.write_text("Ada B-PER\nBob B-PER\n")
+    assert kind_of_file(path) == "columns"
+    assert kind_of_file(path, token_column=1, tag_column=2) == "columns"  # too few, to be said
+    table = tmp_path / "x.csv"
+    table.write_text("text\nAda went to Rome\n")
+    with pytest.raises(UserError, match="not read from CSV"):
+        kind_of_file(table)

@@ -104,3 +104,19 @@ def test_other_columns_are_kept(tmp_path):
     assert record.extra == {"id": 7, "year": [1]}
     (record,) = read(tmp_path, "id,text,label,year\nr0,a,x,1999\n", name="x.csv")
     assert record.extra == {"id": "r0", "year": "1999"}
+
+
+def test_columns_that_are_not_given_are_those_of_the_training_data(tmp_path):
+    named = {"text_column": "a", "pair_column": "b", "label_column": "y"}
+    csv = "id,a,b,other\n1,x,y,z\n"
+    (record,) = read(tmp_path, csv, named, "x.csv", given={"pair_column": "other"}, pairs=True)
+    assert (record.text, record.text_pair) == ("x", "z")
+    # A headed TSV with the default names, for a model whose columns have others.
+    for content in ("text\ttext_pair\na\tb\n", "text\ttext_pair\tlabel\na\tb\t1\n"):
+        (record,) = read(tmp_path, content, named, pairs=True)
+        assert (record.text, record.text_pair) == ("a", "b")
+
+
+def test_a_header_before_labels_does_not_make_them_second_texts(tmp_path):
+    with pytest.raises(UserError, match="the second column holds labels"):
+        read(tmp_path, "review\tkind\nso\tpos\nbad\tneg\n", pairs=True, labels=("neg", "pos"))

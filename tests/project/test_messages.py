@@ -88,6 +88,7 @@ REACHES: dict[str, set[str]] = {
     "tasks.labels": TRAINING["classification"],
     "tasks.labels.doubtful_labels": TRAINING["classification"] - RANGE_TESTS,
     "tasks.ner": TRAINING["ner"],
+    "tasks.ner._check_words": TRAINING["ner"] | PREDICT,
     "tasks.options": EVALUATING - {"compare_forgetting"},  # which needs all files
     "tasks.qa": TRAINING["qa"] | PREDICT,
     "tasks.qa._question_and_context": PREDICT,
@@ -107,6 +108,7 @@ REACHES: dict[str, set[str]] = {
     "training.options.TrainOptions._check_trained_parameters": TRAIN_SCRIPTS - SUMMARIZERS,
     "training.options.TrainOptions.__post_init__": RUNS,
     "training.options.TrainOptions.check_evaluated": EVALUATING,
+    "training.options.check_resume": RUNS | PRETRAIN,
     "training.plan": TRAIN_SCRIPTS | COMPARISONS,
     "training.run": RUNS,
     "training.run_dir": RUNS | PRETRAIN,

@@ -174,7 +174,7 @@ def test_nan_that_arises_from_finite_weights_is_an_error(models, tmp_path):
     with torch.no_grad():
         model.encoder.embeddings.norm.weight.fill_(3e38)
     task.save(model, folder)
-    assert "outputs are NaN" in refusal(folder, "good film")
+    assert "outputs are NaN or infinite" in refusal(folder, "good film")
 
 
 @pytest.mark.parametrize(
@@ -272,3 +272,27 @@ def test_other_encodings_on_standard_input_and_output(models):
     assert done.stdout.endswith(b"caf\xe9\n")
     done = predict_in_a_process(folder, "\U0001f600", "--json", typed=b"", encoding="latin-1")
     assert json.loads(done.stdout.decode("latin-1"))["text"] == "\U0001f600"
+
+
+def test_a_tagger_refuses_headers_and_numbers_and_reads_json_with_column_flags(models, tmp_path):
+    header = tmp_path / "header.conll"
+    header.write_text("word tag\nbo B-PER\nwas O\n")
+    assert "looks like a header" in refusal(models["ner"], "--file", header)
+    numbered = tmp_path / "numbered.conll"
+    numbered.write_text("1 bo B-PER\n2 was O\n\n1 so O\n2 xy B-LOC\n")
+    assert "are not words" in refusal(models["ner"], "--file", numbered)
+    columns = {"token_column": 1}
+    assert [r["tokens"] for r in predicted(models["ner"], numbered, columns=columns)] == [
+        ["bo", "was"],
+        ["so", "xy"],
+    ]
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text('{"tokens": ["bo", "was"]}\n{"text": "so it is"}\n')
+    assert len(predicted(models["ner"], lines, columns=columns)) == 2
+
+
+def test_a_column_of_the_file_called_truncated_is_kept(models, tmp_path):
+    file = tmp_path / "x.csv"
+    file.write_text("text,truncated\ngood,maybe\n")
+    (row,) = predicted(models["single"], file)
+    assert (row["truncated"], row["input_truncated"]) == (False, "maybe")

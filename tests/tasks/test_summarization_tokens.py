@@ -115,6 +115,16 @@ def test_line_breaks_of_summaries_have_a_token(lines, tmp_path):
         SummarizationTask.from_pretrained(tmp_path / "saved")
 
 
+def test_a_model_that_writes_line_breaks_keeps_its_token_and_its_length(lines, trees, tmp_path):
+    task, model, _ = lines
+    replace(task, max_target_length=40).save(model, tmp_path / "saved")
+    options = SummarizationOptions(model=str(tmp_path / "saved"), train_file=trees["train"])
+    further, _, _ = SummarizationTask.from_options(options)
+    assert (further.newline_token, further.max_target_length) == ("<extra_id_99>", 40)
+    shorter, _, _ = SummarizationTask.from_options(replace(options, max_target_length=9))
+    assert shorter.max_target_length == 9
+
+
 def test_summaries_without_line_breaks_need_no_token(tiny_t5, trees):
     options = SummarizationOptions(model=str(tiny_t5), train_file=trees["train"])
     task, _, splits = SummarizationTask.from_options(options)

@@ -95,9 +95,14 @@ def test_few_records_make_more_steps_and_averages():
     assert lines == [
         "300 training records are few: --min-steps 300 --swa-fraction 0.3; --epochs turns this off"
     ]
-    for given in ({"epochs": 4}, {"min_steps": 0}, {"swa_fraction": 0.0}):
+    for given, taken in (
+        ({"epochs": 4}, (0, 0.0)),
+        ({"early_stopping_patience": 2}, (0, 0.0)),
+        ({"min_steps": 9}, (9, 0.3)),
+        ({"swa_fraction": 0.0}, (300, 0.0)),
+    ):
         options = defaults(ClassificationTask, task_options, 300, **given)
-        assert chosen(options, *FEW_RECORDS_RECIPE) == (0, 0.0)
+        assert chosen(options, *FEW_RECORDS_RECIPE) == taken
     assert chosen(defaults(ClassificationTask, task_options, 800), *FEW_RECORDS_RECIPE) == (0, 0.0)
     # The number is read where it is not known: the built-in reviews are 839.
     options, _ = with_defaults(ClassificationTask, task_options, TrainOptions())
