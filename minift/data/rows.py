@@ -61,7 +61,7 @@ def reader_of(path: Path) -> Reader:
             f"{path}: the ending {ending!r} is not one that minift reads; give a file that ends in "
             f"{', '.join(readers)}, or in one of these and .gz"
         )
-    if readers[ending] is read_tsv and path.is_file() and _is_json_object(first_line(path).strip()):
+    if readers[ending] is read_tsv and path.is_file() and begins_json(path):
         return read_jsonl
     return readers[ending]
 
@@ -287,13 +287,6 @@ def first_line(path: Path) -> str:
     """The first line that is not blank; "" if there is none."""
     lines = (line for _, line in read_lines(path, max_line_bytes=2**31 - 1))
     return next((line for line in lines if line.strip()), "")
-
-
-def _is_json_object(line: str) -> bool:
-    try:
-        return line.startswith("{") and isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 # ---- files -> lines ------------------------------------------------------------------------------

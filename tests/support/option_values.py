@@ -98,7 +98,7 @@ ROWS: dict[str, Row] = {
     "--targets": choice("first", "all"),
     "--max-target-length": integer("2"),
     "--num-beams": integer("1", "2"),
-    "--length-penalty": number("-1", "0", "0.5", "1", "-100", "100"),
+    "--length-penalty": number("-1", "0", "0.5", "1", "-10", "10"),
     "--no-repeat-ngram-size": COUNT,
     "--beam-early-stopping": choice("true", "false", "never"),
     # The run

@@ -23,6 +23,7 @@ from support.questions import question
 from support.questions import write as write_squad
 from support.running import ROOT
 
+from minift.data.read import records_of
 from minift.models.bert import BertConfig
 from minift.models.distilbert import DistilBertConfig
 from minift.models.registry import family_model
@@ -244,7 +245,7 @@ def write_data(folder: Path, task: str) -> Path:
 def expected(task: Task, model: Any) -> dict[str, Any]:
     """The inputs of a case and minift's predictions for them."""
     if task.name == "classification":
-        records = list(task.read_inputs(["\t".join(texts) for texts in TEXTS]))
+        records = list(records_of("\t".join(texts) for texts in TEXTS))
         predictions = task.predict(model, task.featurize(records), 2)
         found = [dict(zip(task.labels, p.probabilities, strict=True)) for p in predictions]
         return {"inputs": TEXTS, "expected": found}
@@ -286,7 +287,11 @@ def expected(task: Task, model: Any) -> dict[str, Any]:
 
 
 def token_rows(tokenizer: Tokenizer, pairs: bool) -> list[dict[str, Any]]:
-    texts = [["Good BAD naïve film, [UNK] 你好!"], [LONG], [""]]
+    # Beside an added token that texts may hold, `transformers` reads all special tokens in them.
+    added = tokenizer._backend.get_added_tokens_decoder().values()
+    marked = {token.content for token in added if token.special} > set(tokenizer.control_tokens)
+    special = "" if marked else "[UNK] "
+    texts = [[f"Good BAD naïve film, {special}你好!"], [LONG], [""]]
     if pairs:
         texts += [["the film", "was good"], [LONG, LONG + LONG]]
     return [{"texts": row, "ids": tokenizer(*row).ids} for row in texts]

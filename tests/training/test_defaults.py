@@ -146,7 +146,6 @@ def test_find_lr_tests_the_optimiser_that_training_takes(tiny_t5, trees, tmp_pat
         "find_lr", "summarization", *flags, "--output-dir", tmp_path / "out", check=False
     ).stdout
     assert "optimizer=adafactor" in out
-    assert "num_beams=4" in out
 
 
 def test_python_takes_the_defaults_of_the_script(tiny_t5, trees, tmp_path):

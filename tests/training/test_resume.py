@@ -169,11 +169,11 @@ def test_another_spelling_of_a_path_is_the_same_file(stopped, tmp_path, monkeypa
     task, options = stopped(2, {"model": "tiny-bert", "train_file": "train.tsv"})
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="the run has --train-file"):
-        run(ClassificationTask, replace(task, train_file=str(task.dev_file)), options)
     absolute = replace(
         task, model=str(tmp_path / "tiny-bert"), train_file=os.path.join("..", "train.tsv")
     )
+    with pytest.raises(UserError, match="the run has --train-file"):
+        run(ClassificationTask, replace(absolute, train_file=str(task.dev_file)), options)
     run(ClassificationTask, absolute, options)
 
 

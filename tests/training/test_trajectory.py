@@ -178,6 +178,7 @@ def test_twenty_steps_equal_those_of_transformers(name, request, tmp_path):
         epochs=EPOCHS,
         batch_size=family.batch_size,
         learning_rate=LEARNING_RATE,
+        optimizer="adamw",
         weight_decay=WEIGHT_DECAY,
         warmup_ratio=WARMUP_STEPS / STEPS,
         max_grad_norm=family.max_grad_norm,
