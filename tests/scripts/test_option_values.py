@@ -88,8 +88,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 # They take the flags of training scripts and use few of them; only their own are tried.
 MEASUREMENTS = ("benchmark training", "benchmark inference")
 TRAINING = ("train_classification", "train_ner", "train_qa", "train_summarization")
-# Scripts that a person waits for: the others repeat their flags, and are slow tests.
+# Scripts of every run of the tests; the others take minutes together.
 QUICK = ("predict", "get_weights", "benchmark regression .")
+EXHAUSTIVE = (pytest.mark.slow, pytest.mark.exhaustive)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +207,7 @@ def only_a_log(workspace: Path, new: set[str]) -> bool:
 
 @pytest.mark.parametrize(
     "script",
-    [s if s in QUICK else pytest.param(s, marks=pytest.mark.slow) for s in COMMANDS],
+    [s if s in QUICK else pytest.param(s, marks=EXHAUSTIVE) for s in COMMANDS],
 )
 def test_every_value_of_every_flag(script, workspace, monkeypatch):
     if script.startswith("benchmark"):
