@@ -13,7 +13,7 @@ RANGES: dict[str, tuple[type, float, float]] = {
     "min_new_tokens": (int, 0, math.inf),
     "num_beams": (int, 1, 10_000),
     "length_penalty": (float, -10, 10),
-    "no_repeat_ngram_size": (int, 0, 2**31 - 1),
+    "no_repeat_ngram_size": (int, 0, math.inf),
     "repetition_penalty": (float, 1e-6, 1e6),
     "temperature": (float, 1e-6, 1e6),
     "top_k": (int, 0, math.inf),

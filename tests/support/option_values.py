@@ -99,7 +99,7 @@ ROWS: dict[str, Row] = {
     "--max-target-length": integer("2"),
     "--num-beams": integer("1", "2"),
     "--length-penalty": number("-1", "0", "0.5", "1", "-10", "10"),
-    "--no-repeat-ngram-size": COUNT,
+    "--no-repeat-ngram-size": integer("0", "1", HUGE),
     "--beam-early-stopping": choice("true", "false", "never"),
     # The run
     "--output-dir": Row(("", "a-file", BELOW, LONG), (DIRECTORY, MISSING)),
