@@ -57,9 +57,10 @@ def test_an_editable_install_works_in_the_folder_that_holds_the_checkout(tmp_pat
         f"import site; site.addsitedir({str(packages)!r}); import importlib.util as util; "
         "print(util.find_spec('minift').origin)"
     )
-    # Isolated from this checkout; the current folder comes first, as for a script or a notebook.
+    # Without the packages of this environment, of which minift may be one; the current folder comes
+    # first, as for a script or a notebook.
     found = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path[:] = ['', *sys.path[2:]]; {program}"],
+        [sys.executable, "-S", "-c", program],
         capture_output=True,
         text=True,
         cwd=tmp_path,
