@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import json
 import os
 import shutil
@@ -41,9 +41,9 @@ def test_a_run_without_the_modules_of_unix_trains_and_predicts(tiny_bert, review
 
 @pytest.mark.slow
 def test_an_editable_install_works_in_the_folder_that_holds_the_checkout(tmp_path):
-    for package in ("pip", "setuptools"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
+    installed = {package.name.lower() for package in importlib.metadata.distributions()}
+    for package in {"pip", "setuptools"} - installed:
+        pytest.skip(f"{package} is not installed")
     checkout, prefix = tmp_path / "minift", tmp_path / "prefix"
     shutil.copytree(ROOT / "minift", checkout / "minift")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
