@@ -9,7 +9,6 @@ accepted cannot compute, or if it takes more than ten seconds or two gigabytes.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gzip
 import json
@@ -17,15 +16,14 @@ import random
 import resource
 import shutil
 import signal
-import sys
 import tempfile
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from support.fuzzes import Outcomes, command_line, tally
 
 from minift import BertForSequenceClassification, T5Config, T5ForConditionalGeneration, Tokenizer
 from minift.data.columns import read_tagged
@@ -288,10 +286,7 @@ def try_case(seed: int, targets: list[Target], valid: Path, folder: Path) -> tup
     return target.name, "accepted", ""
 
 
-def fuzz(first: int, count: int) -> tuple[Counter[tuple[str, str]], list[tuple[int, str, str]]]:
-    """Counts of (target, outcome), and (seed, target, message) of each failure."""
-    found: Counter[tuple[str, str]] = Counter()
-    failures = []
+def fuzz(first: int, count: int) -> Outcomes:
     limit = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, limit[1]))
@@ -302,31 +297,11 @@ def fuzz(first: int, count: int) -> tuple[Counter[tuple[str, str]], list[tuple[i
             targets = make_valid(valid)
             for target in targets:  # the valid files are read
                 target.read(valid)
-            for seed in range(first, first + count):
-                name, fate, why = try_case(seed, targets, valid, folder)
-                found[name, fate] += 1
-                if fate == "failed":
-                    failures.append((seed, name, why))
+            seeds = range(first, first + count)
+            return tally(seeds, lambda seed: try_case(seed, targets, valid, folder))
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limit)
-    return found, failures
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--count", type=int, default=20_000)
-    options = parser.parse_args()
-    found, failures = fuzz(options.first, options.count)
-    for seed, name, why in failures[:20]:
-        print(f"seed {seed}, {name}:\n{why}\n")
-    for name in sorted({name for name, _ in found}):
-        row = "  ".join(
-            f"{fate} {found[name, fate]:6}" for fate in ("accepted", "refused", "failed")
-        )
-        print(f"{name:20} {row}")
-    sys.exit(bool(failures))
 
 
 if __name__ == "__main__":
-    main()
+    command_line(__doc__, fuzz, 20_000, ("accepted", "refused", "failed"))

@@ -10,7 +10,6 @@ repeats a case.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import gzip
 import importlib.util
@@ -20,7 +19,6 @@ import random
 import sys
 import tempfile
 import traceback
-from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from typing import Any
 
 import torch
 from fuzzing import SECONDS, corrupt_bytes, corrupt_json, seconds
+from support.fuzzes import Outcomes, command_line, tally
 
 from minift import (
     BertForQuestionAnswering,
@@ -408,35 +407,14 @@ def try_case(
     return what, "predicted", ""
 
 
-def fuzz(first: int, count: int) -> tuple[Counter[tuple[str, str]], list[tuple[int, str, str]]]:
-    """Counts of (model and format, outcome), and (seed, what, message) of each failure."""
-    found: Counter[tuple[str, str]] = Counter()
-    failures = []
+def fuzz(first: int, count: int) -> Outcomes:
     main = load_main()
     with tempfile.TemporaryDirectory() as place:
         models = make_models(Path(place))
-        for seed in range(first, first + count):
-            what, fate, why = try_case(seed, main, models, Path(place))
-            found[what, fate] += 1
-            if fate == "failed":
-                failures.append((seed, what, why))
-    return found, failures
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--count", type=int, default=5_000)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    found, failures = fuzz(options.first, options.count)
-    for seed, what, why in failures[:20]:
-        print(f"seed {seed}, {what}:\n{why}\n")
-    for what in sorted({what for what, _ in found}):
-        row = "  ".join(f"{f} {found[what, f]:5}" for f in ("predicted", "refused", "failed"))
-        print(f"{what:32} {row}")
-    sys.exit(bool(failures))
+        seeds = range(first, first + count)
+        return tally(seeds, lambda seed: try_case(seed, main, models, Path(place)))
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    command_line(__doc__, fuzz, 5_000, ("predicted", "refused", "failed"))

@@ -27,7 +27,7 @@ import numpy as np
 from minift import metrics
 from minift.data.squad import QuestionRecord, as_squad
 from minift.errors import escape_controls
-from minift.tasks.display import Display
+from minift.tasks.display import Display, on_one_line
 from minift.text.sentences import sentence_starts
 
 NULL = 0  # position of [CLS], which means "no answer"
@@ -225,7 +225,7 @@ class AnswerDisplay(Display):
             line = f"{record.question:.100}  -> {text or '-':.60}  (true: {(gold or ['-'])[0]:.60})"
             probabilities = [c.probability for c in prediction.candidates]
             confidence = max(prediction.null_probability, *probabilities, 0)
-            kinds[kind].append((confidence, " ".join(line.split())))
+            kinds[kind].append((confidence, on_one_line(line)))
         lines = ["answers   " + ", ".join(f"{kind} {len(found)}" for kind, found in kinds.items())]
         if "null_threshold" in score:
             lines.append(
@@ -311,7 +311,7 @@ def in_sentence(text: str, start: int, end: int) -> dict[str, str]:
 
 def answer_lines(row: dict[str, Any], colour: bool) -> str:
     """A prediction in two or three lines.  row: from `answer_row`."""
-    question = escape_controls(" ".join(row["question"].split()))
+    question = escape_controls(on_one_line(row["question"]))
     if not row["predicted"]:
         closest = (
             f"  (closest: {escape_controls(' '.join(row['best_span'].split()))})"
@@ -327,6 +327,6 @@ def answer_lines(row: dict[str, Any], colour: bool) -> str:
     if len(after) > MAX_CONTEXT:
         rest, _, cut = after[:MAX_CONTEXT].rpartition(" ")
         after = (rest if len(cut) <= MAX_WORD else after[:MAX_CONTEXT]) + " ..."
-    sentence = " ".join(f"{before}{shown}{after}".split())
-    answer = " ".join(answer.split())
+    sentence = on_one_line(f"{before}{shown}{after}")
+    answer = on_one_line(answer)
     return f"{question}\n  {answer}  {row['score']:.2f}  {row['start']}-{row['end']}\n  {sentence}"

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from minift import metrics
 from minift.data.read import SummaryRecord
-from minift.tasks.display import Display
+from minift.tasks.display import Display, on_one_line
 from minift.text.sentences import first_sentence
 
 MANY_AT_LIMIT = 0.05  # share of summaries cut at the length limit, above which a warning is shown
@@ -44,8 +44,8 @@ class SummaryDisplay(Display):
         long_targets = sum(feature.target_truncated for feature in features)
         lines = [
             f"first record ({first.where})",
-            f"  document  {' '.join(first.document.split()):.200}",
-            f"  summary   {' '.join(first.summaries[0].split()):.200}",
+            f"  document  {on_one_line(first.document):.200}",
+            f"  summary   {on_one_line(first.summaries[0]):.200}",
             f"  tokens    {' '.join(tokens):.200}",
             f"  labels    {' '.join(labels):.200}",
             f"documents   {long} of {len(records)} have more than {self.task.max_length} tokens "

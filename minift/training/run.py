@@ -69,7 +69,7 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     if options.resume:
         check_same_start(folder, initial_digests, options)
 
-    read = splits
+    read = splits  # without the sample, whose records are those of the training data
     if options.train_eval_samples:
         count = min(options.train_eval_samples, len(splits["train"]))
         chosen = random.Random(options.seed).sample(range(len(splits["train"])), count)
