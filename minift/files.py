@@ -1,4 +1,4 @@
-"""Reading and writing JSON, atomic writes, and checksums.
+"""Opening files that others made, JSON, atomic writes, and checksums.
 
 A saved folder has a manifest.json with the size and the SHA-256 of its files.  Reading refuses a
 file that differs from its entry, because a disk failed or a process died between two files.
@@ -10,14 +10,16 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
 from minift.errors import UserError
+from minift.terminal import json_line
 
 try:
     import fcntl
@@ -25,23 +27,63 @@ except ImportError:  # Windows
     fcntl = None
 
 MANIFEST = "manifest.json"
+MAX_JSON_BYTES = 500_000_000  # the largest tokenizer.json in use has 35 MB
+
+
+def open_regular(path: Path, max_bytes: int | None = None) -> BinaryIO:
+    """Open a file that somebody else made, for reading bytes.
+
+    Every such file is opened here.  A FIFO would wait for a writer for ever, and a device such as
+    /dev/zero has no end, so only regular files are read.
+
+    max_bytes: the largest size; None: no limit.
+    Raises `UserError` for anything that is not a readable regular file of at most that size.
+    """
+    try:
+        # Without O_NONBLOCK the opening of a FIFO would wait.  Windows has neither.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        remedy = "its link points nowhere" if os.path.islink(path) else "check the path"
+        raise UserError(f"{path}: no such file; {remedy}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{path}: cannot be read ({reason}); check the path") from None
+    status = os.fstat(descriptor)
+    problem = None
+    if stat.S_ISDIR(status.st_mode):
+        problem = "is a directory; give a file"
+    elif not stat.S_ISREG(status.st_mode):
+        problem = "is a pipe or a device, not a file; write its contents to a file, and give that"
+    elif max_bytes is not None and status.st_size > max_bytes:
+        problem = f"has {status.st_size:,} bytes, more than the {max_bytes:,} that minift reads"
+        problem += "; give another file"
+    if problem is not None:
+        os.close(descriptor)
+        raise UserError(f"{path}: {problem}")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
+    """The contents of a file that somebody else made; `UserError` as `open_regular`."""
+    with open_regular(path, max_bytes) as file:
+        try:
+            return file.read(max_bytes)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def read_json(path: Path) -> Any:
     """The value in a JSON file; `UserError` names the file (and line) if it is unreadable."""
     check_whole(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        return json.loads(read_bytes(path).decode())
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}, line {error.lineno}: not valid JSON ({error.msg}); restore the file"
         ) from None
     except (ValueError, RecursionError):  # not UTF-8, a number of 5,000 digits, deep nesting
         raise UserError(f"{path}: not a JSON file in UTF-8; restore the file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def shard_names(index: Path) -> list[str]:
@@ -203,4 +245,4 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(json_line(row) + "\n" for row in rows))

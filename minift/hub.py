@@ -39,6 +39,7 @@ from huggingface_hub import constants, errors, utils
 
 from minift.errors import UserError
 from minift.files import shard_names
+from minift.terminal import print_line
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"  # BERT: 6 layers, 384 wide, 22M parameters, Apache-2.0
 OWN_MODEL = "minift-t5-mini"  # our own T5, which is on no hub
@@ -63,7 +64,7 @@ FAILURES = (errors.HfHubHTTPError.__bases__[0], OSError, RuntimeError, ValueErro
 
 def log(message: str) -> None:
     """Print a line to stderr, under the program's name."""
-    print(f"minift: {message}", file=sys.stderr, flush=True)
+    print_line(f"minift: {message}", to_stderr=True)
 
 
 def weights_dir() -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
@@ -14,12 +13,13 @@ from typing import Any, NamedTuple, TextIO
 
 import torch
 
-from minift.errors import UserError, escape_controls
+from minift.errors import UserError
 from minift.models.base import PretrainedModel
 from minift.nn.int8 import quantize_int8
 from minift.tasks.base import Task
 from minift.tasks.display import is_blank
 from minift.tasks.registry import task_of
+from minift.terminal import json_line, warn
 
 CHUNK_SIZE = 1024  # inputs that are sorted by length and predicted together
 
@@ -36,7 +36,7 @@ def predict_lines(
     *,
     as_csv: bool = False,
     columns: Mapping[str, Any] | None = None,
-    warn: Callable[[str], object] | None = None,
+    warn: Callable[[str], object] = warn,
 ) -> Iterator[str]:
     """Yield one string for each input, in the order of the inputs: text for people, JSON or CSV.
 
@@ -55,7 +55,6 @@ def predict_lines(
     Inputs are read, predicted and yielded a thousand at a time.  Raises `UserError` for a folder or
     an input that cannot be used, after the results of the inputs before it.
     """
-    warn = warn or _print_warning
     task, model = task_of(folder).from_pretrained(folder)
     _check_weights(model, folder)
     model.register_forward_hook(_refuse_nan(folder))
@@ -74,7 +73,7 @@ def predict_lines(
         return
     for result in results:
         if as_json:
-            yield json.dumps(_row(task, result), ensure_ascii=False)
+            yield json_line(_row(task, result))
         elif is_blank(result.record):
             yield ""
         else:
@@ -186,13 +185,6 @@ def lines_of(stream: TextIO) -> Iterator[str]:
         yield text.removeprefix("\ufeff") if number == 1 else text
 
 
-def print_anywhere(stream: Any) -> None:
-    """Let a stream escape, as JSON does, the characters that its encoding lacks."""
-    codecs.register_error("json", lambda e: (json.dumps(e.object[e.start : e.end])[1:-1], e.end))
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="json")
-
-
 def _checked(line: str, number: int) -> str:
     try:
         line.encode()
@@ -201,10 +193,6 @@ def _checked(line: str, number: int) -> str:
             f"input {number}: {line.strip()[:40]!r} is not text in UTF-8; convert it"
         ) from None
     return line
-
-
-def _print_warning(message: str) -> None:
-    print(escape_controls(f"warning: {message}"), file=sys.stderr)
 
 
 # ---- a model that does not compute ---------------------------------------------------------------

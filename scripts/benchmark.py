@@ -34,6 +34,7 @@ from minift.errors import UserError
 from minift.experiments.comparison import CompareOptions
 from minift.tasks.qa import QaOptions
 from minift.tasks.registry import TASKS
+from minift.terminal import print_line
 from minift.training.cli import command_line, run_script
 from minift.training.defaults import with_defaults
 from minift.training.options import LORA, PARTIAL, WHOLE, TrainOptions
@@ -94,7 +95,7 @@ def main() -> None:
         train_options, _ = with_defaults(TASKS[task], task_options, train_options)
         options = (task, task_options, train_options, measurement)
     elif {"--help", "--help-all"} & set(sys.argv):
-        print(__doc__)
+        print_line(__doc__)
         return
     else:
         raise UserError(

@@ -10,6 +10,7 @@ Prints the folder of each checkpoint.
 from __future__ import annotations
 
 from minift import hub
+from minift.terminal import print_line
 from minift.training.cli import ArgumentParser, parse_path, run_script
 
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     for name in options.names:
-        print(hub.download(name, options.revision, options.to))
+        print_line(hub.download(name, options.revision, options.to))
 
 
 if __name__ == "__main__":

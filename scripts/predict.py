@@ -14,8 +14,9 @@ from typing import get_type_hints
 
 from minift.device import check_device, pick_device
 from minift.options import check_range, flag_of
-from minift.predictor import lines_of, predict_lines, print_anywhere
+from minift.predictor import lines_of, predict_lines
 from minift.tasks.registry import TASKS
+from minift.terminal import print_line
 from minift.training.cli import METAVARS, ArgumentParser, parse_path, run_script
 from minift.training.options import MAX_BATCH_SIZE
 
@@ -67,7 +68,6 @@ def main() -> None:
     inputs = options.file or options.texts or lines_of(sys.stdin)
     device = pick_device(options.device)
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print_anywhere(sys.stdout)
     for line in predict_lines(
         options.model_dir,
         inputs,
@@ -80,7 +80,7 @@ def main() -> None:
         as_csv=options.csv,
         columns=columns,
     ):
-        print(line, flush=True)
+        print_line(line, escape=False)
 
 
 def add_column_flags(parser: ArgumentParser) -> list[str]:

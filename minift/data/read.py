@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from minift.data.rows import Row, has_header, read_tsv, reader_of
-from minift.errors import UserError, escape_controls, location
+from minift.errors import UserError, location
+from minift.terminal import print_line
 
 RecordType = TypeVar("RecordType")
 
@@ -240,7 +241,7 @@ def print_skipped(skipped: Sequence[UserError], total: int) -> None:
     """Print how many records of a file were skipped (--skip-bad-records), and why the first was."""
     if skipped:
         message = f"warning: {len(skipped)} of {total} records are skipped; the first: {skipped[0]}"
-        print(escape_controls(" ".join(message.split())))
+        print_line(" ".join(message.split()))
 
 
 def records_of(lines: Iterable[str]) -> Iterator[TextRecord]:

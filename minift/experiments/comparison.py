@@ -18,6 +18,7 @@ from minift.options import check_range, option
 from minift.reports.plots import scatter_plot
 from minift.reports.tables import markdown_table, mean_and_spread
 from minift.tasks.base import Task, TaskOptions
+from minift.terminal import print_line
 from minift.training.cli import command_line
 from minift.training.defaults import resolve_options
 from minift.training.options import MAX_SEED, TrainOptions
@@ -83,7 +84,7 @@ def finished_run(
         if results[0] == FAILED:
             raise NonFiniteError(found["error"])
         return found
-    print(f"\n--- {name}, seed {options.seed}", flush=True)
+    print_line(f"\n--- {name}, seed {options.seed}")
     unfinished = folder.exists()
     resume = options.resume and unfinished
     changed = replace(options, resume=resume, overwrite=unfinished and not resume)
@@ -104,7 +105,7 @@ def finished_or_failed(*run: Any) -> dict[str, Any] | None:
     try:
         return finished_run(*run)
     except NonFiniteError as error:
-        print(f"failed: {error}", flush=True)
+        print_line(f"failed: {error}")
         return None
 
 
@@ -186,9 +187,9 @@ def compare(
     plotted = scatter_plot(
         folder / "plot.png", points, "seconds of the whole run", columns[0], title, log_x=True
     )
-    print(f"\n{table}\n\nin {folder}: table.md, results.json{', plot.png' if plotted else ''}")
+    print_line(f"\n{table}\n\nin {folder}: table.md, results.json{', plot.png' if plotted else ''}")
     if not plotted:
-        print("no plot: matplotlib is not installed (pip install 'minift[extra]')")
+        print_line("no plot: matplotlib is not installed (pip install 'minift[extra]')")
     return rows
 
 

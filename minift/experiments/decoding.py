@@ -38,6 +38,7 @@ from minift.reports.plots import scatter_plot
 from minift.reports.tables import markdown_table, mean_and_spread
 from minift.tasks.summarization import SummarizationOptions, SummarizationTask
 from minift.tasks.summary_checks import unread_by_rouge
+from minift.terminal import print_line
 from minift.training.cli import as_dict
 from minift.training.defaults import with_defaults
 from minift.training.options import TrainOptions
@@ -264,9 +265,9 @@ def compare_decoding(
     device = pick_device(options.device)
     if not finished:
         finished_run(SummarizationTask, task_options, replace(options, output_dir=folder))
-    print(f"dev data  {task_options.dev_file or 'the built-in set'}, {len(records)} documents")
+    print_line(f"dev data  {task_options.dev_file or 'the built-in set'}, {len(records)} documents")
     for warning in unread_by_rouge({"dev": records}):
-        print(escape_controls(f"warning: {warning}"))
+        print_line(f"warning: {warning}")
     batch_size = with_defaults(SummarizationTask, task_options, options)[0].batch_size
     decodings = score_settings(folder, records, comparison, batch_size, options.seed, device)
 
@@ -277,7 +278,7 @@ def compare_decoding(
     x, y, title = "distinct-2", "rougeL", f"Decoding strategies, {len(records)} documents"
     plotted = scatter_plot(folder / "plot.png", points(decodings, x, y), x, y, title)
     written = f"decoding.md, decoding.json, examples.md{', plot.png' if plotted else ''}"
-    print(f"\n{table}\n\n{len(records)} documents; {folder} holds {written}")
+    print_line(f"\n{table}\n\n{len(records)} documents; {folder} holds {written}")
     if not plotted:
-        print("no plot: matplotlib is not installed (pip install 'minift[extra]')")
+        print_line("no plot: matplotlib is not installed (pip install 'minift[extra]')")
     return decodings

@@ -14,6 +14,7 @@ from typing import Any
 from minift import hub
 from minift.experiments.comparison import CompareOptions, check_dev_file, compare
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
+from minift.terminal import print_line
 from minift.training.options import LORA, ONLY_WITH_ENCODER, PARTIAL, WHOLE, TrainOptions
 
 # Options that the comparison varies; its script has no flags for them.
@@ -41,7 +42,7 @@ def compare_freezing(
     poolings = model_class.config_class.poolings
     without_pooler = "pooler" in poolings and not model_class.has_pooler(folder)
     if without_pooler:
-        print(f"{task_options.model} has no pooler: 'head only pooler' is left out")
+        print_line(f"{task_options.model} has no pooler: 'head only pooler' is left out")
     return compare(
         ClassificationTask,
         {

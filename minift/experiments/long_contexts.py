@@ -34,6 +34,7 @@ from minift.files import check_output_dir
 from minift.models.base import PretrainedModel
 from minift.options import check_range, option
 from minift.tasks.qa import QaOptions, QaTask
+from minift.terminal import print_line
 from minift.text.tokenizer import Tokenizer
 from minift.training.defaults import with_defaults
 from minift.training.options import TrainOptions
@@ -209,5 +210,7 @@ def compare_long_contexts(
         ("windows", windows, ("window", "doc stride")),
         ("thresholds", thresholds, ("no answer",)),
     ):
-        print(f"\n{table_of_means(folder / f'{name}.md', runs, keys)}\n\nin {folder}/{name}.md")
+        print_line(
+            f"\n{table_of_means(folder / f'{name}.md', runs, keys)}\n\nin {folder}/{name}.md"
+        )
     return {"windows": windows, "thresholds": thresholds}

@@ -32,6 +32,7 @@ from minift.files import check_output_dir, write_json, write_text
 from minift.reports.plots import scatter_plot
 from minift.reports.tables import markdown_table
 from minift.tasks.base import Task
+from minift.terminal import print_line
 from minift.training.defaults import with_defaults
 from minift.training.log import LOG
 from minift.training.options import TrainOptions
@@ -168,7 +169,7 @@ def find_learning_rate(task_class: type[Task], task_options: Any, options: Train
     changed = replace(options, learning_rate=highest, min_steps=steps, **RANGE_TEST_OPTIONS)
     changed, reasons = with_defaults(task_class, task_options, changed)
     for reason in reasons:
-        print(f"defaults  {reason}")
+        print_line(f"defaults  {reason}")
     learning_rates, losses, ended = measure(task_class, task_options, changed)
     smoothed = smooth(losses)
     lowest, exploded = suggest_learning_rate(learning_rates, smoothed)
@@ -185,6 +186,8 @@ def find_learning_rate(task_class: type[Task], task_options: Any, options: Train
     write_text(folder / "table.md", table + "\n")
     scatter_plot(folder / "plot.png", points, "learning rate", "loss", title, log_x=True)
     where = f"from {exploded:.1e} on" if exploded else f"nowhere up to {learning_rates[-1]:.1e}"
-    print(f"\n{table}\n\nthe loss explodes {where}; {ended}; in {folder}: range.json, table.md")
-    print(f"{title}: a tenth of {lowest:.1e}, where the smoothed loss is lowest")
+    print_line(
+        f"\n{table}\n\nthe loss explodes {where}; {ended}; in {folder}: range.json, table.md"
+    )
+    print_line(f"{title}: a tenth of {lowest:.1e}, where the smoothed loss is lowest")
     return lowest / 10

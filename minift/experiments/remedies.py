@@ -20,6 +20,7 @@ from minift.experiments.forgetting import TwoTaskOptions, TwoTasks
 from minift.files import check_output_dir
 from minift.pretraining.probe import ProbeOptions, probe_loss, train_probe
 from minift.tasks.classification import ClassificationTask
+from minift.terminal import print_line
 from minift.training.defaults import with_defaults
 from minift.training.options import LORA, PARTIAL, WHOLE, TrainOptions
 
@@ -110,5 +111,7 @@ def compare_remedies(
                 row["masked-LM loss after"] = probe_loss(model_after, folder / "probe", probe)
             rows.append(row)
         runs.append(rows)
-    print(f"\n{table_of_means(folder / 'table.md', runs, ('remedy', 'trained'))}\n\nin {folder}")
+    print_line(
+        f"\n{table_of_means(folder / 'table.md', runs, ('remedy', 'trained'))}\n\nin {folder}"
+    )
     return runs

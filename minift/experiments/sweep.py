@@ -43,6 +43,7 @@ from minift.reports.plots import curves, heat_map
 from minift.reports.tables import markdown_table, mean_and_spread
 from minift.tasks.base import Metric, Task
 from minift.tasks.options import TaskOptions
+from minift.terminal import print_line
 from minift.training.defaults import resolve_options, with_defaults
 from minift.training.log import LOG
 from minift.training.options import MAX_BATCH_SIZE, TrainOptions
@@ -141,7 +142,7 @@ def sweep(
     # An epoch count is given, because the cells decide it: no recipe for few records.
     options, reasons = with_defaults(task_class, task_options, replace(options, epochs=1))
     for reason in reasons:
-        print(f"defaults  {reason}")
+        print_line(f"defaults  {reason}")
     cells = choose_cells(search, options)
     seeds = seed_range(options.seed, search.seeds)
     # Seeds in the outer loop, so that every cell has a score early.
@@ -163,13 +164,15 @@ def sweep(
     for run in done:
         resolved = resolve_options(task_class, task_options, run)
         check_same_options(run.output_dir, resolved, "choose another --output-dir")
-    print(f"{len(runs)} runs, {len(done)} of them done; after an interruption, repeat the command")
+    print_line(
+        f"{len(runs)} runs, {len(done)} of them done; after an interruption, repeat the command"
+    )
 
     def finished(i: int) -> None:
         done.append(todo[i])
         row = {"metric": metric.name, **read_row(todo[i], metric)}
         outcome = ("failed at {failed}" if row["failed"] else SCORED).format(**row)
-        print(f"{len(done):3}/{len(runs)}  {todo[i].output_dir.name}  {outcome}", flush=True)
+        print_line(f"{len(done):3}/{len(runs)}  {todo[i].output_dir.name}  {outcome}")
 
     calls = [(task_class, task_options, run, run.output_dir.name) for run in todo]
     logs = [folder / LOGS / f"{run.output_dir.name}.log" for run in todo]
@@ -189,9 +192,9 @@ def sweep(
         raise UserError(f"{folder}: every run failed, the first at {rows[0]['failed']}")
     plotted = draw(folder, runs, rows, metric)
     plots = ", heatmap.png, curves.png" if plotted else ""
-    print(f"\n{table}\n\nin {folder}: table.md, results.json{plots}")
+    print_line(f"\n{table}\n\nin {folder}: table.md, results.json{plots}")
     if not plotted:
-        print("no plot: matplotlib is not installed (pip install 'minift[extra]')")
+        print_line("no plot: matplotlib is not installed (pip install 'minift[extra]')")
     return rows
 
 

@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from minift import hub
-from minift.data.batching import ProgressBar, batched, print_line, progress_bar
+from minift.data.batching import batched
 from minift.device import autocast, check_device, check_precision, pick_device
-from minift.errors import UserError, escape_controls
+from minift.errors import UserError
 from minift.files import write_json
 from minift.models.base import PretrainedModel
 from minift.models.config import CONFIG
@@ -38,6 +38,7 @@ from minift.pretraining.base import ModelOptions, Objective, new_model
 from minift.pretraining.corpus import TokenBlocks, read_documents, write_tokens
 from minift.pretraining.masked_lm import MaskedLM
 from minift.pretraining.span_corruption import SpanCorruption
+from minift.terminal import ProgressBar, print_line, progress_bar
 from minift.text.tokenizer import Tokenizer
 from minift.training.checkpoint import load_state, remove_state, save_state
 from minift.training.cli import as_dict
@@ -156,7 +157,7 @@ def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str,
         metrics["seconds"] = round(time.perf_counter() - started, 2)
         write_json(folder / METRICS, metrics)
         remove_state(folder)
-    print(f"held-out loss {metrics['dev']['loss']:.4f}; the model is in {folder}")
+    print_line(f"held-out loss {metrics['dev']['loss']:.4f}; the model is in {folder}")
     return metrics
 
 
@@ -171,10 +172,7 @@ def pretrain_in(
 ) -> dict[str, Any]:
     """Tokenizer, token file, model, training; returns the contents of metrics.json."""
     device = pick_device(options.device)
-    print(
-        escape_controls(describe_options(resolved, type(model_options), PretrainOptions)),
-        flush=True,
-    )
+    print_line(describe_options(resolved, type(model_options), PretrainOptions))
 
     tokenizer = make_tokenizer(objective_class, folder, model_options, options)
     objective = objective_class(tokenizer, model_options)
@@ -189,8 +187,8 @@ def pretrain_in(
     model.to(device)
     if options.freeze_encoder:
         freeze_all_but_head(model)
-    print(f"tokens    {blocks.total} blocks of {options.block_size}")
-    print(describe_model(model), flush=True)
+    print_line(f"tokens    {blocks.total} blocks of {options.block_size}")
+    print_line(describe_model(model))
 
     loss = train_steps(model, blocks, objective, options, folder, stop)
     if not math.isfinite(loss):
@@ -277,7 +275,7 @@ def make_tokenizer(
     every = max(1, count // model_options.tokenizer_documents)
     chosen = islice(read_documents(options.train_file), 0, None, every)
     share = "all of them" if every == 1 else f"one in {every}"
-    print(f"documents {count}; the tokenizer is trained on {share}", flush=True)
+    print_line(f"documents {count}; the tokenizer is trained on {share}")
     shown = progress_bar(chosen, "tokenizer", -(-count // every))
     objective.make_tokenizer(shown, model_options.vocab_size, folder)
     return Tokenizer.from_pretrained(folder)
@@ -324,7 +322,7 @@ def train_steps(
     warmup_steps = round(options.max_steps * options.warmup_ratio)
     state = (load_state(folder, model, optimizer) if options.resume else None) or TrainerState()
     if options.resume:
-        print(f"resuming at step {state.step} of {options.max_steps}", flush=True)
+        print_line(f"resuming at step {state.step} of {options.max_steps}")
     log = Log(folder, keep_lines=state.log_lines)
     clock, since = time.perf_counter(), state.step
     held_out_loss = None

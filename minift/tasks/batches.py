@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from minift.data.batching import pad, progress_bar, sorted_batches
+from minift.data.batching import pad, sorted_batches
 from minift.models.base import PretrainedModel
+from minift.terminal import progress_bar
 
 
 class Feature(Protocol):

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from minift import hub, metrics
-from minift.data.batching import IGNORE_INDEX, pad, progress_bar, sorted_batches
+from minift.data.batching import IGNORE_INDEX, pad, sorted_batches
 from minift.data.read import SummaryRecord, read_summaries
 from minift.data.rows import begins_json, read_lines
 from minift.errors import UserError
@@ -53,6 +53,7 @@ from minift.tasks.summary_checks import (
     truncated_documents,
     unread_by_rouge,
 )
+from minift.terminal import progress_bar
 from minift.text.line_breaks import decode_lines, encode_lines, newline_token
 
 # Encoder-decoders are fine-tuned with the optimiser that they were pretrained with.

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from minift.data.batching import print_line
-from minift.errors import UserError, escape_controls
+from minift.errors import UserError
 from minift.options import flag_of
+from minift.terminal import escape_unencodable, print_line
 from minift.training.signals import Stopped
 
 # A flag's old name -> the flag to use now, with a remark.  Of several, the error names the first
@@ -143,7 +143,7 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End the script with status 2; the last line on stderr is the error."""
         help_flag = "--help-all" if "--help-all" in self._option_string_actions else "--help"
-        print(f"usage: {self.prog} [FLAGS]", file=sys.stderr)
+        print_line(f"usage: {self.prog} [FLAGS]", to_stderr=True)
         self.exit(2, f"error: {message} ({help_flag} lists all flags)\n")
 
 
@@ -260,6 +260,8 @@ def run_script(main: Callable[[], object]) -> NoReturn:
     A `UserError` ends with status 2 and one line on stderr, Ctrl-C with status 130.  A run that a
     signal stopped after saving its state ends with status 128 + the signal's number.
     """
+    for stream in (sys.stdout, sys.stderr):
+        escape_unencodable(stream)
     try:
         main()
     except UserError as error:
@@ -275,5 +277,5 @@ def run_script(main: Callable[[], object]) -> NoReturn:
 
 
 def _print_error(message: str, status: int) -> int:
-    print_line(escape_controls(" ".join(message.split())), to_stderr=True)
+    print_line(" ".join(message.split()), to_stderr=True)
     return status

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minift.data.batching import print_line
 from minift.device import autocast
 from minift.models.adapters import save_adapter
 from minift.models.base import PretrainedModel
 from minift.tasks.base import Feature, Task
+from minift.terminal import print_line
 from minift.training.options import TrainOptions
 from minift.training.run_dir import records_digest
 from minift.training.state import TrainerState

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 
-from minift.data.batching import ProgressBar, print_line
 from minift.models.base import PretrainedModel
 from minift.nn.kernels import sparse_embedding_gradients
 from minift.tasks.base import Feature, Task
+from minift.terminal import ProgressBar, print_line
 from minift.training.averaging import WeightAverages
 from minift.training.checkpoint import load_state, save_state
 from minift.training.evaluation import (
@@ -76,7 +76,7 @@ def train(
         *(options.l2_sp, pretrained),
     )
     if len({group["factor"] for group in groups}) > 1:
-        print(describe_groups(groups, options.learning_rate), flush=True)
+        print_line(describe_groups(groups, options.learning_rate))
     optimizer = make_optimizer(options.optimizer, groups)
     sparse_embedding_gradients(model, optimizer)
     l2_sp = L2SP(optimizer)
@@ -87,7 +87,7 @@ def train(
     plan.continue_from(state)
     state.count_scores_of(scores_by(task, scored, options))
     if options.resume:
-        print(f"resuming at step {state.step} of {plan.total_steps}", flush=True)
+        print_line(f"resuming at step {state.step} of {plan.total_steps}")
     log = Log(folder, keep_lines=state.log_lines)
     gradients = GradientComputer(task, model, features, options, state)
     norm = torch.tensor(state.grad_norm)

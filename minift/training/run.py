@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 from minift.device import autocast, pick_device
-from minift.errors import UserError, escape_controls
+from minift.errors import UserError
 from minift.files import write_json, write_jsonl
 from minift.models.base import PretrainedModel
 from minift.tasks.base import Feature, Task
+from minift.terminal import print_line
 from minift.training.checkpoint import read_state, remove_state
 from minift.training.cli import as_dict
 from minift.training.defaults import with_defaults
@@ -79,22 +80,22 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
     if options.resume and (state := read_state(folder)) is not None:
         plan.continue_from(state)  # without a step left an error, before the folder is changed
     for reason in reasons:
-        print(f"defaults  {reason}")
-    print(escape_controls(describe_options(resolved, type(task_options), TrainOptions)))
-    print("records   " + ", ".join(f"{split} {len(r)}" for split, r in splits.items()))
-    print(f"steps     {plan.total_steps} in {plan.epochs} epochs")
-    print(escape_controls(task.display.describe(splits["train"], features["train"])))
+        print_line(f"defaults  {reason}")
+    print_line(describe_options(resolved, type(task_options), TrainOptions))
+    print_line("records   " + ", ".join(f"{split} {len(r)}" for split, r in splits.items()))
+    print_line(f"steps     {plan.total_steps} in {plan.epochs} epochs")
+    print_line(task.display.describe(splits["train"], features["train"]))
     for warning in task.data_checks(read, features):
-        print(escape_controls(f"warning: {warning}"))
+        print_line(f"warning: {warning}")
     reinitialised = prepare_parameters(model, options)
     if reinitialised:
-        print(f"re-initialised  {', '.join(reinitialised)}")
+        print_line(f"re-initialised  {', '.join(reinitialised)}")
     if options.freeze_encoder:
         features = {
             split: task.precompute_encoder_outputs(model, part, options.batch_size)
             for split, part in features.items()
         }
-    print(describe_model(model), flush=True)
+    print_line(describe_model(model))
     if options.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     if options.compile:
@@ -134,12 +135,12 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
         write_json(folder / METRICS, metrics)
         remove_state(folder)
     which = "best" if "dev" in splits else "last"
-    print(f"\nthe {which} model is in {folder} ({metrics['seconds']:.0f} s in all)")
+    print_line(f"\nthe {which} model is in {folder} ({metrics['seconds']:.0f} s in all)")
     if (reason := best.unlike_transformers) is not None:
-        print(f"transformers cannot load it: {reason}")
+        print_line(f"transformers cannot load it: {reason}")
     if "dev" not in splits:
         where = "scored on the test data only" if "test" in splits else "not scored on any data"
-        print(f"it was {where}; with a --dev-file, the best model is chosen and saved")
+        print_line(f"it was {where}; with a --dev-file, the best model is chosen and saved")
     return metrics
 
 
@@ -171,8 +172,8 @@ def evaluate_best_model(
             write_jsonl(folder / f"predictions.{split}.jsonl", rows)
             for name, value in display.exports(predictions, records).items():
                 write_json(folder / f"{name}.{split}.json", value)
-            print(f"\n{split}  {one_line(score)}")
-            print(escape_controls(display.format_report(predictions, records, score)))
+            print_line(f"\n{split}  {one_line(score)}")
+            print_line(display.format_report(predictions, records, score))
             results[split] = score
     if "dev" in splits:
         metric = task.metrics[0]
@@ -181,7 +182,7 @@ def evaluate_best_model(
         collapsed = baseline is not None and not metric.is_better(value, than=baseline)
         results.update(baseline=baseline, collapsed=collapsed)
         if collapsed:
-            print(
+            print_line(
                 f"\nwarning: {metric.name} {value:.4f} on dev is no better than the {baseline:.4f} "
                 f"of the baseline ({task.baseline_name}); more steps (--min-steps), another "
                 "learning rate (find_lr.py suggests one) or another --seed may help"

@@ -17,11 +17,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minift.data.batching import batched, print_line
+from minift.data.batching import batched
 from minift.device import autocast
 from minift.errors import NonFiniteError, UserError
 from minift.models.base import PretrainedModel
 from minift.tasks.base import Batch, Feature, Task
+from minift.terminal import print_line
 from minift.training.nonfinite import describe_non_finite
 from minift.training.optim import average_and_clip_gradients
 from minift.training.options import TrainOptions

@@ -8,6 +8,7 @@ from minift import hub
 from minift.options import check_range, option
 from minift.reports.tables import markdown_table
 from minift.tasks.qa import QaTask
+from minift.terminal import print_line
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def features(task_options, measurement):
     expected = list(zip(*(rows[column] for column in columns), strict=True))
     sep = tokenizer.sep_token_id
     same = sum(same_window(a, b, sep) for a, b in zip(ours, expected, strict=False))
-    print(
+    print_line(
         "\n"
         + markdown_table(
             [

@@ -17,6 +17,7 @@ from minift.models.seq2seq import Seq2SeqModel
 from minift.nn.int8 import quantize_int8
 from minift.options import check_range, option
 from minift.reports.tables import markdown_table
+from minift.terminal import print_line
 from minift.training.options import MAX_SEED
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -92,7 +93,7 @@ def generation(options):
                     "same sequences": f"{same} of {options.sources}",
                 }
             )
-    print("\n" + markdown_table(rows))
+    print_line("\n" + markdown_table(rows))
 
 
 def translator(folder, config, compute_type):

@@ -14,6 +14,7 @@ from unittest.mock import patch
 from minift import files
 from minift.reports.tables import markdown_table
 from minift.tasks.registry import TASKS
+from minift.terminal import print_line
 from minift.training import checkpoint, evaluation, loop
 from minift.training import run as training_run
 
@@ -61,4 +62,4 @@ def guarantees(task_name, task_options, options, repeat):
         }
         for guarantee in GUARANTEES
     ]
-    print(f"\n{markdown_table(rows)}\n\nthe run took {total:.0f} s")
+    print_line(f"\n{markdown_table(rows)}\n\nthe run took {total:.0f} s")

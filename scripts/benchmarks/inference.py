@@ -14,6 +14,7 @@ from minift.options import check_range, option
 from minift.reports.tables import markdown_table
 from minift.tasks.batches import head_logits, run_batches
 from minift.tasks.registry import TASKS
+from minift.terminal import print_line
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def inference(task_name, task_options, options, measurement):
         (a.flatten() - b[: len(a)].flatten()).abs().max().item()
         for a, b in zip(results["minift"], results["transformers, in order of length"], strict=True)
     )
-    print(f"logits differ by at most {gap:.2g}")
+    print_line(f"logits differ by at most {gap:.2g}")
     rows = [
         {
             "inference": name,
@@ -71,7 +72,7 @@ def inference(task_name, task_options, options, measurement):
         }
         for name, times in seconds.items()
     ]
-    print("\n" + markdown_table(rows))
+    print_line("\n" + markdown_table(rows))
 
 
 def stacked(logits):

@@ -14,6 +14,7 @@ from minift.reports.tables import markdown_table
 from minift.tasks.ner import NerOptions, NerTask
 from minift.tasks.qa import QaOptions, QaTask
 from minift.tasks.summarization import SummarizationOptions, SummarizationTask
+from minift.terminal import print_line
 from minift.text.sentences import first_sentence
 from minift.training.options import MAX_SEED
 
@@ -48,7 +49,7 @@ def metrics_speed(options):
                 "largest difference": f"{max(abs(a - b) for a, b in pairs):.0e}",
             }
         )
-    print("\n" + markdown_table(rows))
+    print_line("\n" + markdown_table(rows))
 
 
 def metric_sides(options):

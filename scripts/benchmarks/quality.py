@@ -14,6 +14,7 @@ from minift.data.batching import training_batches
 from minift.device import pick_device
 from minift.reports.tables import markdown_table, mean_and_spread
 from minift.tasks.registry import TASKS
+from minift.terminal import print_line
 from minift.training.run import run
 from minift.training.schedules import SCHEDULES
 
@@ -44,7 +45,7 @@ def train_peer(task_name, task_options, options):
         predictions = task.predict(peer.model, dev, options.batch_size)
         scores.append(task.score(predictions, splits["dev"]))
         value = scores[-1][metric.name]
-        print(f"transformers, seed {options.seed}: {metric.name} {value:.4f}", flush=True)
+        print_line(f"transformers, seed {options.seed}: {metric.name} {value:.4f}")
     return max(scores, key=lambda score: metric.sign * score[metric.name])
 
 
@@ -57,12 +58,12 @@ def quality(task_name, task_options, options, repeat):
             ours = run(TASKS[task_name], task_options, replace(seeded, output_dir=Path(folder)))
         rows["minift"].append(ours["dev"])
         rows["transformers"].append(train_peer(task_name, task_options, seeded))
-        print({name: [run[columns[0]] for run in runs] for name, runs in rows.items()}, flush=True)
+        print_line({name: [run[columns[0]] for run in runs] for name, runs in rows.items()})
     table = [
         {"library": name, **{c: mean_and_spread([run[c] for run in runs]) for c in columns}}
         for name, runs in rows.items()
     ]
-    print("\n" + markdown_table(table))
+    print_line("\n" + markdown_table(table))
 
 
 def head(task_name, task_options, options, repeat, rounds=3):
@@ -81,5 +82,5 @@ def head(task_name, task_options, options, repeat, rounds=3):
             run(TASKS[task_name], task_options, replace(options, output_dir=Path(folder)))
             ran = time.perf_counter() - began
         ratios.append(ran / passed)
-        print(f"\nround {i + 1}: evaluation pass {passed:.1f} s, head-only run {ran:.1f} s\n")
-    print(f"a head-only run takes {statistics.median(ratios):.2f} times one evaluation pass")
+        print_line(f"\nround {i + 1}: evaluation pass {passed:.1f} s, head-only run {ran:.1f} s\n")
+    print_line(f"a head-only run takes {statistics.median(ratios):.2f} times one evaluation pass")

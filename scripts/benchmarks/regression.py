@@ -28,6 +28,7 @@ from minift.files import read_json
 from minift.hub import find_checkpoint
 from minift.options import check_range, option
 from minift.reports.tables import markdown_table
+from minift.terminal import print_line
 
 NEW = Path(__file__).absolute().parent.parent.parent  # this checkout
 LIMIT = 1.03  # how many times as long as the old checkout the new one may take
@@ -106,15 +107,15 @@ def regression(old: Path, options: RegressionOptions) -> None:
     for name in options.only:
         with tempfile.TemporaryDirectory() as folder:
             run = prepare(name, options, Path(folder))
-            print(f"\n--- {name}", flush=True)
+            print_line(f"\n--- {name}")
             rows.append(table_row(name, in_turn(run, old, options.pairs)))
-    print(f"\nold: {old}\nnew: {NEW}")
-    print(f"processor: {describe_processor()}; {torch.get_num_threads()} threads")
-    print(
+    print_line(f"\nold: {old}\nnew: {NEW}")
+    print_line(f"processor: {describe_processor()}; {torch.get_num_threads()} threads")
+    print_line(
         "new / old is how many times as long as the old checkout the new one takes: below 1, the "
         f"new one is faster (median of {options.pairs} pairs)\n"
     )
-    print(markdown_table(rows))
+    print_line(markdown_table(rows))
 
 
 def prepare(name: str, options: RegressionOptions, folder: Path) -> Callable[[Path], Timed]:
@@ -205,7 +206,7 @@ def in_turn(run: Callable[[Path], Timed], old: Path, pairs: int) -> list[tuple[T
             other, new = run(old), run(NEW)
         if i:
             results.append((new, other))
-            print(f"pair {i}: new {new.seconds:.2f} s, old {other.seconds:.2f} s", flush=True)
+            print_line(f"pair {i}: new {new.seconds:.2f} s, old {other.seconds:.2f} s")
     return results
 
 

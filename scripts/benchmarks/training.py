@@ -21,6 +21,7 @@ from minift.errors import UserError
 from minift.options import check_range, option
 from minift.reports.tables import markdown_table
 from minift.tasks.registry import TASKS
+from minift.terminal import print_line
 from minift.training.log import peak_memory_mb
 from minift.training.memory import compile_layers, enable_gradient_checkpointing
 
@@ -70,7 +71,7 @@ def training(task_name, task_options, options, measurement):
     ours = side_of(OURS, task_name, task_options, options)
     best, default = (side_of(name, task_name, task_options, options) for name in (BEST, DEFAULT))
     gap = largest_loss_difference(task_name, ours, features)
-    print(f"losses of single texts differ by at most {gap:.2g}")
+    print_line(f"losses of single texts differ by at most {gap:.2g}")
 
     def steps(side, name):
         def take(i):
@@ -107,7 +108,7 @@ def training(task_name, task_options, options, measurement):
         }
         for name, times in per_token.items()
     ]
-    print("\n" + markdown_table(rows))
+    print_line("\n" + markdown_table(rows))
 
     peak = 2 * size**3 / statistics.median(seconds[MATRIX_PRODUCT])  # operations per second
     first = batches[OURS][: measurement.steps]
@@ -116,13 +117,13 @@ def training(task_name, task_options, options, measurement):
     least_seconds = sum(flops) / tokens / peak  # for a token, at the peak
     share = least_seconds / statistics.median(per_token[OURS])
     each = sum(flops) / tokens / 1e6
-    print(
+    print_line(
         f"\n{MATRIX_PRODUCT}: {peak / 1e9:.0f} GFLOP/s; a step of {OURS} does {each:.0f} MFLOP for "
         f"a token, at {share:.0%} of that rate"
     )
     if measurement.profile:
         rows = time_by_purpose(ours, [[features[j] for j in indices] for indices in first])
-        print("\n" + markdown_table(rows))
+        print_line("\n" + markdown_table(rows))
 
 
 def make_batches(task_class, task_options, options):

@@ -12,13 +12,14 @@ import pytest
 from support.running import ROOT
 
 PACKAGE = ROOT / "minift"
-BASE = {"errors", "files", "options"}
+BASE = {"errors", "files", "options", "terminal"}
 BELOW_TASKS = BASE | {"hub", "weights", "nn", "data", "text", "generation", "models", "metrics"}
 # A part of minift -> the parts that it may import, beside itself.
 ALLOWED = {
     "errors": set(),
     "options": set(),
-    "files": {"errors"},
+    "terminal": {"errors"},
+    "files": {"errors", "terminal"},
     "device": {"errors"},
     "hub": BASE,
     "weights": BASE,

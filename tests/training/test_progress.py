@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from support.running import read_lines
 
-from minift.data import batching
-from minift.data.batching import ProgressBar, print_line, progress_bar
+from minift import terminal
 from minift.errors import NonFiniteError, UserError
 from minift.experiments.comparison import finished_run
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
+from minift.terminal import ProgressBar, print_line, progress_bar
 from minift.training.options import TrainOptions
 from minift.training.run import run
 
@@ -130,7 +130,7 @@ class Terminal(io.StringIO):
 
 def test_without_a_terminal_a_line_comes_at_intervals(monkeypatch, capsys):
     now = [0.0]
-    monkeypatch.setattr(batching.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
     bar = ProgressBar("train", total=30, start=10)
     for i in bar.over(range(10, 30)):
         bar.note(f"loss {i}")
