@@ -378,7 +378,7 @@ def train_steps(
             held_out_loss = eval_loss(model, blocks, objective, options)
             log.write({"step": state.step, "dev": {"loss": held_out_loss}})
             print_line(f"step {state.step}  held-out loss {held_out_loss:.4f}")
-        stop_now = None if is_last else stop.requested
+        stop_now = stop.requested
         if stop_now or (options.save_steps and state.step % options.save_steps == 0):
             state.log_lines = log.num_lines
             save_state(folder, model, optimizer, state)
