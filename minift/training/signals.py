@@ -147,6 +147,23 @@ def ends_on_signals(say: Callable[[], None]) -> Iterator[None]:
         writer.close()
 
 
+@contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Within `with`, Ctrl-C waits; processes that are started there never hear it.
+
+    A terminal sends Ctrl-C to them too, and while they import torch they would print a traceback.
+    The process that started them ends them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _replace_handlers(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
     """Handle `SIGNALS` by `handler`; the previous handlers.
 

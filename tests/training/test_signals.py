@@ -96,16 +96,25 @@ def test_scripts_exit_with_the_signals_status(start, tmp_path):
 
 
 def test_a_second_signal_ends_at_once():
-    with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.requested == signal.SIGINT
-        os.kill(os.getpid(), signal.SIGINT)
+    def stop_twice():
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.requested == signal.SIGINT
+            os.kill(os.getpid(), signal.SIGINT)
+            raise AssertionError("the second signal has done nothing")
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_twice()
 
 
 def test_a_signal_that_came_too_late_for_the_loop_still_ends():
+    def finish_the_loop():
+        with StopRequest():
+            os.kill(os.getpid(), signal.SIGTERM)
+
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted) as ended, StopRequest():
-        os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Interrupted) as ended:
+        finish_the_loop()
     assert ended.value.signal == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
 
