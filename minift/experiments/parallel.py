@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -96,6 +95,6 @@ def call_logged(log: Path, function: Callable[..., object], arguments: tuple[Any
     with (
         log.open("a", encoding="utf-8", buffering=1) as file,
         redirect_stdout(EscapingStream(file)),
-        redirect_stderr(EscapingStream(file) if parent_process() else sys.stderr),
+        redirect_stderr(EscapingStream(file)) if parent_process() else nullcontext(),
     ):
         function(*arguments)

@@ -17,7 +17,13 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 
 from minift.errors import UserError
 from minift.options import flag_of
-from minift.terminal import escaping_streams, flush_stdout, print_last_line, print_line
+from minift.terminal import (
+    discard_output,
+    escaping_streams,
+    flush_stdout,
+    print_last_line,
+    print_line,
+)
 from minift.training.signals import Stopped, ends_on_signals
 
 # A flag's old name -> the flag to use now, with a remark.  Of several, the error names the first
@@ -300,7 +306,7 @@ def _call(main: Callable[[], object]) -> int:
         _print_last(str(stopped))
         return 128 + stopped.signal
     except BrokenPipeError:  # the reader of our output has closed the pipe
-        sys.stderr.close()
+        discard_output()
         return 0
     except (SystemExit, KeyboardInterrupt):
         raise
