@@ -92,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
                     "type": "file",
                     "path": path,
                     "size": len(data),
-                    "oid": hashlib.sha1(data).hexdigest(),
+                    "oid": git_blob_sha1(data),
                 }
                 for path, data in files.items()
             ]
@@ -104,8 +104,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_file(self, repo: Repo, commit: str, file: str, data: bytes) -> None:
         start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        large = file.endswith(".safetensors")
+        etag = hashlib.sha256(data).hexdigest() if large else git_blob_sha1(data)
         headers = {
-            "ETag": f'"{hashlib.sha1(data).hexdigest()}"',
+            "ETag": f'"{etag}"',
             "X-Repo-Commit": commit,
             "Content-Length": len(data) - start,
         }
@@ -127,6 +129,11 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(body)
+
+
+def git_blob_sha1(data: bytes) -> str:
+    """The checksum of a small file on the hub; that of a large one is the SHA-256."""
+    return hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
 
 
 def no_package(folder: Path) -> Path:
