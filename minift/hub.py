@@ -295,6 +295,8 @@ def _explain(error: TransferError, wanted: str) -> str:
         return f"{wanted}: no such revision on {hub}; give a branch, a tag or a commit"
     if error.code == "GatedRepo":
         return f"{wanted}: gated on {hub}; accept its terms on its page there, and {LOG_IN}"
+    if error.code == "BadEndpoint":
+        return f"{wanted}: cannot be downloaded ({error.reason}); {error.remedy}"
     remedy = error.remedy or f"check the network, or {COPY}"
     return f"{wanted}: cannot be downloaded from {hub} ({error.reason}); {remedy}"
 

