@@ -34,7 +34,13 @@ from huggingface_hub import constants, errors, utils
 
 from minift.errors import UserError
 from minift.files import open_regular, shard_names
-from minift.hub_cache import COMMIT, CachedRepository, checked_revision, make_folder
+from minift.hub_cache import (
+    COMMIT,
+    CachedRepository,
+    checked_revision,
+    ended_by_signals,
+    make_folder,
+)
 from minift.transfer import LOG_IN, Connection, TransferError, hide_passwords, log
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"  # BERT: 6 layers, 384 wide, 22M parameters, Apache-2.0
@@ -224,7 +230,8 @@ def _from_hub(repo: str, revision: str | None) -> Path:
             f"{wanted}: not in the cache, and HF_HUB_OFFLINE is set; unset it, or {COPY}"
         )
     try:
-        return _download(repository, revision)
+        with ended_by_signals():
+            return _download(repository, revision)
     except TransferError as error:
         message = _explain(error, wanted)
         folder = None if error.code == "RevisionNotFound" else _cached(repository, branch)

@@ -31,7 +31,7 @@ from urllib.parse import quote
 
 from huggingface_hub import constants
 
-from minift.errors import UserError
+from minift.errors import UserError, escape_fields
 from minift.files import read_bytes, sync
 from minift.terminal import ProgressBar
 from minift.transfer import Connection, TransferError, log, wait_or_raise
@@ -125,7 +125,10 @@ class CachedRepository:
         Raises `TransferError` if the hub does not send what it announces, or the disk is full;
         `UserError` as `find` does.
         """
-        announced = {name: self._announced(connection, commit, name) for name in names}
+        announced = {}
+        for name in names:
+            with _about(name):
+                announced[name] = self._announced(connection, commit, name)
         missing = [name for name in names if not self._has(commit, name, announced[name])]
         if not missing:
             return self.snapshot(commit)
@@ -144,7 +147,8 @@ class CachedRepository:
                 blob = self.folder / "blobs" / announced[name].etag
                 if blob.is_symlink() or not _has_size(blob, announced[name].size):
                     part = scratch / "part"
-                    _save(connection, self._path(commit, name), announced[name], part)
+                    with _about(name):
+                        _save(connection, self._path(commit, name), announced[name], part)
                     blob.parent.mkdir(exist_ok=True)
                     os.replace(part, blob)
                 self._link(scratch, blob, self.snapshot(commit) / name)
@@ -156,21 +160,21 @@ class CachedRepository:
     def _announced(self, connection: Connection, commit: str, name: str) -> Announced:
         """What the hub announces of a file, checked."""
         if not FILE_NAME.fullmatch(name):
-            raise TransferError(f"it has a file with the name {name!r:.80}, which is not plain")
+            raise TransferError("its name is not plain")
         answer = connection.head(self._path(commit, name))
         headers = answer.headers
         if headers.get("X-Repo-Commit") != commit:
-            raise TransferError(f"it sends {name} of another commit than {commit}")
+            raise TransferError(f"it is of another commit than {commit}")
         etag = headers.get("X-Linked-Etag") or headers.get("ETag") or ""
         etag = etag.removeprefix("W/").strip('"')
         if not ETAG.fullmatch(etag):
-            raise TransferError(f"it announces no checksum of {name}, but the ETag {etag!r:.80}")
+            raise TransferError(f"it is announced without a checksum, with the ETag {etag!r:.80}")
         length = None if "Location" in headers else headers.get("Content-Length")
         size = headers.get("X-Linked-Size") or length or ""
         if not re.fullmatch("[0-9]{1,15}", size):
-            raise TransferError(f"it announces no size of {name}")
+            raise TransferError("it is announced without a size")
         if not name.endswith(".safetensors") and int(size) > MAX_SMALL_FILE:
-            raise TransferError(f"its {name} has {int(size):,} bytes, more than {MAX_SMALL_FILE:,}")
+            raise TransferError(f"it has {int(size):,} bytes, more than {MAX_SMALL_FILE:,}")
         return Announced(etag, int(size))
 
     def _has(self, commit: str, name: str, announced: Announced) -> bool:
@@ -203,14 +207,14 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
     Folders that killed processes left there are deleted first.  A process locks its folder, so
     that nobody deletes it while the process lives; on Windows and on disks without locks, folders
-    of killed processes stay.  Within `with`, SIGTERM raises SystemExit.
+    of killed processes stay.  Signals as in `ended_by_signals`.
     """
     parent.mkdir(parents=True, exist_ok=True)
     for path in parent.glob(".fetching-*"):
         if SCRATCH.fullmatch(path.name) and (lock := _lock(path)) is not None:
             shutil.rmtree(path, ignore_errors=True)
             os.close(lock)
-    with _ended_by_sigterm():
+    with ended_by_signals():
         folder, lock = _new_scratch_folder(parent)
         try:
             yield folder
@@ -246,22 +250,39 @@ def _lock(folder: Path) -> int | None:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit, so that child processes end and files are deleted."""
-    main = threading.current_thread() is threading.main_thread()
-    previous = signal.getsignal(signal.SIGTERM)
-    if not main or previous in (signal.SIG_IGN, None):  # None: set by another language
-        yield
-        return
+def ended_by_signals() -> Iterator[None]:
+    """Within `with`, Ctrl-C raises KeyboardInterrupt, and SIGTERM SystemExit.
+
+    So files are deleted and child processes end, even in a program that puts off these signals.
+    """
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if threading.current_thread() is not threading.main_thread():
+        previous = {}  # another thread cannot set handlers
 
     def end(number: int, _: object) -> NoReturn:
-        raise SystemExit(128 + number)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
-    signal.signal(signal.SIGTERM, end)
+    # A signal that is ignored, as under nohup, stays ignored; None: another language's handler.
+    previous = {
+        n: handler for n, handler in previous.items() if handler not in (signal.SIG_IGN, None)
+    }
     try:
+        for number in previous:
+            signal.signal(number, end)
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _about(name: str) -> Iterator[None]:
+    """Let errors name the file."""
+    try:
+        yield
+    except TransferError as error:
+        error.reason = f"{escape_fields(name)[:80]}: {error.reason}"
+        raise
 
 
 @contextmanager
@@ -308,8 +329,7 @@ def _save(connection: Connection, path: str, announced: Announced, part: Path) -
         file.flush()
     if digest.hexdigest() != announced.etag:
         raise TransferError(
-            f"the content of {name} has the checksum {digest.hexdigest()}, not the "
-            f"{announced.etag} that was announced"
+            f"its checksum is {digest.hexdigest()}, not the {announced.etag} that was announced"
         )
     sync(part)
 

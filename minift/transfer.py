@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
@@ -52,7 +53,7 @@ STATUSES = {  # reason and remedy
     403: ("it refuses access", LOG_IN),
     404: ("it has no such file", "check the name and HF_ENDPOINT"),
     407: ("the proxy wants a password", "set it in HTTP_PROXY and HTTPS_PROXY"),
-    429: ("it gets too many requests", f"try later, or {LOG_IN}"),
+    429: ("it gets too many requests", f"try again later, or {LOG_IN}"),
 }
 WEB_PAGE = "it answers with a web page, such as the login page of a network"
 WEB_PAGE_REMEDY = "open a page in a browser and log in, or check HF_ENDPOINT"
@@ -63,6 +64,7 @@ def log(message: str) -> None:
     print_line(f"minift: {message}", to_stderr=True)
 
 
+@dataclass(eq=False)
 class TransferError(Exception):
     """A request that failed: the reason and, if there is a special one, the remedy.
 
@@ -71,19 +73,13 @@ class TransferError(Exception):
     wait: seconds that the hub asks to wait before that.
     """
 
-    def __init__(
-        self,
-        reason: str,
-        remedy: str = "",
-        *,
-        code: str = "",
-        status: int = 0,
-        may_pass: bool = False,
-        wait: float = 0.0,
-    ):
-        super().__init__(reason)
-        self.reason, self.remedy, self.code, self.status = reason, remedy, code, status
-        self.may_pass, self.wait = may_pass, wait
+    reason: str
+    remedy: str = ""
+    _: KW_ONLY
+    code: str = ""
+    status: int = 0
+    may_pass: bool = False
+    wait: float = 0.0
 
 
 class Connection:
@@ -124,9 +120,8 @@ class Connection:
                 return answer
 
         answer = self._patiently(attempt)
-        if "X-Repo-Commit" not in answer.headers and "html" in answer.headers.get(
-            "Content-Type", ""
-        ):
+        is_page = "html" in answer.headers.get("Content-Type", "")
+        if is_page and "X-Repo-Commit" not in answer.headers:
             raise TransferError(WEB_PAGE, WEB_PAGE_REMEDY)
         return answer
 
@@ -373,9 +368,8 @@ def _check_status(answer: Any) -> None:
     status, code = answer.status_code, answer.headers.get("X-Error-Code", "")
     if status in (200, 206):
         return
-    reason, remedy = STATUSES.get(
-        status, ("it fails" if status >= 500 else "it does not send it", "")
-    )
+    unknown = ("it fails", "try again later") if status >= 500 else ("its answer is unexpected", "")
+    reason, remedy = STATUSES.get(status, unknown)
     reason = f"{reason}, status {status}"
     wait = _retry_after(answer.headers.get("Retry-After", ""))
     if wait > MAX_RETRY_AFTER:
@@ -413,6 +407,8 @@ def _explained(error: Exception) -> TransferError:
     if "CERTIFICATE" in text.upper():
         remedy = "check the clock; behind a company's proxy set SSL_CERT_FILE to its certificate"
         return TransferError(reason, remedy)
+    if kind == "FileNotFoundError":  # the transport read the settings of certificates
+        return TransferError(reason, "check SSL_CERT_FILE and SSL_CERT_DIR")
     if "proxy" in f"{kind} {text}".lower():
         return TransferError(reason, "check HTTP_PROXY, HTTPS_PROXY and NO_PROXY")
     broken = kind in ("ReadError", "WriteError", "RemoteProtocolError")
