@@ -695,9 +695,9 @@ def test_the_cache_is_one_that_huggingface_hub_can_scan(server):
 
 @pytest.mark.slow
 def test_transformers_finds_what_minift_fetched(server, tiny_bert, monkeypatch):
-    transformers = pytest.importorskip("transformers")
     if "ResolvedRevision" not in hf.__all__:
         pytest.skip("transformers needs a newer huggingface_hub")
+    transformers = pytest.importorskip("transformers")
     files = {path.name: path.read_bytes() for path in tiny_bert.iterdir()}
     server.add("o/x", files)
     hub.find_checkpoint("o/x")
