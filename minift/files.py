@@ -108,14 +108,14 @@ def read_saved(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     return data
 
 
-def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES, max_values: int = MAX_VALUES) -> Any:
     """The value in a JSON file of a saved folder; see strict_json.py.
 
     Raises `UserError`, which names the file (and line), as `read_saved` and for invalid JSON.
     """
     data = read_saved(path, max_bytes)
     try:
-        return parse_json(data)
+        return parse_json(data, max_values)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}, line {error.lineno}: not valid JSON ({error.msg}); restore the file"
