@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 from safetensors import SafetensorError
 
 from minift.errors import UserError
-from minift.strict_json import parse_json
-from minift.terminal import json_line
+from minift.strict_json import MAX_VALUES, parse_json
+from minift.terminal import escape_json, json_line
 
 try:
     import fcntl
@@ -108,14 +108,14 @@ def read_saved(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     return data
 
 
-def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES, max_values: int = MAX_VALUES) -> Any:
     """The value in a JSON file of a saved folder; see strict_json.py.
 
     Raises `UserError`, which names the file (and line), as `read_saved` and for invalid JSON.
     """
     data = read_saved(path, max_bytes)
     try:
-        return parse_json(data)
+        return parse_json(data, max_values)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}, line {error.lineno}: not valid JSON ({error.msg}); restore the file"
@@ -322,7 +322,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, escape_json(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:

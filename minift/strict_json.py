@@ -17,7 +17,7 @@ MAX_DEPTH = 100
 MAX_DIGITS = 40  # a model_max_length of 1e30, which many tokenizers have, is written with 31
 
 
-def parse_json(data: bytes) -> Any:
+def parse_json(data: bytes, max_values: int = MAX_VALUES) -> Any:
     """The value that UTF-8 text in JSON describes; `ValueError` says what is wrong with it.
 
     >>> parse_json(b'{"hidden_size": 384}')
@@ -26,8 +26,8 @@ def parse_json(data: bytes) -> Any:
     Traceback (most recent call last):
     ValueError: holds the key 'hidden_size' twice in one object
     """
-    if sum(map(data.count, (b",", b"[", b"{"))) > MAX_VALUES:
-        raise ValueError(f"holds more than {MAX_VALUES:,} values")
+    if sum(map(data.count, (b",", b"[", b"{"))) > max_values:
+        raise ValueError(f"holds more than {max_values:,} values")
     too_deep = ValueError(f"is nested more than {MAX_DEPTH} deep")
     try:
         value = json.loads(
