@@ -205,11 +205,14 @@ class TensorFile:
         check_whole(path)
         with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
-            if length > MAX_HEADER_BYTES and length < os.fstat(file.fileno()).st_size:
-                raise UserError(
-                    f"{path}: its header has {length:,} bytes, more than the {MAX_HEADER_BYTES:,} "
-                    "that minift reads; use a checkpoint of a family that it knows"
-                )
+            rest = os.fstat(file.fileno()).st_size - 8
+        if not 0 < length <= rest:
+            raise self._damaged("invalid header length")
+        if length > MAX_HEADER_BYTES:
+            raise UserError(
+                f"{path}: its header has {length:,} bytes, more than the {MAX_HEADER_BYTES:,} "
+                "that minift reads; use a checkpoint of a family that it knows"
+            )
         try:
             self._file = safe_open(path, framework="pt")
             self.names = self._file.keys()
@@ -238,7 +241,7 @@ class TensorFile:
             )
         return tensor
 
-    def _damaged(self, error: Exception) -> UserError:
+    def _damaged(self, error: Exception | str) -> UserError:
         reason = " ".join(str(error).split())[:200]
         return UserError(
             f"{self.path}: not a whole safetensors file ({reason}); download or save it again"

@@ -41,7 +41,7 @@ from minift.errors import UserError
 
 CPU_SECONDS, MEMORY = 2.0, 500_000_000
 WAIT_SECONDS = 30  # by the clock, for what waits without computing
-MAX_ADDRESS_SPACE = 6 * 2**30  # of a child, to protect the machine
+MAX_ADDRESS_SPACE = 16 * 2**30  # of a child, to protect the machine
 NOBODY = 65534
 LONGEST_MESSAGE = 1000
 

@@ -159,10 +159,13 @@ def read_adapter_config(path: Path, model: PretrainedModel) -> tuple[LoraConfig,
         try:
             check_type(name, value, FIELD_TYPES.get(name, Any))
         except ValueError as error:
-            raise UserError(f"{path}: {error}; fold the adapter into its model with peft") from None
+            raise UserError(
+                f"{path}: {error}; restore the file, or fold the adapter into its model with peft"
+            ) from None
         if name not in FIELD_TYPES and not off:
             raise UserError(
-                f"{path}: {name} is {shorten(value)}, which minift's LoRA does not do; "
+                f"{path}: {name if name.isidentifier() else shorten(name)} is {shorten(value)}, "
+                "which minift's LoRA does not do; "
                 "fold the adapter into its model with peft"
             )
     listed, saved = values.get("target_modules") or [], values.get("modules_to_save") or []

@@ -153,8 +153,8 @@ def replace_file(path: Path, kind: str) -> None:
     elif kind == "link to /dev/zero":
         path.symlink_to("/dev/zero")
     elif kind == "link to a FIFO":
-        os.mkfifo(path.with_name("fifo"))
-        path.symlink_to("fifo")
+        os.mkfifo(path.with_name(f"{path.name}.fifo"))
+        path.symlink_to(f"{path.name}.fifo")
     elif kind == "FIFO":
         os.mkfifo(path)
     elif kind == "folder":
