@@ -307,7 +307,9 @@ def check_inputs(folder: Path, files: Sequence[str], *options: Any) -> None:
     written = {base / name for base in bases for name in files}
     folders = {path.parent for path in written}  # a model in one of these has such files
     for flag, path in (pair for one in options for pair in _inputs(one)):
-        inside = sorted(path.iterdir()) if path.is_dir() else []
+        inside: list[Path] = []
+        with suppress(OSError):  # a file, or a name that is no usable one; its reader refuses it
+            inside = sorted(path.iterdir())
         hit = any(place in written or place in folders for place in _places(path))
         if hit or any(place in written for file in inside for place in _places(file)):
             raise UserError(
@@ -334,7 +336,7 @@ def _places(path: Path) -> Iterator[Path]:
     for _ in range(40):  # more links in a row are no usable path
         path = Path(os.path.realpath(path.parent), path.name)
         yield path
-        if not path.is_symlink():
+        if not os.path.islink(path):
             return
         path = path.parent / os.readlink(path)
 
@@ -382,6 +384,9 @@ def experiment(given: Path | None, name: str, runs: Sequence[str], *options: Any
         try:
             yield folder
         finally:
+            for run in runs:
+                with suppress(OSError):
+                    (folder / run).rmdir()  # of a process that was ended before it wrote anything
             if not {*_visible(folder)} - {OPTIONS, LOGS}:
                 _delete(folder, [*logs, OPTIONS])
 

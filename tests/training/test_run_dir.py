@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from support.running import ROOT, run_script
 
+from minift import files
 from minift.errors import UserError
 from minift.files import MANIFEST
 from minift.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -23,6 +24,7 @@ from minift.tasks.classification import ClassificationOptions, ClassificationTas
 from minift.text.tokenizer import TOKENIZER_FILES
 from minift.training import run_dir
 from minift.training.evaluation import ADAPTER
+from minift.training.log import Log
 from minift.training.options import TrainOptions
 from minift.training.run import run
 from minift.training.run_dir import (
@@ -35,6 +37,7 @@ from minift.training.run_dir import (
     REFUSED,
     UNFINISHED,
     experiment,
+    locked,
     made,
     run_lock,
     started,
@@ -284,6 +287,43 @@ def test_an_input_of_another_name_may_lie_in_the_output_folder(tmp_path):
         assert of_the_user(folder) == users
 
 
+@pytest.mark.parametrize("script", ["train_classification", "pretrain"])
+def test_scripts_do_not_delete_their_own_inputs(script, tiny_bert, reviews, tmp_path):
+    """Not the model to start from, nor the text, though --overwrite asks for its folder."""
+    write_options(tiny_bert, RESOLVED)
+    before = contents(tiny_bert)
+    flags = ["--train-file", reviews["train"], "--model", tiny_bert, "--overwrite"]
+    flags += ["--output-dir", os.path.relpath(tiny_bert, tmp_path)]
+    done = run_script(script, *flags, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"--model {tiny_bert}: lies in tiny-bert under a name" in done.stderr.splitlines()[-1]
+    assert contents(tiny_bert) == before
+
+
+def test_a_link_that_is_planted_during_a_run_is_not_written_to(tmp_path):
+    (tmp_path / "mine").write_text(SECRET)
+    log = Log(tmp_path)
+    log.write({"step": 1})
+    (tmp_path / "log.jsonl").unlink()
+    (tmp_path / "log.jsonl").symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match=r"log\.jsonl: cannot be written"):
+        log.write({"step": 2})
+    assert (tmp_path / "mine").read_text() == SECRET
+
+
+def test_a_temporary_name_that_was_guessed_is_not_followed(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setattr("minift.files.secrets.token_hex", lambda _: "0" * 16)
+    planted = files.temporary_name(tmp_path / "a.json")
+    planted.symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match=r"a\.json: cannot be written \(File exists\)"):
+        files.write_json(tmp_path / "a.json", {})
+    assert not list((tmp_path / "mine").iterdir())
+    planted.unlink()
+    files.write_json(tmp_path / "a.json", {})
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["a.json"]
+
+
 # ---- two at once, and new folders ----------------------------------------------------------------
 
 
@@ -309,6 +349,10 @@ def test_folders_without_a_name_are_numbered_and_removed_if_they_stay_empty(tmp_
     Path("runs/task-1").symlink_to("nowhere")
     with made(None, "task") as third:
         assert str(third) == "runs/task-3"
+    taken = Path("taken")
+    with made(taken, "task"), locked(taken):
+        refuse("taken: another run is using it now", locked(taken))
+    assert not taken.exists()
     with pytest.raises(UserError), made(Path("a/b/c"), "task"):
         raise UserError("bad data")
     assert not Path("a").exists()
