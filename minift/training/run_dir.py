@@ -144,7 +144,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _check_kinds(folder: Path, files: Collection[str]) -> None:
     """`UserError` for a folder in the place of a file that a run writes, or the other way round."""
-    for path in {folder / name for name in files}:
+    for path in (folder / name for name in files):
         parent = path.parent
         if parent != folder and parent.exists() and not (parent.is_dir() or parent.is_symlink()):
             raise UserError(f"{parent}: is a file, where a run has a folder; move it")

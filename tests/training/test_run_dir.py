@@ -28,6 +28,7 @@ from minift.training.log import Log
 from minift.training.options import TrainOptions
 from minift.training.run import run
 from minift.training.run_dir import (
+    DECODING_FILES,
     EMPTY,
     EXPERIMENT_FILES,
     FILES,
@@ -36,6 +37,7 @@ from minift.training.run_dir import (
     OPTIONS,
     REFUSED,
     UNFINISHED,
+    decoding_results,
     experiment,
     locked,
     made,
@@ -246,6 +248,25 @@ def test_a_file_in_the_place_of_our_folder_is_not_deleted(tmp_path):
     assert (folder / "state").read_text() == SECRET
 
 
+def test_what_decoding_writes_is_the_runs_only_with_its_first_file(tmp_path):
+    folder = make(tmp_path / "out", FINISHED)
+    (folder / "plot.png").write_text(SECRET)
+    options = with_flag(folder, "--overwrite")
+    refuse(r"plot\.png: is not minift's", decoding_results(folder, options))
+    with run_lock("task", options), started(folder, options, RESOLVED):
+        assert "plot.png" in of_the_user(folder)
+    (folder / "plot.png").unlink()
+    with decoding_results(folder, options):
+        for name in DECODING_FILES:
+            (folder / name).write_text("ours")
+    with decoding_results(folder, options):  # a second time they are replaced
+        pass
+    dev = with_flag(None, "", train_file=(folder / "examples.md",))
+    refuse("--train-file .*: lies in", decoding_results(folder, dev))
+    with run_lock("task", options), started(folder, options, RESOLVED):
+        assert not {*DECODING_FILES} & contents(folder).keys()
+
+
 # ---- inputs in the output folder -----------------------------------------------------------------
 
 
@@ -294,6 +315,7 @@ def test_scripts_do_not_delete_their_own_inputs(script, tiny_bert, reviews, tmp_
     before = contents(tiny_bert)
     flags = ["--train-file", reviews["train"], "--model", tiny_bert, "--overwrite"]
     flags += ["--output-dir", os.path.relpath(tiny_bert, tmp_path)]
+    flags += ["--block-size", 16] if script == "pretrain" else []
     done = run_script(script, *flags, check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert f"--model {tiny_bert}: lies in tiny-bert under a name" in done.stderr.splitlines()[-1]
