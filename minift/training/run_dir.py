@@ -45,13 +45,14 @@ from minift.training.log import LOG
 from minift.weights import WEIGHTS
 
 OPTIONS, METRICS, FAILED = "options.json", "metrics.json", "failed.json"
+ADAPTER = "adapter"  # folder of the LoRA adapter
 FILES = (
     # of the run; metrics.json says that it is finished, so it is the first to be deleted
     *(METRICS, FAILED, LOG),
     # the model
     *("config.json", WEIGHTS, "generation_config.json", "manifest.json"),
     *("tokenizer.json", "tokenizer_config.json"),
-    *("adapter/adapter_config.json", "adapter/adapter_model.safetensors"),
+    *(f"{ADAPTER}/{name}" for name in ("adapter_config.json", "adapter_model.safetensors")),
     # predictions, those of question answering also as the official script reads them
     *("predictions.dev.jsonl", "predictions.test.jsonl"),
     *("predictions.dev.json", "nbest_predictions.dev.json", "null_odds.dev.json"),
@@ -222,9 +223,10 @@ def started(folder: Path, options: Any, resolved: Mapping[str, Any]) -> Iterator
     A run that ends with a `UserError` before it has logged or saved anything leaves nothing.
     """
     _check_state(folder, options)
-    if options.resume:
-        finish_save(folder)
-    remove_left_overs(folder, {*FILES, STATE})
+    finish_save(folder)
+    _remove_left_overs(folder, (*FILES, STATE))
+    if (folder / ADAPTER).is_symlink():
+        (folder / ADAPTER).unlink()
     if not options.resume:
         _delete_run(folder, keep_options=True)
         write_options(folder, resolved)
@@ -260,6 +262,13 @@ def _delete_run(folder: Path, keep_options: bool = False) -> None:
     _delete(folder, files)
 
 
+def _remove_left_overs(folder: Path, files: Sequence[str]) -> None:
+    """Delete the temporary files for these files, which killed processes left."""
+    for parent in {(folder / name).parent for name in files}:
+        if parent == folder or not parent.is_symlink():
+            remove_left_overs(parent, {name.rpartition("/")[2] for name in files})
+
+
 def _delete(folder: Path, files: Sequence[str]) -> None:
     """Delete files by their names, and the folders that held them, if they are empty then."""
     inner = {name.partition("/")[0] for name in files if "/" in name}
@@ -291,7 +300,7 @@ def decoding_results(folder: Path, task_options: Any) -> Iterator[None]:
                 f"{folder / there[0]}: is not minift's and would be replaced; move it, or choose "
                 "another --output-dir"
             )
-        remove_left_overs(folder, DECODING_FILES)
+        _remove_left_overs(folder, DECODING_FILES)
         yield
 
 
@@ -377,7 +386,7 @@ def experiment(given: Path | None, name: str, runs: Sequence[str], *options: Any
                     f"{run}: {what}, and is not the run that belongs there; move it, or choose "
                     "another --output-dir"
                 )
-        remove_left_overs(folder, EXPERIMENT_FILES)
+        _remove_left_overs(folder, [*EXPERIMENT_FILES, *logs])
         write_options(folder, {"experiment": name})
         if given is None and runs:
             print_line(f"to continue after an interruption, repeat with --output-dir {folder}")

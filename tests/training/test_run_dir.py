@@ -23,11 +23,11 @@ from minift.models.config import CONFIG
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.text.tokenizer import TOKENIZER_FILES
 from minift.training import run_dir
-from minift.training.evaluation import ADAPTER
 from minift.training.log import Log
 from minift.training.options import TrainOptions
 from minift.training.run import run
 from minift.training.run_dir import (
+    ADAPTER,
     DECODING_FILES,
     EMPTY,
     EXPERIMENT_FILES,
@@ -331,6 +331,42 @@ def test_a_link_that_is_planted_during_a_run_is_not_written_to(tmp_path):
     with pytest.raises(UserError, match=r"log\.jsonl: cannot be written"):
         log.write({"step": 2})
     assert (tmp_path / "mine").read_text() == SECRET
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
+def test_what_a_killed_process_left_is_removed_at_the_next_start(tmp_path, flag):
+    folder = make(tmp_path / "out", UNFINISHED)
+    left = [files.temporary_name(folder / name) for name in ("log.jsonl", "state", OPTIONS)]
+    left += [files.temporary_name(folder / "adapter" / "adapter_config.json")]
+    theirs = [".log.jsonl.12.tmp", ".mine.12-0123456789abcdef.tmp", ".cache.tmp"]
+    for path in left:
+        path.mkdir()
+        (path / path.name).write_text("half")
+    saved = files.temporary_name(folder / "state").with_suffix(".new")
+    saved.mkdir()
+    (saved / "state.json").write_text("newest")
+    for name in theirs:
+        (folder / name).write_text(SECRET)
+    options, users = with_flag(folder, flag), of_the_user(folder)
+    with run_lock("task", options), started(folder, options, RESOLVED):
+        assert not any(path.exists() for path in (*left, saved))
+        if flag == "--resume":
+            assert (folder / "state" / "state.json").read_text() == "newest"
+        else:
+            assert set(contents(folder / "state")) == {"mine.txt"}
+        assert of_the_user(folder) == users
+
+
+def test_a_resumed_run_writes_no_adapter_through_a_link(tmp_path):
+    elsewhere = make(tmp_path / "elsewhere", FOREIGN)
+    before = contents(elsewhere)
+    folder = make(tmp_path / "out", UNFINISHED)
+    (folder / "adapter").rename(folder / "mine")
+    (folder / "adapter").symlink_to(elsewhere)
+    options = with_flag(folder, "--resume")
+    with run_lock("task", options), started(folder, options, RESOLVED):
+        assert not os.path.lexists(folder / "adapter")
+    assert contents(elsewhere) == before
 
 
 def test_a_temporary_name_that_was_guessed_is_not_followed(tmp_path, monkeypatch):
