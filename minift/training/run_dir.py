@@ -393,10 +393,10 @@ def experiment(given: Path | None, name: str, runs: Sequence[str], *options: Any
         try:
             yield folder
         finally:
-            for run in runs:
+            for run in {*runs}.difference(found):
                 with suppress(OSError):
                     (folder / run).rmdir()  # of a process that was ended before it wrote anything
-            if not {*_visible(folder)} - {OPTIONS, LOGS}:
+            if not found and not {*_visible(folder)} - {OPTIONS, LOGS}:
                 _delete(folder, [*logs, OPTIONS])
 
 

@@ -636,7 +636,15 @@ def test_an_experiment_without_a_run_leaves_nothing(tmp_path):
         (folder / "logs").mkdir()
         (folder / "logs" / "a.log").touch()
     assert not folder.exists()
-    folder.mkdir()
+    (folder / "a").mkdir(parents=True)  # left by one that was killed, which only it can know
+    write_options(folder, {"experiment": "sweep"})
+    before = contents(folder)
+    with experiment(folder, "sweep", ["a"]):
+        pass
+    assert contents(folder) == before
+    assert (folder / "a").is_dir()
+    (folder / "a").rmdir()
+    (folder / OPTIONS).unlink()
     (folder / ".env").write_text(SECRET)
     with pytest.raises(UserError, match="bad data"), experiment(folder, "sweep", ["a"]):
         raise UserError("bad data")
