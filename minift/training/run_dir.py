@@ -167,10 +167,13 @@ def run_lock(name: str, options: Any, *more: Any) -> Iterator[Path]:
     `UserError` if another run has the folder, if the table above refuses it, and if an input is a
     file that the run may write.
     """
-    with made(options.output_dir, name) as folder, locked(folder):
-        check_inputs(folder, (*FILES, *DECODING_FILES), options, *more)
-        _check_state(folder, options)
-        yield folder
+    files = (*FILES, *DECODING_FILES)
+    with made(options.output_dir, name) as folder:
+        _check_state(folder, options)  # first without the lock, which would hold up another run
+        with locked(folder):
+            check_inputs(folder, files, options, *more)
+            _check_state(folder, options)
+            yield folder
 
 
 @contextmanager

@@ -411,6 +411,10 @@ def test_folders_without_a_name_are_numbered_and_removed_if_they_stay_empty(tmp_
     with made(taken, "task"), locked(taken):
         refuse("taken: another run is using it now", locked(taken))
     assert not taken.exists()
+    make(taken, FINISHED)
+    with locked(taken):  # a run that is refused anyway says why, and takes no lock
+        refuse("already holds a run", run_lock("task", with_flag(taken, "")))
+        refuse("another run is using it", run_lock("task", with_flag(taken, "--overwrite")))
     with pytest.raises(UserError), made(Path("a/b/c"), "task"):
         raise UserError("bad data")
     assert not Path("a").exists()
