@@ -31,6 +31,7 @@ SINGLE += ["\ufff9", "\ufffb", "\U000e0001", "\U000e0041", "\u061c", "e\u0301", 
 SEQUENCES = [
     *("\x1b[2J", "\x1b]0;title\x07", "\x1b]8;;http://x\x1b\\", "\x1bP$q\x1b\\", "\x1b[1;31m"),
     *("\x9b31m", "\x9d0;title\x9c", "\r", "\r\n", "\x08\x08", "\x1b[A", "\x1bc", "\x0e"),
+    *("\nFORGED ", "\u2028FORGED "),  # would begin a line of the output
 ]
 SURROGATES = ["\udc80", "\udc9b", "\udcff"]  # bytes of a name that is not UTF-8
 OWN = re.compile(r"\x1b\[1;3[1-6]m|\x1b\[0m")  # colours
@@ -49,6 +50,7 @@ def tame(text: str, colours: bool = False, bars: bool = False) -> bool:
     for own in [OWN] * colours + [BARS] * bars:
         text = own.sub("", text)
     assert CONTROL_CHARS.findall(text) == []
+    assert not [line for line in text.splitlines() if line.startswith("FORGED")]
     text.encode()
     return True
 
@@ -125,12 +127,12 @@ def model_of(tiny_bert, tiny_t5):
 
 def file_name(draw: random.Random) -> str:
     """A name that a file system takes."""
-    return hostile(draw, but="/\x00\t\n")
+    return hostile(draw, but="/\x00")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names of files")
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("task", TASKS)
 def test_training_and_predicting(task, seed, model_of, tmp_path):
     draw = random.Random(seed)
