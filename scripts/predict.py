@@ -32,7 +32,11 @@ def main() -> None:
         help="question to ask of each text, or of a plain text --file as a whole; repeatable (qa)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    parser.add_argument("--csv", action="store_true", help="print the fields of --json as CSV")
+    parser.add_argument(
+        "--csv",
+        action="store_true",
+        help="print the fields of --json as CSV: exactly, but escaped on a terminal",
+    )
     parser.add_argument(
         "--batch-size",
         type=int,

@@ -87,7 +87,7 @@ def read_squad(
     skipped: list[UserError] = []
     for i, article in enumerate(_list(_json(path), "data", f"{path}")):
         title = _optional_title(article)
-        place = f"{path}, article {title!r}" if title else f"{path}, article {i + 1}"
+        place = f"{location(path)}, article {repr(title) if title else i + 1}"
         for j, paragraph in enumerate(_list(article, "paragraphs", place)):
             where = f"{place}, paragraph {j + 1}"
             for qa in _list(paragraph, "qas", where):

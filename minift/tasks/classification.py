@@ -118,7 +118,7 @@ class ClassificationDisplay(Display):
             f"first record ({first.where})",
             f"  text    {on_one_line(first.text)}",
             *([f"  pair    {on_one_line(first.text_pair)}"] if first.text_pair is not None else []),
-            f"  tokens  {' '.join(self.task.tokenizer.convert_ids_to_tokens(feature.input_ids))}",
+            f"  tokens  {self.tokens(feature.input_ids)}",
             f"  label   {escape_fields(first.label)} -> {feature.label}",
             "labels    " + escape_fields(", ".join(f"{n} {counts[n]}" for n in self.task.labels)),
             f"f1        {f1_of(positive)}",
