@@ -150,7 +150,7 @@ def test_a_description_without_end_is_not_read(server, tmp_path):
 
     sent = []
     server.meddle = meddle
-    refused(server, tmp_path, "longer than the 10,000,000 bytes")
+    refused(server, tmp_path, "it sends more than 10,000,000 bytes")
 
 
 def test_a_commit_that_was_asked_for_is_the_one_that_is_described(server, tmp_path):
@@ -173,7 +173,6 @@ def test_a_commit_that_was_asked_for_is_the_one_that_is_described(server, tmp_pa
         ({"X-Repo-Commit": "a" * 40}, "config.json: it is of another commit"),
         ({"X-Repo-Commit": "../../../outside"}, "config.json: it is of another commit"),
         ({"X-Repo-Commit": None}, "config.json: it is of another commit"),
-        ({"Content-Length": None}, "config.json: it is announced without a size"),
         ({"X-Linked-Size": "-1"}, "without a size"),
         ({"X-Linked-Size": "1e9"}, "without a size"),
         ({"X-Linked-Size": "9" * 5000}, "without a size"),
@@ -185,6 +184,28 @@ def test_an_announcement_is_checked_before_it_becomes_a_path(changes, problem, s
     server.add("o/x", GOOD)
     server.meddle = changed(changes)
     refused(server, tmp_path, server.url, problem)
+
+
+def test_weights_are_announced_with_a_size(server, tmp_path):
+    server.add("o/x", GOOD)
+    server.meddle = changed({"Content-Length": None}, "model.safetensors")
+    refused(server, tmp_path, "model.safetensors: it is announced without a size")
+
+
+def test_a_small_file_without_a_size_has_a_limit_and_a_checksum(server, tmp_path, monkeypatch):
+    repo = server.add("o/x", GOOD)
+    server.meddle = changed({"Content-Length": None}, ".json")
+    folder = hub.find_checkpoint("o/x")
+    assert (folder / "config.json").read_bytes() == b"{}"
+    server.requests.clear()
+    assert hub.find_checkpoint("o/x") == folder
+    assert server.sent() == set()
+    (folder / "config.json").resolve().write_bytes(b"[]")
+    assert (hub.find_checkpoint("o/x") / "config.json").read_bytes() == b"{}"
+    monkeypatch.setattr(hub_cache, "MAX_SMALL_FILE", 1000)
+    repo.revisions["v1"] = GOOD | {"config.json": b" " * 1001}
+    with fails("config.json: it sends more than 1,000 bytes"):
+        hub.find_checkpoint("o/x", "v1")
 
 
 def test_weak_and_bare_etags_are_checksums_too(server):
