@@ -49,6 +49,7 @@ REVISION = re.compile(r"(?!.*\.\.)[^\s/.~^:?*\[\\\0-\x1f\x7f][^\s/~^:?*\[\\\0-\x
 SCRATCH = re.compile(r"\.fetching-[a-z0-9_]{8}")
 
 MAX_SMALL_FILE = 100_000_000  # bytes of any file but weights; the largest tokenizer.json has 35 MB
+MAX_UNANNOUNCED = 40_000_000  # bytes of a small file whose size the hub does not announce
 PROGRESS_BYTES = 1_000_000  # a connection that brought so much may break again
 
 
@@ -318,7 +319,7 @@ def _save(connection: Connection, path: str, announced: Announced, part: Path) -
     A connection that breaks is made again, and the file goes on where it broke.
     """
     size = announced.size
-    limit = MAX_SMALL_FILE if size is None else size
+    limit = MAX_UNANNOUNCED if size is None else size
     furthest = failures = 0
     with open(part, "xb") as file:
         while True:
@@ -339,9 +340,8 @@ def _save(connection: Connection, path: str, announced: Announced, part: Path) -
                     file.truncate(0)
                     file.seek(0)
     if (checksum := announced.checksum(part)) != announced.etag:
-        raise TransferError(
-            f"its checksum is {checksum}, not the {announced.etag} that was announced"
-        )
+        kind = "sha256" if len(checksum) == 64 else "sha1 as a blob of git"
+        raise TransferError(f"its {kind} is {checksum}, not {announced.etag} as announced")
     sync(part)
 
 

@@ -202,7 +202,7 @@ def test_a_small_file_without_a_size_has_a_limit_and_a_checksum(server, tmp_path
     assert server.sent() == set()
     (folder / "config.json").resolve().write_bytes(b"[]")
     assert (hub.find_checkpoint("o/x") / "config.json").read_bytes() == b"{}"
-    monkeypatch.setattr(hub_cache, "MAX_SMALL_FILE", 1000)
+    monkeypatch.setattr(hub_cache, "MAX_UNANNOUNCED", 1000)
     repo.revisions["v1"] = GOOD | {"config.json": b" " * 1001}
     with fails("config.json: it sends more than 1,000 bytes"):
         hub.find_checkpoint("o/x", "v1")
@@ -245,7 +245,7 @@ def test_other_bytes_of_the_right_length_are_refused(name, server, tmp_path):
     wrong = GOOD[name][:-1] + b"!"
     server.meddle = lambda handler: is_content(handler, name) and handler.reply(wrong)
     right = hashlib.sha256(WEIGHTS).hexdigest() if "model" in name else git_blob_sha1(b"{}")
-    refused(server, tmp_path, f"{name}: its checksum is", right)
+    refused(server, tmp_path, f"{name}: its sha", right, "as announced")
 
 
 @pytest.mark.parametrize("length", [None, 5, 500_000])
