@@ -267,10 +267,10 @@ class _Exchange:
 
     def _run(self) -> None:
         try:
-            client = hf.get_session()
-            request = client.build_request(
-                self._method, self._url, headers=self._headers(), timeout=READ_TIMEOUT
-            )
+            client, headers = hf.get_session(), self._headers()
+            # The clock of `_next` ends the wait; this one ends the thread that is left behind.
+            limit = 2 * (TIMEOUT + READ_TIMEOUT)
+            request = client.build_request(self._method, self._url, headers=headers, timeout=limit)
             answer = client.send(request, stream=True, follow_redirects=False)
             try:
                 if self._put(answer) and self._method == "GET":
