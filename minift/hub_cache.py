@@ -103,10 +103,13 @@ class CachedRepository:
         return commit if COMMIT.fullmatch(commit) else None
 
     def set_commit(self, revision: str, commit: str) -> None:
-        """Remember the commit of a branch or tag."""
+        """Remember the commit of a branch or tag; `UserError` for links as in `find`."""
         if self.commit_of(revision) == commit:
             return
         ref = self.folder / "refs" / checked_revision(revision)
+        real, folder = os.path.realpath(ref.parent), os.path.realpath(self.folder)
+        if not Path(real).is_relative_to(folder):
+            raise _leads_out(ref, real)
         with _writing(self.folder), scratch_folder(self.folder) as scratch:
             ref.parent.mkdir(parents=True, exist_ok=True)
             (scratch / "ref").write_text(commit, "ascii")
@@ -126,10 +129,7 @@ class CachedRepository:
         real, folder = Path(os.path.realpath(path)), Path(os.path.realpath(self.folder))
         blobs, snapshot = folder / "blobs", folder / "snapshots" / commit
         if blobs.is_symlink() or real.parent not in (blobs, snapshot):
-            raise UserError(
-                f"{path}: leads out of its repository's folder in the cache, to {real}; "
-                "delete that link"
-            )
+            raise _leads_out(path, real)
         return path if real.is_file() else None
 
     def fetch(self, connection: Connection, commit: str, names: list[str]) -> Path:
@@ -209,6 +209,12 @@ class CachedRepository:
         except OSError:
             shutil.copyfile(blob, new)
         os.replace(new, path)
+
+
+def _leads_out(path: Path, real: object) -> UserError:
+    return UserError(
+        f"{path}: leads out of its repository's folder in the cache, to {real}; delete that link"
+    )
 
 
 def checked_revision(revision: str) -> str:

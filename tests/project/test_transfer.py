@@ -801,6 +801,16 @@ def test_a_link_that_leads_out_of_the_repository_is_refused(
     assert listing(tmp_path) == before
 
 
+def test_a_link_in_place_of_the_folder_of_branches_is_not_followed(server, tmp_path):
+    server.add("o/x", GOOD)
+    (tmp_path / "away").mkdir()
+    repository(tmp_path).mkdir(parents=True)
+    (repository(tmp_path) / "refs").symlink_to(tmp_path / "away")
+    with fails(str(repository(tmp_path) / "refs" / "main"), "leads out", "delete that link"):
+        hub.find_checkpoint("o/x")
+    assert list((tmp_path / "away").iterdir()) == []
+
+
 def test_a_pipe_in_the_cache_is_not_waited_for(server, tmp_path, monkeypatch):
     server.add("o/x", GOOD)
     folder = hub.find_checkpoint("o/x")
