@@ -27,9 +27,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from minift.data.lines import read_lines
+from minift.data.lines import MAX_LINE_BYTES, read_lines
 from minift.data.read import checked
 from minift.data.rows import begins_json, read_jsonl
+from minift.data.streams import preview
 from minift.data.tags import BRACKETS, TagError, detect_scheme, parse, to_iob2
 from minift.errors import UserError, location
 
@@ -112,6 +113,8 @@ def kind_of_file(
         if fields and fields[0] != DOCSTART and not COMMENT.match(line):
             tag = fields[tag_column if len(fields) >= required else -1]
             found.append(tag if len(fields) > 1 and _is_tag(tag) else None)
+            if found[-1] is None:
+                break
     if len(found) > 1 and None not in found and not set(found) <= set(DUMMY_TAGS):
         return "columns"
     ending = os.path.splitext(path.name.lower().removesuffix(".gz"))[1]
@@ -152,7 +155,7 @@ def read_tagged(
     """
     path = Path(path)
     json = kind_of_file(path, token_column, tag_column) == "json"
-    sentences = _sentences(path, json, token_column, tag_column, True)
+    sentences = list(_sentences(path, json, token_column, tag_column, True))
     if not json:
         _refuse_header(path, sentences)
     try:
@@ -189,51 +192,54 @@ def read_words(
     tag_column: int = -1,
     scheme: str = "auto",
     has_columns: bool = False,
-) -> list[TagRecord]:
-    """The sentences or texts of a file for prediction; tags that cannot be read are None.
+) -> Iterator[TagRecord]:
+    """Yield the sentences or texts of a file for prediction; tags that cannot be read are None.
 
     split: text -> (start, end) of each of its words.
     has_columns: the file is known to have columns, whatever it looks like.
+    The first part of the file (`preview`) decides what its first line is, and the scheme.
     """
     kind = kind_of_file(path, token_column, tag_column)
     if has_columns and kind == "text":
         kind = "columns"
     if kind == "text":
-        return list(untagged((line, split(line)) for _, line in read_lines(path)))
-    sentences = _sentences(path, kind == "json", token_column, tag_column, False)
+        yield from untagged((line, split(line)) for _, line in read_lines(path))
+        return
+    first, sentences = preview(_sentences(path, kind == "json", token_column, tag_column, False))
     if kind == "columns":
-        _refuse_header(path, sentences)
+        _refuse_header(path, first)
     try:
-        tagged = (sentence.tags for sentence in sentences if sentence.tags is not None)
+        tagged = (sentence.tags for sentence in first if sentence.tags is not None)
         found = detect_scheme(tagged) if scheme == "auto" else scheme
     except TagError:
         found = ""
-    records = []
     for i, sentence in enumerate(sentences):
         if sentence.text is not None:
             (record,) = untagged([(sentence.text, split(sentence.text))])
             where = location(path, sentence.lines[0])
-            records.append(replace(record, id=str(i), where=where, extra=sentence.extra))
+            yield replace(record, id=str(i), where=where, extra=sentence.extra)
             continue
         try:
             tags = tuple(to_iob2(sentence.tags, found)) if found and sentence.tags else None
         except TagError:
             tags = None
-        records.append(_record(path, i, sentence, tags, found))
-    return records
+        yield _record(path, i, sentence, tags, found)
 
 
 def _sentences(
     path: Path, json: bool, token_column: int, tag_column: int, require_tags: bool
-) -> list[Sentence]:
-    """All sentences of a file; `UserError` if it holds none."""
+) -> Iterator[Sentence]:
+    """Yield the sentences of a file; `UserError` if it holds none."""
     if json:
-        sentences = list(_json_sentences(path, require_tags))
+        sentences = _json_sentences(path, require_tags)
     else:
-        sentences = list(_column_sentences(path, token_column, tag_column, require_tags))
-    if not sentences:
+        sentences = _column_sentences(path, token_column, tag_column, require_tags)
+    empty = True
+    for sentence in sentences:
+        yield sentence
+        empty = False
+    if empty:
         raise UserError(f"{path}: holds no sentence; give a file with at least one")
-    return sentences
 
 
 def _record(
@@ -252,12 +258,12 @@ def _column_sentences(
 ) -> Iterator[Sentence]:
     # With both columns counted from the left, the number of columns may vary (as in OntoNotes).
     fixed_width = min(token_column, tag_column) < 0
-    rows = [(number, line, _fields(line)) for number, line in read_lines(path)]
     # Comments often come first, so the first line without # gives the number of columns.
-    words_only = (f for _, line, f in rows if f and f[0] != DOCSTART and line[0] != "#")
+    rows = ((line, _fields(line)) for _, line in read_lines(path))
+    words_only = (f for line, f in rows if f and f[0] != DOCSTART and line[0] != "#")
     usual_width = len(next(words_only, ()))
     required = _required((token_column, tag_column))
-    width = first = 0
+    width = first = size = 0
     lines: list[int] = []
     words: list[str] = []
     tags: list[str] = []
@@ -269,10 +275,18 @@ def _column_sentences(
         for part in (lines, words, tags):
             part.clear()
 
-    for number, line, fields in rows:
+    for number, line in read_lines(path):
+        fields = _fields(line)
         if not fields or fields[0] == DOCSTART:
             yield from end_sentence()
+            size = 0
             continue
+        size += len(line)
+        if size > MAX_LINE_BYTES:
+            raise UserError(
+                f"{location(path, number)}: the sentence has more than {MAX_LINE_BYTES:,} "
+                "characters; separate sentences by blank lines"
+            )
         if _is_comment(line, fields, usual_width, tag_column):
             continue
         if not require_tags and len(fields) == 1:  # the word, whatever its column elsewhere

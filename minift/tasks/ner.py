@@ -39,6 +39,7 @@ from torch import Tensor
 
 from minift.data.batching import IGNORE_INDEX, pad
 from minift.data.columns import TagRecord, read_tagged, read_words, untagged
+from minift.data.streams import preview
 from minift.data.tags import allowed_transitions, tag_names, to_iob2
 from minift.errors import UserError
 from minift.models.base import PretrainedModel
@@ -179,8 +180,8 @@ class NerTask(Task):
         default = {"tag_column": -1} if columns else {}
         given, columns = bool(columns), {**self.options.file_columns, **default, **columns}
         settings = {**columns, "scheme": self.options.scheme, "has_columns": given}
-        records = read_words(source, split_words, **settings)
-        _check_words([r for r in records if r.original is None], columns["token_column"])
+        first, records = preview(read_words(source, split_words, **settings))
+        _check_words([r for r in first if r.original is None], columns["token_column"])
         return records
 
     @classmethod

@@ -43,7 +43,7 @@ from torch import Tensor
 
 from minift.data.lines import read_document, read_lines
 from minift.data.rows import begins_json
-from minift.data.squad import QuestionRecord, check_ids, read_squad, unanswered, with_own_ids
+from minift.data.squad import QuestionRecord, check_ids, squad_records, unanswered, with_own_ids
 from minift.errors import UserError, location
 from minift.models.heads import EncoderForQuestionAnswering
 from minift.options import check_range, option
@@ -157,10 +157,10 @@ class QaTask(Task):
         if isinstance(source, Path):
             if require_labels or begins_json(source):
                 skip_bad = options.skip_bad_records
-                return read_squad(source, require_answers=require_labels, skip_bad=skip_bad)
+                return squad_records(source, require_answers=require_labels, skip_bad=skip_bad)
             lines = ((location(source, number), line) for number, line in read_lines(source))
-            return list(unanswered(_question_and_context(line, where) for where, line in lines))
-        lines = ((f"input {i + 1}", line) for i, line in enumerate(source))
+        else:
+            lines = ((f"input {i + 1}", line) for i, line in enumerate(source))
         return unanswered(_question_and_context(line, where) for where, line in lines)
 
     @classmethod

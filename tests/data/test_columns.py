@@ -32,7 +32,7 @@ def read(tmp_path, text, name="x.conll", require_tags=True, **options):
     path.write_text(text, encoding="utf-8")
     if require_tags:
         return read_tagged(path, **options)
-    return read_words(path, split_words, **options)
+    return list(read_words(path, split_words, **options))
 
 
 def pairs_of(records):
