@@ -59,7 +59,6 @@ def predict_lines(
     used, after the results of the inputs before it, but at once in the first thousand of a file.
     """
     task, model = task_of(folder).from_pretrained(folder)
-    _check_weights(model, folder)
     model.register_forward_hook(_refuse_nan(folder))
     model = quantize_int8(model.to(device)) if int8 else model.to(device)
     lines = Path(lines) if isinstance(lines, str) else lines
@@ -210,17 +209,6 @@ def _checked(line: str, number: int) -> str:
 
 
 # ---- a model that does not compute ---------------------------------------------------------------
-
-
-def _check_weights(model: PretrainedModel, folder: Path) -> None:
-    """`UserError` for a weight that is NaN or infinite: it would make every prediction so."""
-    for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
-            (tensor, *_) = model.weight_map().checkpoint_names(name)
-            raise UserError(
-                f"{folder}: the tensor {tensor!r} holds NaN or infinity, so the model predicts "
-                "nothing; restore its file, or train it again"
-            )
 
 
 def _refuse_nan(folder: Path) -> Callable[..., None]:

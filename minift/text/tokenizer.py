@@ -30,6 +30,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +42,8 @@ from tokenizers import normalizers
 from minift import hub
 from minift.errors import UserError
 from minift.files import write_json, write_text
-from minift.text.pipeline import BERT_SETTINGS, read_pipeline, stored_limit
+from minift.text.library import library_errors
+from minift.text.pipeline import BERT_SETTINGS, read_pipeline, stored_limit, template
 from minift.text.special_tokens import content, control_tokens, spelled_in, without_tokens
 from minift.text.windows import truncate_pair
 
@@ -87,6 +89,7 @@ class Tokenizer:
     max_length: maximum number of tokens of an encoding, special tokens included; None: no limit.
     split_special_tokens: whether a control token that a text spells, such as "[SEP]", is text.
     control_tokens: the special tokens that stand for no text.
+    source: the folder, for error messages.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Tokenizer:
         config: dict[str, Any],
         max_length: int | None = None,
         split_special_tokens: bool = True,
+        source: str | os.PathLike = "",
     ) -> None:
         backend.no_truncation()
         backend.no_padding()
@@ -102,8 +106,9 @@ class Tokenizer:
         self._config = config
         self.max_length = max_length
         self.split_special_tokens = split_special_tokens
+        self.source = source
         self.control_tokens = control_tokens(backend, config)
-        self._layouts = [_layout(backend, pair) for pair in (False, True)]
+        self._layouts = [template(backend, pair) for pair in (False, True)]
         # As in `transformers`: a tokenizer that does not name token types gives type 0 to all.
         if "token_type_ids" not in config.get("model_input_names", ("token_type_ids",)):
             self._layouts = [[(s, i, 0) for s, i, _ in layout] for layout in self._layouts]
@@ -125,15 +130,8 @@ class Tokenizer:
         """
         folder = hub.find_checkpoint(source)
         backend, config = read_pipeline(folder)
-        limits = [limit for limit in (max_length, stored_limit(folder, config)) if limit]
-        try:
-            return cls(backend, config, min(limits, default=None), split_special_tokens)
-        except BaseException as error:  # a panic in Rust is not an Exception
-            if type(error).__name__ != "PanicException":
-                raise
-            raise UserError(
-                f"{folder}: its tokenizer cannot encode a letter ({error}); restore tokenizer.json"
-            ) from None
+        limits = [limit for limit in (max_length, stored_limit(config)) if limit]
+        return cls(backend, config, min(limits, default=None), split_special_tokens, folder)
 
     def for_model(self, input_names: Sequence[str], max_length: int | None = None) -> Tokenizer:
         """The same tokenizer with a model's inputs and limit, which `save_pretrained` writes.
@@ -146,14 +144,15 @@ class Tokenizer:
         names = [name for name in input_names if name in own]
         config = {**self._config, "model_input_names": names}
         limit = max_length or self.max_length
-        return Tokenizer(self._backend, config, limit, self.split_special_tokens)
+        return Tokenizer(self._backend, config, limit, self.split_special_tokens, self.source)
 
     @cached_property
     def _reader(self) -> tokenizers.Tokenizer:
         """Reads texts, while `_backend` knows the names of all tokens."""
         if not self.split_special_tokens:
             return self._backend
-        return without_tokens(self._backend, self.control_tokens)
+        with self._errors("cannot read special tokens as text"):
+            return without_tokens(self._backend, self.control_tokens)
 
     # ---- text -> tokens ------------------------------------------------------------------------
 
@@ -275,12 +274,19 @@ class Tokenizer:
             chunk = list(texts[start : start + CHUNK])
             for i, text in enumerate(chunk, start):
                 _check_text(text, i, words)
-            yield from encode(chunk, is_pretokenized=words, add_special_tokens=False)
+            with self._errors("cannot read a text"):
+                encodings = encode(chunk, is_pretokenized=words, add_special_tokens=False)
+            yield from encodings
+
+    def _errors(self, problem: str) -> AbstractContextManager[None]:
+        """Errors that a stranger's tokenizer shows only when it has a text."""
+        return library_errors(f"{self.source}: its tokenizer {problem}", "use another tokenizer")
 
     # ---- tokens -> text ------------------------------------------------------------------------
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        with self._errors("cannot write a text"):
+            return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
         found = [self._backend.id_to_token(i) for i in ids]
@@ -291,10 +297,22 @@ class Tokenizer:
 
     # ---- the vocabulary ------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
-        """Number of tokens, added tokens included."""
-        return self._backend.get_vocab_size(with_added_tokens=True)
+        """The greatest id plus 1, added tokens included.
+
+        A model's embedding needs that many rows.  Compare them before a tokenizer and a model that
+        do not come from one folder are used together: an id beyond the embedding is an `IndexError`
+        on the CPU, and an error that ends the process on a GPU.
+        """
+        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def tokens_by_id(self) -> list[str]:
+        """The token of each id below `vocab_size`; "" for an id that no token has."""
+        found: list[str] = [""] * self.vocab_size
+        for token, i in self._backend.get_vocab(with_added_tokens=True).items():
+            found[i] = token
+        return found
 
     @property
     def pad_token(self) -> str:
@@ -371,20 +389,6 @@ class Tokenizer:
         config = {"tokenizer_class": name, **kept, **settings, **limit, **split}
         write_text(Path(folder, TOKENIZER_FILES[0]), self._backend.to_str(pretty=True))
         write_json(Path(folder, TOKENIZER_FILES[1]), config)
-
-
-def _layout(backend: tokenizers.Tokenizer, pair: bool) -> list[tuple[int | None, int, int]]:
-    """Texts and special tokens in order: (sequence, or None for a special token; id; type id).
-
-    Found by encoding a letter, or a pair of letters.  BERT's layout of a pair:
-        [(None, 101, 0), (0, _, 0), (None, 102, 0), (1, _, 1), (None, 102, 1)]
-    """
-    probe = backend.encode("a", "a" if pair else None)
-    layout: list[tuple[int | None, int, int]] = []
-    for entry in zip(probe.sequence_ids, probe.ids, probe.type_ids, strict=True):
-        if entry[0] is None or not layout or layout[-1][0] != entry[0]:
-            layout.append(entry)
-    return layout
 
 
 def _check_text(text: Any, index: int, words: bool) -> None:
