@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from safetensors import SafetensorError
 
 from minift.errors import UserError
-from minift.strict_json import parse_json
+from minift.strict_json import MAX_VALUES, parse_json
 from minift.terminal import escape_json, json_line
 
 try:

@@ -7,7 +7,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -67,6 +67,7 @@ def predict_lines(
     records = task.read_inputs(lines, questions, columns)
     first: list[Any] = []
     if isinstance(lines, Path):
+        _refuse_pipe(lines)
         first, records = preview(task.check_inputs(records, warn))
     results = _results(task, model, records, batch_size, at_once, warn)
     if as_csv:
@@ -80,6 +81,15 @@ def predict_lines(
             yield ""
         else:
             yield from task.display.to_lines([result.prediction], [result.record], colour)
+
+
+def _refuse_pipe(path: Path) -> None:
+    """`UserError` for a pipe or a device, which cannot be opened twice and may have no end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(
+            f"{path}: is a pipe or a device, not a file; pipe its lines into standard input, "
+            "without --file, or write them to a file"
+        )
 
 
 class Result(NamedTuple):
@@ -98,20 +108,20 @@ def _results(
     at_once: bool,
     warn: Callable[[str], object],
 ) -> Iterator[Result]:
-    count = num_truncated = 0
+    total = num_truncated = 0
     try:
         for chunk in _chunks(iter(records), at_once):
             for part, features in _featurized(task, chunk):
                 predictions = task.predict(model, features, batch_size)
                 truncated = truncated_records(features)
-                count += len(part)
+                total += len(part)
                 num_truncated += len(truncated or ())
                 for i, pair in enumerate(zip(part, predictions, strict=True)):
                     yield Result(*pair, None if truncated is None else i in truncated)
     finally:
         if num_truncated:
             warn(
-                f"{num_truncated} of {count} inputs have more than {task.max_length} tokens and "
+                f"{num_truncated} of {total} inputs have more than {task.max_length} tokens and "
                 'were truncated; --json and --csv mark them as "truncated"'
             )
 
@@ -173,16 +183,23 @@ def _featurized(task: Task, records: list[Any]) -> Iterator[tuple[list[Any], lis
 # ---- standard input and output -------------------------------------------------------------------
 
 
-def lines_of(stream: TextIO) -> Iterator[str]:
+def lines_of(stream: TextIO | None) -> Iterator[str]:
     """The lines of standard input; `UserError` for one that is too long or not in its encoding.
 
     A line is read up to the limit only, because it may never end.
     """
+    if stream is None:
+        raise UserError("standard input is closed; give texts, a file with --file, or a pipe")
     if not hasattr(stream, "buffer"):
         yield from stream
         return
-    lines = iter(lambda: stream.buffer.readline(MAX_LINE_BYTES + 1), b"")
-    for number, line in enumerate(lines, start=1):
+    for number in count(1):
+        try:
+            line = stream.buffer.readline(MAX_LINE_BYTES + 1)
+        except OSError as error:
+            raise UserError(f"standard input cannot be read ({error.strerror})") from None
+        if not line:
+            return
         if len(line) > MAX_LINE_BYTES:
             raise UserError(
                 f"input {number}: has more than {MAX_LINE_BYTES:,} bytes; divide the text"
