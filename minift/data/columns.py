@@ -25,12 +25,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from minift.data.lines import MAX_LINE_BYTES, read_lines
 from minift.data.read import checked
 from minift.data.rows import begins_json, read_jsonl
-from minift.data.streams import preview
+from minift.data.streams import check_length, preview
 from minift.data.tags import BRACKETS, TagError, detect_scheme, parse, to_iob2
 from minift.errors import UserError, location
 
@@ -38,6 +38,7 @@ DOCSTART = "-DOCSTART-"
 # How a comment may begin; "# O" and "# 's" are words if the line is complete (`_is_comment`).
 COMMENT = re.compile(r"#(\s|begin\s|end\s|\w+\s+(\d+\s*$|=))")
 DUMMY_TAGS = ("_", "-", "?", "-1")  # of test files, whose tags are not known
+Split: TypeAlias = Callable[[str], Sequence[tuple[int, int]]]  # text -> the words' (start, end)
 PREVIEW = 1000  # lines by which a file is recognised
 
 
@@ -186,7 +187,7 @@ def _refuse_header(path: Path, sentences: Sequence[Sentence]) -> None:
 
 def read_words(
     path: Path,
-    split: Callable[[str], Sequence[tuple[int, int]]],
+    split: Split,
     *,
     token_column: int = 0,
     tag_column: int = -1,
@@ -203,7 +204,7 @@ def read_words(
     if has_columns and kind == "text":
         kind = "columns"
     if kind == "text":
-        yield from untagged((line, split(line)) for _, line in read_lines(path))
+        yield from untagged((line for _, line in read_lines(path)), split)
         return
     first, sentences = preview(_sentences(path, kind == "json", token_column, tag_column, False))
     if kind == "columns":
@@ -215,9 +216,8 @@ def read_words(
         found = ""
     for i, sentence in enumerate(sentences):
         if sentence.text is not None:
-            (record,) = untagged([(sentence.text, split(sentence.text))])
             where = location(path, sentence.lines[0])
-            yield replace(record, id=str(i), where=where, extra=sentence.extra)
+            yield replace(_untagged(i, sentence.text, where, split), extra=sentence.extra)
             continue
         try:
             tags = tuple(to_iob2(sentence.tags, found)) if found and sentence.tags else None
@@ -369,8 +369,14 @@ def _strings(fields: dict[str, Any], name: str, where: str) -> list[str] | None:
     return [checked(value, name, where) for value in values]
 
 
-def untagged(texts: Iterable[tuple[str, Sequence[tuple[int, int]]]]) -> Iterator[TagRecord]:
-    """Records without tags, from texts and the (start, end) of the words in each."""
-    for i, (text, spans) in enumerate(texts):
-        words = tuple(text[start:end] for start, end in spans)
-        yield TagRecord(str(i), words, None, f"input {i + 1}", text, tuple(spans))
+def untagged(texts: Iterable[str], split: Split) -> Iterator[TagRecord]:
+    """Yield records without tags.  split: text -> (start, end) of each of its words."""
+    for i, text in enumerate(texts):
+        yield _untagged(i, text, f"input {i + 1}", split)
+
+
+def _untagged(number: int, text: str, where: str, split: Split) -> TagRecord:
+    check_length(len(text), where)
+    spans = tuple(split(text))
+    words = tuple(text[start:end] for start, end in spans)
+    return TagRecord(str(number), words, None, where, text, spans)

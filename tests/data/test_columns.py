@@ -243,7 +243,7 @@ def test_bad_json(tmp_path, line, words):
 
 
 def test_raw_text():
-    (record,) = untagged([("Ada  sleeps", [(0, 3), (5, 11)])])
+    (record,) = untagged(["Ada  sleeps"], split_words)
     assert record.words == ("Ada", "sleeps")
     assert (record.text, record.offsets, record.tags) == ("Ada  sleeps", ((0, 3), (5, 11)), None)
 
