@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minift import metrics
-from minift.data.inputs import read_texts, unknown_labels
+from minift.data.inputs import count_unknown_labels, read_texts
 from minift.data.read import TextRecord, read_classification
 from minift.errors import UserError, escape_fields
 from minift.models.encoder import POOLINGS
@@ -206,8 +206,8 @@ class ClassificationTask(Task):
     ) -> Iterable[TextRecord]:
         return read_texts(source, self.options.file_columns, columns, self.pairs, self.labels)
 
-    def input_checks(self, records: Records) -> list[str]:
-        return unknown_labels(records, self.labels)
+    def check_inputs(self, records: Iterable[TextRecord], warn: Any) -> Iterable[TextRecord]:
+        return count_unknown_labels(records, self.labels, warn)
 
     @classmethod
     def labels_of(
