@@ -18,7 +18,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from minift.errors import UserError
-from minift.files import is_present, read_json, read_saved
+from minift.files import is_present, read_json_object, read_saved
 from minift.text.checks import check_ids, check_settings, check_tokenizer_json
 from minift.text.fields import FLAGS, ID, MAX_ID
 from minift.text.library import library_errors
@@ -136,10 +136,7 @@ def token_id(
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty if there is no such file."""
-    value = read_json(path) if is_present(path) else {}
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: holds {type(value).__name__}, not an object; restore the file")
-    return value
+    return read_json_object(path) if is_present(path) else {}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -165,7 +162,7 @@ def _read_tokenizer_json(path: Path, config: dict[str, Any]) -> tokenizers.Token
 
     As in `transformers`, BERT's settings in tokenizer_config.json override those in the file.
     """
-    value = check_tokenizer_json(path, read_json(path, MAX_BYTES, MAX_VALUES))
+    value = check_tokenizer_json(path, read_json_object(path, MAX_BYTES, MAX_VALUES))
     with library_errors(f"{path}: not a tokenizer", "restore the file"):
         # Written again, so that the library reads what was checked.
         backend = tokenizers.Tokenizer.from_str(json.dumps(value, ensure_ascii=False))
