@@ -299,13 +299,19 @@ class Tokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
-        """The greatest id plus 1, added tokens included.
-
-        A model's embedding needs that many rows.  Compare them before a tokenizer and a model that
-        do not come from one folder are used together: an id beyond the embedding is an `IndexError`
-        on the CPU, and an error that ends the process on a GPU.
-        """
+        """The greatest id plus 1, added tokens included: the rows that an embedding needs."""
         return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def check_fits(self, num_embeddings: int) -> None:
+        """Raise `UserError` if a model with so many embeddings has no row for one of the ids.
+
+        Call it before a tokenizer and a model of your own choice meet (`model.config.vocab_size`).
+        """
+        if self.vocab_size > num_embeddings:
+            raise UserError(
+                f"{self.source}: the tokenizer has ids up to {self.vocab_size - 1}, but the model "
+                f"only {num_embeddings} embeddings; use the tokenizer that belongs to the model"
+            )
 
     def tokens_by_id(self) -> list[str]:
         """The token of each id below `vocab_size`; "" for an id that no token has."""
