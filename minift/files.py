@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 
 from minift.errors import UserError
 from minift.strict_json import MAX_VALUES, parse_json
-from minift.terminal import json_line
+from minift.terminal import escape_json, json_line
 
 try:
     import fcntl
@@ -324,7 +324,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, escape_json(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:

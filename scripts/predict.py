@@ -8,7 +8,6 @@ has no result: an empty line, null with --json, no entities.  Labels are not nee
 """
 
 import dataclasses
-import os
 import sys
 from typing import get_type_hints
 
@@ -16,7 +15,7 @@ from minift.device import check_device, pick_device
 from minift.options import check_range, flag_of
 from minift.predictor import lines_of, predict_lines
 from minift.tasks.registry import TASKS
-from minift.terminal import print_line
+from minift.terminal import print_line, print_record, shows_colours
 from minift.training.cli import METAVARS, ArgumentParser, parse_path, run_script
 from minift.training.options import MAX_BATCH_SIZE
 
@@ -67,20 +66,19 @@ def main() -> None:
         options.device = "cpu"
     inputs = options.file or options.texts or lines_of(sys.stdin)
     device = pick_device(options.device)
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for line in predict_lines(
         options.model_dir,
         inputs,
         options.question,
         options.json,
-        colour,
+        shows_colours(),
         options.batch_size,
         device,
         options.int8,
         as_csv=options.csv,
         columns=columns,
     ):
-        print_line(line, escape=False)
+        (print_record if options.csv else print_line)(line)
 
 
 def add_column_flags(parser: ArgumentParser) -> list[str]:

@@ -27,8 +27,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from minift.data.lines import read_lines
 from minift.data.read import checked
-from minift.data.rows import begins_json, read_jsonl, read_lines
+from minift.data.rows import begins_json, read_jsonl
 from minift.data.tags import BRACKETS, TagError, detect_scheme, parse, to_iob2
 from minift.errors import UserError, location
 

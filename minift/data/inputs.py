@@ -16,8 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from minift.data.lines import first_line
 from minift.data.read import TextRecord, read_classification, records_of
-from minift.data.rows import first_line, has_header, read_tsv, reader_of
+from minift.data.rows import has_header, read_tsv, reader_of
 from minift.errors import UserError
 
 DEFAULT_NAMES = {"text": "text", "text_pair": "text_pair", "label": "label"}

@@ -25,8 +25,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from minift.data.lines import read_lines
 from minift.data.read import checked, print_skipped, shown, text_of
-from minift.data.rows import read_lines
 from minift.errors import UserError, location
 
 MAX_SHIFT = 64  # characters before and after `answer_start` in which the answer is searched

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minift.data.rows import read_lines
+from minift.data.lines import read_lines
 from minift.errors import UserError
 from minift.files import write_atomically
 

@@ -26,8 +26,8 @@ import numpy as np
 
 from minift import metrics
 from minift.data.squad import QuestionRecord, as_squad
-from minift.errors import escape_controls
-from minift.tasks.display import Display, on_one_line
+from minift.tasks.display import Display, on_one_line, with_single_blanks
+from minift.terminal import coloured, joined
 from minift.text.sentences import sentence_starts
 
 NULL = 0  # position of [CLS], which means "no answer"
@@ -311,22 +311,18 @@ def in_sentence(text: str, start: int, end: int) -> dict[str, str]:
 
 def answer_lines(row: dict[str, Any], colour: bool) -> str:
     """A prediction in two or three lines.  row: from `answer_row`."""
-    question = escape_controls(on_one_line(row["question"]))
+    question, score = on_one_line(row["question"]), f"{row['score']:.2f}"
     if not row["predicted"]:
-        closest = (
-            f"  (closest: {escape_controls(' '.join(row['best_span'].split()))})"
-            if row["best_span"]
-            else ""
-        )
-        return f"{question}\n  no answer  {row['score']:.2f}{closest}"
-    before, answer, after = map(escape_controls, row["sentence"].values())
-    shown = f"\x1b[1;32m{answer}\x1b[0m" if colour else f"[{answer}]"
+        closest = f"  (closest: {on_one_line(row['best_span'])})" if row["best_span"] else ""
+        return joined([question, "\n  ", f"no answer  {score}{closest}"])
+    before, answer, after = row["sentence"].values()
     if len(before) > MAX_CONTEXT:
         cut, _, rest = before[-MAX_CONTEXT:].partition(" ")
         before = "... " + (rest if len(cut) <= MAX_WORD else before[-MAX_CONTEXT:])
     if len(after) > MAX_CONTEXT:
         rest, _, cut = after[:MAX_CONTEXT].rpartition(" ")
         after = (rest if len(cut) <= MAX_WORD else after[:MAX_CONTEXT]) + " ..."
-    sentence = on_one_line(f"{before}{shown}{after}")
-    answer = on_one_line(answer)
-    return f"{question}\n  {answer}  {row['score']:.2f}  {row['start']}-{row['end']}\n  {sentence}"
+    before, answer, after = map(with_single_blanks, (before, answer, after))
+    shown = coloured(answer, 32) if colour else f"[{answer}]"
+    found = f"{on_one_line(answer)}  {score}  {row['start']}-{row['end']}"
+    return joined([question, "\n  ", found, "\n  ", before.lstrip(), shown, after.rstrip()])

@@ -6,6 +6,7 @@ A task computes; the display beside it shows.  Only `to_rows` has no default.
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -122,6 +123,11 @@ def label_line(row: Mapping[str, Any]) -> str:
     probabilities = " ".join(f"{label}={p:.4f}" for label, p in row["probabilities"].items())
     fields = (row["predicted"], probabilities, on_one_line(row["text"]))
     return "\t".join(map(escape_fields, fields))
+
+
+def with_single_blanks(text: str) -> str:
+    """A text in which each run of blanks and line ends is one blank."""
+    return re.sub(r"\s+", " ", text)
 
 
 def on_one_line(value: Any) -> str:

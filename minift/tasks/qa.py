@@ -41,7 +41,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minift.data.rows import begins_json, read_lines
+from minift.data.lines import read_document, read_lines
+from minift.data.rows import begins_json
 from minift.data.squad import QuestionRecord, check_ids, read_squad, unanswered, with_own_ids
 from minift.errors import UserError, location
 from minift.models.heads import EncoderForQuestionAnswering
@@ -191,7 +192,7 @@ class QaTask(Task):
                     f"{source}: holds JSON, not a text to ask {questions[0]!r:.60} of; leave "
                     "--question out to predict the questions in the file"
                 )
-            source = ["\n".join(line for _, line in read_lines(source))]
+            source = [read_document(source)]
         return unanswered((q, text.rstrip("\r\n")) for text in source for q in questions)
 
     @classmethod
