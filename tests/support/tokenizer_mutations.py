@@ -152,7 +152,8 @@ def random_part(draw: random.Random, part: str) -> Any:
     kind = draw.choice(kinds)
     if kind == "Sequence":
         inner = random_part(draw, part)
-        inner = [inner] * draw.choice([0, 1, 2, 12, 60, 200])
+        nested = inner["type"] == kind
+        inner = [inner] * draw.choice([1, 2] if nested else [0, 1, 2, 12, 60, 200])
         return {"type": kind, SEQUENCES[part]: inner}
     return {"type": kind, **{name: random_field(draw, name) for name in PARTS[part][kind]}}
 
