@@ -95,7 +95,8 @@ def _are_tokens(value: Any) -> bool:
 def _is_decoder(value: Any) -> bool:
     """{"0": token, "1": token, ...}"""
     ids = isinstance(value, dict) and all(
-        i.isascii() and i.isdecimal() and int(i) <= MAX_ID for i in value
+        i.isascii() and i.isdecimal() and len(i) <= len(str(MAX_ID)) and int(i) <= MAX_ID
+        for i in value
     )
     return ids and all(isinstance(token, dict) and is_token(token) for token in value.values())
 

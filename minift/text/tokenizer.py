@@ -130,8 +130,15 @@ class Tokenizer:
         """
         folder = hub.find_checkpoint(source)
         backend, config = read_pipeline(folder)
-        limits = [limit for limit in (max_length, stored_limit(config)) if limit]
-        return cls(backend, config, min(limits, default=None), split_special_tokens, folder)
+        stored = stored_limit(config)
+        limits = [limit for limit in (max_length, stored) if limit]
+        tokenizer = cls(backend, config, min(limits, default=None), split_special_tokens, folder)
+        if stored is not None and stored < (special := tokenizer.num_special(pair=True)):
+            raise UserError(
+                f"{folder / TOKENIZER_FILES[1]}: model_max_length is {stored}, but a pair alone "
+                f"has {special} special tokens; give a number of tokens, or remove it"
+            )
+        return tokenizer
 
     def for_model(self, input_names: Sequence[str], max_length: int | None = None) -> Tokenizer:
         """The same tokenizer with a model's inputs and limit, which `save_pretrained` writes.
@@ -312,13 +319,6 @@ class Tokenizer:
                 f"{self.source}: the tokenizer has ids up to {self.vocab_size - 1}, but the model "
                 f"only {num_embeddings} embeddings; use the tokenizer that belongs to the model"
             )
-
-    def tokens_by_id(self) -> list[str]:
-        """The token of each id below `vocab_size`; "" for an id that no token has."""
-        found: list[str] = [""] * self.vocab_size
-        for token, i in self._backend.get_vocab(with_added_tokens=True).items():
-            found[i] = token
-        return found
 
     @property
     def pad_token(self) -> str:

@@ -211,7 +211,7 @@ def change_value(value: Any, draw: random.Random) -> Any:
 def change_json(path: Path, draw: random.Random) -> None:
     try:
         value = json.loads(path.read_bytes())
-    except ValueError:  # broken before
+    except (ValueError, RecursionError):  # broken before
         return
     for _ in range(draw.choice([1, 1, 1, 2, 4])):
         part = draw.choice([*PARTS, "vocab", "settings", "any", "any"])
@@ -307,7 +307,7 @@ def use(folder: Path) -> None:
     ids = [getattr(tokenizer, f"{name}_token_id") for name in names]
     assert ids[0] is not None, "no padding"
     assert all(i is None or i < tokenizer.vocab_size for i in ids), "a special id has no row"
-    assert len(tokenizer.tokens_by_id()) == tokenizer.vocab_size
+    tokenizer.convert_ids_to_tokens(range(tokenizer.vocab_size))
 
 
 def outcome_of(folder: Path) -> tuple[str, str]:

@@ -241,6 +241,16 @@ def test_a_tokenizer_json_with_an_odd_value_is_refused_by_name(tmp_path, kind, p
             "added_tokens_decoder is .*; give an object of ids and tokens",
         ),
         (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"9" * 5000: {"content": "a"}}},
+            "added_tokens_decoder is .*; give an object of ids and tokens",
+        ),
+        (
+            "tokenizer_config.json",
+            {"model_max_length": 2},
+            "model_max_length is 2, but a pair alone has 3 special tokens; give a number of",
+        ),
+        (
             "special_tokens_map.json",
             {"unk_token": []},
             r"unk_token is \[\]; give the token",
@@ -353,15 +363,34 @@ def test_a_text_that_the_tokenizer_knows_no_letter_of_keeps_its_place(tmp_path):
     assert tokenizer("the").ids == [0, vocab["the"], 2]
 
 
-def test_ids_with_holes_count_up_to_the_greatest(tmp_path):
+def test_ids_with_holes_count_up_to_the_greatest(tmp_path, capfd):
     folder = folder_of(tmp_path, "WordPiece")
     state = json.loads((folder / "tokenizer.json").read_text())
-    change(folder, model={"vocab": {**state["model"]["vocab"], "rare": 5000}})
+    vocab = {**state["model"]["vocab"], "rare": 5000}
+    added = [*state["added_tokens"], {"id": 5001, "content": "[E1]", **ADDED}]
+    tokenizer = Tokenizer.from_pretrained(
+        change(folder, model={"vocab": vocab}, added_tokens=added)
+    )
+    assert tokenizer("rare [E1]").ids[1:-1] == [5000, 5001]
+    assert tokenizer.vocab_size == 5002
+    assert len(set(tokenizer.convert_ids_to_tokens(range(5002)))) == 5002
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert Tokenizer.from_pretrained(tmp_path / "saved")("rare [E1]") == tokenizer("rare [E1]")
+    assert capfd.readouterr() == ("", "")  # the library prints a line about holes
+
+    change(folder, model={"vocab": {**vocab, "rare": 200_000}})
+    with pytest.raises(UserError, match="'rare' has the id 200000, but there are 58 tokens; rest"):
+        Tokenizer.from_pretrained(folder)
+
+
+def test_equal_lines_of_a_vocab_txt_leave_a_hole(tmp_path, capfd):
+    folder = bert_folder(tmp_path / "bert", ["a", "b"])
+    lines = (folder / "vocab.txt").read_text().split()
+    (folder / "vocab.txt").write_text("\n".join([*lines, "a"]))
+    (folder / "added_tokens.json").write_text(json.dumps({"[E1]": len(lines) + 1}))
     tokenizer = Tokenizer.from_pretrained(folder)
-    assert tokenizer("rare").ids[1:-1] == [5000]
-    assert tokenizer.vocab_size == 5001
-    by_id = tokenizer.tokens_by_id()
-    assert (len(by_id), by_id[0], by_id[5000], by_id[4999]) == (5001, "[PAD]", "rare", "")
+    assert tokenizer("a [E1] b").ids[1:-1] == [len(lines), len(lines) + 1, lines.index("b")]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_control_token_that_merges_would_make_is_text(tmp_path):
