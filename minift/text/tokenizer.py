@@ -133,10 +133,10 @@ class Tokenizer:
         stored = stored_limit(config)
         limits = [limit for limit in (max_length, stored) if limit]
         tokenizer = cls(backend, config, min(limits, default=None), split_special_tokens, folder)
-        if stored is not None and stored < (special := tokenizer.num_special(pair=True)):
+        if stored is not None and stored <= (special := tokenizer.num_special(pair=False)):
             raise UserError(
-                f"{folder / TOKENIZER_FILES[1]}: model_max_length is {stored}, but a pair alone "
-                f"has {special} special tokens; give a number of tokens, or remove it"
+                f"{folder / TOKENIZER_FILES[1]}: model_max_length is {stored}, and every text gets "
+                f"{special} special tokens; give a greater number, or remove it"
             )
         return tokenizer
 

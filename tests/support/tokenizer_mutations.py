@@ -294,7 +294,8 @@ def use(folder: Path) -> None:
     special = Tokenizer.from_pretrained(folder, split_special_tokens=False)
     for each in (tokenizer, special):
         words = [text.split() for text in TEXTS]
-        encodings = each.encode(TEXTS) + each.encode(words, words, is_split_into_words=True)
+        encodings = each.encode(words, is_split_into_words=True)
+        encodings += each.encode(TEXTS, TEXTS[::-1], max_length=100)
         for encoding in encodings:
             assert all(0 <= i < each.vocab_size for i in encoding.ids), "an id has no row"
             assert set(encoding.type_ids) <= {0, 1}, "token types"
@@ -302,7 +303,7 @@ def use(folder: Path) -> None:
             each.convert_ids_to_tokens(encoding.ids)
     state = json.loads((folder / "saved" / "tokenizer.json").read_text())
     if not state["model"].get("dropout"):  # which is random
-        assert saved.encode(TEXTS, TEXTS[::-1]) == tokenizer.encode(TEXTS, TEXTS[::-1]), "saved"
+        assert saved.encode(TEXTS) == tokenizer.encode(TEXTS), "saved"
     names = ("pad", "unk", "cls", "sep", "mask", "eos")
     ids = [getattr(tokenizer, f"{name}_token_id") for name in names]
     assert ids[0] is not None, "no padding"

@@ -248,7 +248,7 @@ def test_a_tokenizer_json_with_an_odd_value_is_refused_by_name(tmp_path, kind, p
         (
             "tokenizer_config.json",
             {"model_max_length": 2},
-            "model_max_length is 2, but a pair alone has 3 special tokens; give a number of",
+            "model_max_length is 2, and every text gets 2 special tokens; give a greater",
         ),
         (
             "special_tokens_map.json",
