@@ -253,6 +253,8 @@ def change_lines(path: Path, draw: random.Random) -> None:
 
 def replace_file(path: Path, draw: random.Random, valid: list[Path]) -> None:
     """By a link to nowhere, a FIFO, a folder, a device, other contents, or by nothing."""
+    if path.is_dir():  # replaced before
+        return
     path.unlink(missing_ok=True)
     kind = draw.randrange(8)
     if kind == 0:
