@@ -129,9 +129,11 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES, max_values: int = MAX
         raise UserError(f"{path}: {error}; restore the file") from None
 
 
-def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+def read_json_object(
+    path: Path, max_bytes: int = MAX_JSON_BYTES, max_values: int = MAX_VALUES
+) -> dict[str, Any]:
     """As `read_json`, and `UserError` for anything but an object."""
-    value = read_json(path, max_bytes)
+    value = read_json(path, max_bytes, max_values)
     if not isinstance(value, dict):
         raise UserError(f"{path}: it is not a JSON object; restore the file")
     return value

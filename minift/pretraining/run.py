@@ -148,7 +148,10 @@ def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str,
             if next(read_documents([path]), None) is None:
                 raise UserError(f"{path}: holds no text; give files of plain text")
         if options.model is not None:  # refuses a tokenizer without the special tokens, likewise
-            objective_class(Tokenizer.from_pretrained(options.model), model_options)
+            tokenizer = Tokenizer.from_pretrained(options.model)
+            objective_class(tokenizer, model_options)
+            start = hub.find_checkpoint(options.model)
+            tokenizer.check_fits(model_class.config_class.from_pretrained(start).vocab_size)
         resolved = {**as_dict(model_options, options), "output_dir": str(folder)}
         if options.resume:
             check_same_options(folder, resolved, "resume it with the same options")

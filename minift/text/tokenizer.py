@@ -132,8 +132,15 @@ class Tokenizer:
         """
         folder = hub.find_checkpoint(source)
         backend, config = read_pipeline(folder)
-        limits = [limit for limit in (max_length, stored_limit(config)) if limit]
-        return cls(backend, config, min(limits, default=None), split_special_tokens, folder)
+        stored = stored_limit(config)
+        limits = [limit for limit in (max_length, stored) if limit]
+        tokenizer = cls(backend, config, min(limits, default=None), split_special_tokens, folder)
+        if stored is not None and stored <= (special := tokenizer.num_special(pair=False)):
+            raise UserError(
+                f"{folder / TOKENIZER_FILES[1]}: model_max_length is {stored}, and every text gets "
+                f"{special} special tokens; give a greater number, or remove it"
+            )
+        return tokenizer
 
     def for_model(self, input_names: Sequence[str], max_length: int | None = None) -> Tokenizer:
         """The same tokenizer with a model's inputs and limit, which `save_pretrained` writes.
@@ -308,20 +315,19 @@ class Tokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
-        """The greatest id plus 1, added tokens included.
-
-        A model's embedding needs that many rows.  Compare them before a tokenizer and a model that
-        do not come from one folder are used together: an id beyond the embedding is an `IndexError`
-        on the CPU, and an error that ends the process on a GPU.
-        """
+        """The greatest id plus 1, added tokens included: the rows that an embedding needs."""
         return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
-    def tokens_by_id(self) -> list[str]:
-        """The token of each id below `vocab_size`; "" for an id that no token has."""
-        found: list[str] = [""] * self.vocab_size
-        for token, i in self._backend.get_vocab(with_added_tokens=True).items():
-            found[i] = token
-        return found
+    def check_fits(self, num_embeddings: int) -> None:
+        """Raise `UserError` if a model with so many embeddings has no row for one of the ids.
+
+        Call it before a tokenizer and a model of your own choice meet (`model.config.vocab_size`).
+        """
+        if self.vocab_size > num_embeddings:
+            raise UserError(
+                f"{self.source}: the tokenizer has ids up to {self.vocab_size - 1}, but the model "
+                f"only {num_embeddings} embeddings; use the tokenizer that belongs to the model"
+            )
 
     @property
     def pad_token(self) -> str:
