@@ -31,12 +31,14 @@ from minift.errors import UserError, escape_fields
 from minift.files import write_json
 from minift.models.config import (
     CONFIG,
+    MAX_LABEL_CHARS,
     MAX_LABELS,
     OWN_PREFIX,
     PretrainedConfig,
     default_labels,
 )
 from minift.nn.lora import merge_lora
+from minift.options import shorten
 
 ModelType = TypeVar("ModelType", bound="PretrainedModel")
 
@@ -229,6 +231,14 @@ def _head_config(
         requested = default_labels(num_labels)
     if requested is not None and num_labels not in (None, len(requested)):
         raise ValueError(f"num_labels is {num_labels}, but {len(requested)} labels are given")
+    if requested is not None and (
+        len(requested) > MAX_LABELS or sum(map(len, requested)) > MAX_LABEL_CHARS
+    ):
+        raise UserError(
+            f"{checkpoint.folder}: a head of {len(requested):,} labels is asked for, such as "
+            f"{shorten(requested[0])}; at most {MAX_LABELS:,} labels of {MAX_LABEL_CHARS:,} "
+            "characters in all can be saved: choose another column"
+        )
 
     (label_rows,) = cls.weight_map().checkpoint_names(cls.label_rows)
     # Heads of several tasks are named "classifier"; config.json tells which task this one is for.

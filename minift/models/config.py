@@ -53,7 +53,8 @@ KEY_TYPES: dict[str, Any] = {
     "num_labels": int | None,
     "minift": dict[str, Any],  # settings for prediction, see tasks/loading.py
 }
-MAX_LABELS = 100_000
+# So that a config.json that is written can be read, whatever its labels.
+MAX_LABELS, MAX_LABEL_CHARS = 100_000, 1_000_000
 
 # Fields of a config that `to_dict` writes in another way, or not at all.
 NOT_WRITTEN = ("labels", "problem_type", "head_error", "other_keys", "attn_implementation")
