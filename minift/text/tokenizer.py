@@ -43,7 +43,7 @@ from tokenizers import normalizers
 from minift import hub
 from minift.errors import UserError
 from minift.files import write_json, write_text
-from minift.text.library import library_errors
+from minift.text.library import check_text, library_errors
 from minift.text.pieces import PIECE, can_be_cut, cut
 from minift.text.pipeline import BERT_SETTINGS, read_pipeline, stored_limit, template
 from minift.text.special_tokens import content, control_tokens, spelled_in, without_tokens
@@ -289,7 +289,7 @@ class Tokenizer:
         for start in range(0, len(texts), CHUNK):
             chunk = list(texts[start : start + CHUNK])
             for i, text in enumerate(chunk, start):
-                _check_text(text, i, words)
+                check_text(text, i, words)
             with self._errors("cannot read a text"):
                 encodings = encode(chunk, is_pretokenized=words, add_special_tokens=False)
             yield from encodings
@@ -405,19 +405,3 @@ class Tokenizer:
         Path(folder).mkdir(parents=True, exist_ok=True)
         write_text(Path(folder, TOKENIZER_FILES[0]), self._backend.to_str(pretty=True))
         write_json(Path(folder, TOKENIZER_FILES[1]), config)
-
-
-def _check_text(text: Any, index: int, words: bool) -> None:
-    """Raise an error that names the text and the reason, where Rust's error would name neither."""
-    if words and isinstance(text, str):
-        raise TypeError(f"text {index} is a str; with is_split_into_words give lists of words")
-    for part in text if words else [text]:
-        if not isinstance(part, str):
-            raise TypeError(f"text {index} is or holds {type(part).__name__} {part!r}; give str")
-        try:
-            part.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"text {index}: its character {error.start} is half of a surrogate pair "
-                f"(U+{ord(part[error.start]):04X}), which is not text; remove it"
-            ) from None
