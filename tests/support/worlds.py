@@ -1,192 +1,298 @@
-"""Random folders such as people have, and listings that show what has changed in them.
+"""Worlds: an output folder of a random kind with what surrounds it, and how a run in it may end.
 
-    world/work        the working directory of a run
-    world/work/...    its output folder, or a link to it
-    world/elsewhere   files and folders that links lead to
-
-A listing holds, for each path below a folder, its type, its mode, and the contents of a file or the
-target of a link.  No link is followed.
+world/work        the working directory of a run
+world/work/...    its output folder, or a link to it
+world/elsewhere   files and folders that links lead to
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-import stat
-from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import Any
 
-Listing = dict[str, tuple[str, int, str]]  # path below a folder -> type, mode, contents
+from support import clutter
 
-# Names that a run of some task writes.  In a run's folder a regular file of such a name is the
-# run's; anything else of that name, and any file in a folder without a run, is somebody else's.
-RUN_NAMES = (
-    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
-    *("manifest.json", "metrics.json", "log.jsonl", "predictions.dev.jsonl"),
-    *("predictions.test.jsonl", "results.json", "table.md", "plot.png", "tokens.bin"),
-    *("vocab.txt", "adapter_config.json", "failed.json", "README.md", "report.html"),
-)
-OTHER_NAMES = (
-    *("notes.txt", "with blank.txt", "ünï.txt", "-rf", "*", "two\nlines", "train.tsv", "data.json"),
-    *("state.json", "predictions.csv", "model.safetensors.bak", "config.json~", "caf\udce9.txt"),
-    *("events.out.tfevents", "pip.py", "Makefile", "state.old", "options.json.orig"),
-)
-DOT_NAMES = (".env", ".gitkeep", ".gitignore", ".DS_Store", ".tmp", ".notes.txt.swp", ".dvc")
-# Almost the names of temporary files, which end in a process id and .tmp.
-NEAR_NAMES = (".config.json.tmp", ".model.safetensors.abc.tmp", ".cache.12.tmp", ".state", ".x.new")
-# The names of temporary files and folders, whose contents are never links, FIFOs or notes.
-TEMPORARY_NAMES = (".config.json.123.tmp", ".options.json.4711.tmp", ".log.jsonl.1.tmp")
-TEMPORARY_FOLDERS = (".state.new", ".state.old")
+SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
+MANY = ("seeds", "sweep", "compare")  # commands that make several runs below their folder
+OVERWRITE, RESUME = ("--overwrite",), ("--resume",)
+FLAGS: tuple[tuple[str, ...], ...] = ((), OVERWRITE, RESUME, OVERWRITE + RESUME)
 
 
-def is_temporary(path: str) -> bool:
-    """Whether a part of a path has a name of minift's temporary files and folders."""
-    return any(part.startswith(".") for part in path.split("/"))
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads: a model and reviews; other commands read the other files beside them."""
+
+    model: Path
+    train: Path
+    dev: Path
 
 
-def listing(place: Path) -> Listing:
-    """Everything below a folder."""
-    found: Listing = {}
-    for folder, folders, files in os.walk(place):
-        for name in folders + files:
-            path = os.path.join(folder, name)
-            status = os.lstat(path)
-            kind, contents = "other", ""
-            if stat.S_ISLNK(status.st_mode):
-                kind, contents = "link", os.readlink(path)
-            elif stat.S_ISDIR(status.st_mode):
-                kind = "folder"
-            elif stat.S_ISREG(status.st_mode):
-                kind = "file"
-                with open(path, "rb") as file:
-                    contents = hashlib.sha1(file.read()).hexdigest()
-            elif stat.S_ISFIFO(status.st_mode):
-                kind = "FIFO"
-            mode = stat.S_IMODE(status.st_mode)
-            found[os.path.relpath(path, place)] = (kind, mode, contents)
-    return found
+@dataclass
+class Bench:
+    """Inputs, and folders with runs that cases copy; made once.
 
-
-def remove(place: Path) -> None:
-    """Delete a folder of any kind, read-only ones inside included."""
-    for folder, _, _ in os.walk(place):
-        os.chmod(folder, 0o755)
-    shutil.rmtree(place, ignore_errors=True)
-
-
-def is_taken(path: Path) -> bool:
-    """Whether there is anything, even a link that leads nowhere."""
-    return os.path.lexists(path)
-
-
-def put(path: Path, contents: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(contents, encoding="utf-8")
-
-
-def put_folder(path: Path, draw: Random) -> None:
-    """A folder of somebody's, which may be empty or hold others."""
-    path.mkdir()
-    for name in draw.sample(OTHER_NAMES, draw.randrange(3)):
-        (path / name).write_text(f"{draw.random()}\n")
-    if draw.random() < 0.3:
-        put(path / "deep" / "er" / ".keep", "")
-    if draw.random() < 0.1:
-        path.chmod(0o555)
-
-
-def put_link(path: Path, draw: Random, elsewhere: Path) -> None:
-    """A link to a file or a folder elsewhere, to nothing, or to itself."""
-    target = elsewhere / draw.choice(("file.txt", "folder", "nothing"))
-    path.symlink_to(draw.choice((target, os.path.relpath(target, path.parent), path.name)))
-
-
-def put_special(path: Path, draw: Random, elsewhere: Path) -> None:
-    """Something that is no regular file: a link, a FIFO or a folder."""
-    kind = draw.choice(("link", "link", "FIFO", "folder"))
-    if kind == "link":
-        put_link(path, draw, elsewhere)
-    elif kind == "FIFO":
-        os.mkfifo(path)
-    else:
-        put_folder(path, draw)
-
-
-def put_anything(path: Path, draw: Random, elsewhere: Path) -> None:
-    """A file, which may be read-only or have another name elsewhere, or something special."""
-    kind = draw.choice(("file", "file", "file", "read-only", "hard link", "special", "special"))
-    if kind == "hard link":
-        os.link(elsewhere / "file.txt", path)
-    elif kind == "special":
-        put_special(path, draw, elsewhere)
-    else:
-        path.write_text(draw.choice(("", "{}", "[1]\n", "some text\n", f"{draw.random()}\n")))
-        if kind == "read-only":
-            path.chmod(draw.choice((0o400, 0o444)))
-
-
-def put_repository(folder: Path) -> None:
-    put(folder / ".git" / "HEAD", "ref: refs/heads/main\n")
-    put(folder / ".git" / "objects" / "4b" / "825dc642cb6eb9a060e54bf8d69288fbee4904", "x")
-
-
-def put_dots(folder: Path, draw: Random, elsewhere: Path) -> None:
-    """Dot files and folders whose names no run needs."""
-    for _ in range(draw.randint(1, 3)):
-        kind = draw.choice(("repository", "environment", "name", "name", "near"))
-        names = NEAR_NAMES if kind == "near" else DOT_NAMES
-        name = draw.choice(names)
-        if kind == "repository" and not is_taken(folder / ".git"):
-            put_repository(folder)
-        elif kind == "environment" and not is_taken(folder / ".venv"):
-            (folder / ".venv" / "bin").mkdir(parents=True)
-            (folder / ".venv" / "bin" / "python").symlink_to("/usr/bin/env")
-        elif not is_taken(folder / name):
-            put_anything(folder / name, draw, elsewhere)
-
-
-def put_clutter(folder: Path, draw: Random, elsewhere: Path, beside_run: bool = False) -> None:
-    """Somebody's files, some of them with names that a run writes.
-
-    beside_run: the folder is a run's, so regular files of those names would be taken for its own.
+    runs: (command, "finished" or "unfinished") -> folders.
+    names: command -> the paths below the folder of its finished run.
+    operations: command -> how many operations on files a run makes.
     """
-    for _ in range(draw.randint(1, 4)):
-        kind = draw.choice(("other", "other", "run", "folder", "dots", "temporary"))
-        if kind == "other":
-            name, make = draw.choice(OTHER_NAMES), put_anything
-        elif kind == "run":
-            name, make = draw.choice(RUN_NAMES), put_special if beside_run else put_anything
-        elif kind == "temporary":
-            name, make = draw.choice(TEMPORARY_NAMES + TEMPORARY_FOLDERS), put_special
-        elif kind == "dots":
-            put_dots(folder, draw, elsewhere)
-            continue
+
+    place: Path
+    runs: dict[tuple[str, str], list[Path]] = field(default_factory=dict)
+    names: dict[str, set[str]] = field(default_factory=dict)
+    operations: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> Inputs:
+        folder = self.place / "inputs"
+        return Inputs(folder / "bert", folder / "train.tsv", folder / "dev.tsv")
+
+    def argv(self, command: str, inputs: Inputs, flags: list[str]) -> list[str]:
+        """A script and its flags."""
+        model = ["--model", str(inputs.model), "--device", "cpu"]
+        reviews = ["--train-file", str(inputs.train), "--dev-file", str(inputs.dev)]
+        short = ["--batch-size", "4", "--epochs", "1"]
+        folder = self.inputs.train.parent
+        questions = [f"--{split}-file={folder / 'qa.json'}" for split in ("train", "dev")]
+        text = ["--train-file", str(folder / "text.txt"), "--max-steps", "3"]
+        text += ["--batch-size", "2", "--block-size", "8", "--eval-blocks", "2", "--eval-steps=1"]
+        cells = ["--learning-rates", "1e-3", "--epochs-list", "1", "--batch-sizes", "4", "8"]
+        script, more = {
+            "train": ("train_classification", [*reviews, *short]),
+            "qa": ("train_qa", [*questions, *short, "--max-length", "32"]),
+            "pretrain": ("pretrain", text),
+            "seeds": ("train_classification", [*reviews, *short, "--seeds", "2"]),
+            "sweep": ("sweep", [*reviews, *cells]),
+            "compare": ("compare_freezing", [*reviews, *short, "--seeds", "1"]),
+        }[command]
+        task = ["classification"] if command == "sweep" else []
+        return [str(SCRIPTS / f"{script}.py"), *task, *model, *more, *flags]
+
+
+@dataclass
+class World:
+    """One case: its folder, and what is known of it.
+
+    given: the folder as on the command line; None: none is given.
+    ours: the paths below `place` that a run has written.
+    in_the_way: an input has the place of a file that a run writes.
+    torn: an --overwrite was killed, so the folder may hold parts of two runs.
+    """
+
+    place: Path
+    kind: str
+    draw: Random
+    command: str
+    inputs: Inputs
+    given: Path | None
+    made_by: str = ""
+    ours: set[str] = field(default_factory=set)
+    in_the_way: bool = False
+    torn: bool = False
+    commands: list[str] = field(default_factory=list)  # what was started, and how it ended
+    rows: list[tuple[str, str]] = field(default_factory=list)  # of the table
+
+    @property
+    def work(self) -> Path:
+        return self.place / "work"
+
+    @property
+    def folder(self) -> Path:
+        """The folder itself, behind any link."""
+        return Path(os.path.realpath(self.work / (self.given or "runs")))
+
+    def below(self, path: str) -> str | None:
+        """A path of the world as one below the folder; None if it is not."""
+        inside = os.path.relpath(self.place / path, self.folder)
+        return None if inside == "." or inside.startswith("..") else inside
+
+    def holds(self, name: str) -> bool:
+        """Whether a run has written a file of this name in the folder."""
+        path = self.folder / name
+        return os.path.relpath(path, self.place) in self.ours and path.is_file()
+
+    @property
+    def theirs(self) -> list[str]:
+        """The names in the folder that no run has written."""
+        prefix = os.path.relpath(self.folder, self.place)
+        return [n for n in names_in(self.folder) if os.path.join(prefix, n) not in self.ours]
+
+
+KINDS = {
+    "missing": 7,
+    "nested": 3,
+    "empty": 6,
+    "dots": 9,
+    "foreign": 12,
+    "foreign options": 9,
+    "finished": 7,
+    "unfinished": 8,
+    "finished and files": 10,
+    "unfinished and files": 9,
+    "inputs": 8,
+    "no folder": 2,
+    "dangling link": 2,
+    "runs": 9,
+}
+
+
+def make_world(bench: Bench, place: Path, draw: Random, command: str) -> World:
+    """A folder of a random kind."""
+    kind = draw.choices(list(KINDS), list(KINDS.values()))[0]
+    if command in MANY and kind in ("inputs", "runs"):
+        kind = "foreign"
+    elsewhere = place / "elsewhere"
+    (place / "work").mkdir(parents=True)
+    clutter.put(elsewhere / "file.txt", "somebody's\n")
+    clutter.put(elsewhere / "folder" / "file.txt", "somebody's\n")
+    name = Path("deep") / "er" / "out" if kind == "nested" else Path("out")
+    if draw.random() < 0.04:
+        name = Path("caf\udce9")  # not UTF-8
+    world = World(place, kind, draw, command, bench.inputs, None if kind == "runs" else name)
+    if draw.random() < 0.3 and world.given is not None:
+        world.given = world.work / name
+    target = world.work / name
+    if kind in ("missing", "nested"):
+        return world
+    if kind == "runs":
+        make_runs(bench, world, elsewhere)
+        return world
+    if kind == "dangling link":
+        target.symlink_to(draw.choice(("nothing", target.name, place / "no" / "thing")))
+        return world
+    if kind == "no folder":
+        target.write_text("x") if draw.random() < 0.6 else os.mkfifo(target)
+        return world
+    if draw.random() < 0.15:
+        linked = draw.choice((elsewhere / "output", world.work / "real output"))
+        target.symlink_to(draw.choice((linked, os.path.relpath(linked, target.parent))))
+        target = linked
+    if "finished" in kind:
+        put_run(bench, world, target, command, kind.split()[0])
+    else:
+        target.mkdir()
+    if kind == "dots":
+        clutter.put_dots(target, draw, elsewhere)
+    elif kind == "foreign":
+        clutter.put_clutter(target, draw, elsewhere)
+    elif kind == "foreign options":
+        real = bench.runs["train", "finished"][0] / "options.json"
+        clutter.put_foreign_options(target, draw, elsewhere, real)
+    elif kind.endswith("files"):
+        clutter.put_clutter(target, draw, elsewhere, beside_run=True)
+        if (target / "state").is_dir() and draw.random() < 0.1:
+            clutter.put(target / "state" / "notes.txt", "somebody's\n")
+    elif kind == "inputs":
+        put_inputs(bench, world, target)
+    return world
+
+
+def put_run(bench: Bench, world: World, target: Path, command: str, how: str) -> None:
+    """Copy a run, mostly of the same command."""
+    draw = world.draw
+    world.made_by = command if draw.random() < 0.75 else draw.choice(["train", "qa", "pretrain"])
+    shutil.copytree(draw.choice(bench.runs[world.made_by, how]), target, symlinks=True)
+    world.ours |= {str(path.relative_to(world.place)) for path in (target, *target.rglob("*"))}
+
+
+def put_inputs(bench: Bench, world: World, target: Path) -> None:
+    """Put the model or a data file into the output folder, perhaps beside a run."""
+    draw = world.draw
+    beside_run = draw.random() < 0.6
+    if beside_run:
+        shutil.rmtree(target)
+        put_run(bench, world, target, "train", "finished")
+    if draw.random() < 0.4:
+        model = target if draw.random() < 0.6 else target / "model"
+        if model != target or not beside_run:
+            shutil.copytree(bench.inputs.model, model, dirs_exist_ok=True)
+        world.inputs = replace(bench.inputs, model=model)
+        world.in_the_way = model == target
+        kept = [model / "config.json", model / "model.safetensors"]
+    else:
+        split = draw.choice(("train", "dev"))
+        names = ["mine.jsonl", "log.jsonl", "predictions.test.jsonl", "predictions.dev.jsonl"]
+        path = target / draw.choice(names if beside_run else names[:1])
+        rows = getattr(bench.inputs, split).read_text().splitlines()
+        fields = [dict(zip(("text", "label"), row.split("\t"), strict=True)) for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in fields))
+        world.in_the_way = path.name != "mine.jsonl"
+        kept = [path]
+        if draw.random() < 0.4:
+            link = world.work / "linked.jsonl"
+            link.symlink_to(path)
+            path = link
+        world.inputs = replace(bench.inputs, **{split: path})
+    world.ours -= {str(path.relative_to(world.place)) for path in kept}
+
+
+def make_runs(bench: Bench, world: World, elsewhere: Path) -> None:
+    """The folder runs/, in which a start without --output-dir takes the next number."""
+    draw, runs = world.draw, world.work / "runs"
+    how = draw.choices(("missing", "link", "folder", "no folder"), (3, 1, 5, 1))[0]
+    if how == "link":
+        runs.symlink_to(elsewhere / "folder")
+    elif how == "folder":
+        runs.mkdir()
+    elif how == "no folder":
+        runs.write_text("x") if draw.random() < 0.5 else runs.symlink_to("nothing")
+        return
+    for number in draw.sample(range(1, 4), draw.randrange(4) if runs.is_dir() else 0):
+        path = runs / f"classification-{number}"
+        if draw.random() < 0.3:
+            put_run(bench, world, path, "train", draw.choice(("finished", "unfinished")))
         else:
-            name = draw.choice(("state", "logs", "data", "classification-seed1", "tables"))
-            if name == "state" and not is_taken(folder / name):
-                put(folder / name / draw.choice(("notes.txt", "state.json")), "mine\n")
-            make = put_special
-        if not is_taken(folder / name):
-            make(folder / name, draw, elsewhere)
+            clutter.put_anything(path, draw, elsewhere)
 
 
-def put_foreign_options(folder: Path, draw: Random, elsewhere: Path, of_a_run: Path) -> None:
-    """An options.json that no run wrote; of_a_run: one that a run wrote, elsewhere."""
-    path = folder / "options.json"
-    fields: dict[str, Any] = {"theme": "dark", "seed": 1, "output_dir": "build", "epochs": 3}
-    for name in draw.sample(sorted(fields), 2):
-        del fields[name]
-    texts = ("", "{}", "[]", '"text"', "{", "null", "1" * 5000, "[" * 5000, json.dumps(fields))
-    makers: list[Callable[[], object]] = [
-        *(lambda text=text: path.write_text(text) for text in (*texts, json.dumps(fields))),
-        lambda: path.write_bytes(b"\xff\xfe{\x00}\x00"),
-        lambda: put_special(path, draw, elsewhere),
-        lambda: path.symlink_to(shutil.copy(of_a_run, elsewhere / "options.json")),
-    ]
-    draw.choice(makers)()
-    if draw.random() < 0.8:
-        put_clutter(folder, draw, elsewhere)
+EITHER = {"finished", "refused"}
+
+
+def expected(world: World, flags: tuple[str, ...]) -> set[str]:
+    """How a start that nothing disturbs may end: "finished", "refused", or either.
+
+    Either, where a name that a run needs is taken by something that no run wrote.
+    """
+    if len(flags) == 2:
+        return {"refused"}
+    if world.given is None:
+        runs = world.work / "runs"
+        no_folder = clutter.is_taken(runs) and not runs.is_dir()
+        return {"refused"} if no_folder or flags == RESUME else {"finished"}
+    given = world.work / world.given
+    if clutter.is_taken(given) and not given.is_dir():
+        return {"refused"}
+    names, theirs = names_in(world.folder), world.theirs
+    conflict = not str(world.given).isprintable() or any(map(is_needed, theirs))
+    fresh = all(name.startswith(".") for name in names)
+    if world.command in MANY or world.made_by in MANY:
+        expected_here = world.made_by in ("", world.command) and all(n[0] == "." for n in theirs)
+        return {"finished"} if expected_here and not conflict and flags != RESUME else EITHER
+    is_run = world.holds("options.json")
+    uncertain = conflict or world.torn or world.kind == "inputs"
+    if flags == RESUME:
+        if not is_run or world.holds("metrics.json"):
+            return {"refused"}
+        if not uncertain and world.command == world.made_by:
+            return {"finished"}
+        return EITHER if uncertain else {"refused"}
+    if fresh:
+        return EITHER if conflict else {"finished"}
+    if not flags or (world.in_the_way and is_run):
+        return {"refused"}
+    if not is_run and any(not name.startswith(".") for name in theirs):
+        return EITHER if world.torn else {"refused"}
+    return EITHER if conflict or world.kind == "inputs" else {"finished"}
+
+
+def names_in(folder: Path) -> list[str]:
+    return os.listdir(folder) if folder.is_dir() else []
+
+
+def is_needed(name: str) -> bool:
+    """Whether a run may need a name for itself."""
+    names = (*clutter.RUN_NAMES, "options.json", "state", "logs", "classification-seed1")
+    return name in (*names, *clutter.TEMPORARY_FOLDERS, *clutter.TEMPORARY_NAMES)
