@@ -59,7 +59,7 @@ from minift.predictor import predict_lines
 
 LARGE = 1500  # cases in which every kind must have occurred
 OUTCOMES = ("refused", "finished", "killed", "together", "failed")
-SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+SIGNALS = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGINT")
 DEV_RECORDS = 5
 TEXT = "the film was good , so it was bad ."
 
@@ -276,7 +276,9 @@ def try_starts(bench: Bench, world: World, together: bool, again: bool, to_kill:
     operations = bench.operations[world.command]
     at = draw.randint(1, operations if draw.random() < 0.7 else operations // 6)
     if to_kill:
-        starts[chosen] = replace(starts[chosen], at=at, number=int(draw.choice(SIGNALS)))
+        starts[chosen] = replace(
+            starts[chosen], at=at, number=int(signal.Signals[draw.choice(SIGNALS)])
+        )
     elif together and draw.random() < 0.7:
         starts[chosen] = replace(starts[chosen], at=at, number=0)
     if together:
