@@ -13,7 +13,7 @@ operations on files, and starts them again until one ends by itself.  After each
 - status 0 leaves a whole run and no temporary file; of two runs in one folder it is one's alone.
 
 `--first SEED --count 1` repeats a case: the folder, flags and operations are the same, but two
-processes at once take turns as the system decides.
+processes at once take turns as the system decides, and some are killed after a random time.
 """
 
 from __future__ import annotations
@@ -275,7 +275,9 @@ def try_starts(bench: Bench, world: World, together: bool, again: bool, to_kill:
     chosen = draw.randrange(count)
     operations = bench.operations[world.command]
     at = draw.randint(1, operations if draw.random() < 0.7 else operations // 6)
-    if to_kill:
+    if to_kill and draw.random() < 0.25:
+        starts[chosen] = replace(starts[chosen], after=draw.uniform(0.01, 0.5))
+    elif to_kill:
         starts[chosen] = replace(
             starts[chosen], at=at, number=int(signal.Signals[draw.choice(SIGNALS)])
         )
@@ -286,7 +288,10 @@ def try_starts(bench: Bench, world: World, together: bool, again: bool, to_kill:
     foreseen = [expected(world, flags) for flags in all_flags]
     was_run = world.holds("options.json") if world.given is not None else False
     before, inputs = listing(world.place), listing(bench.inputs.train.parent)
-    world.commands += [" ".join([*start.argv, f"[{start.at}, {start.number}]"]) for start in starts]
+    world.commands += [
+        " ".join([*start.argv, f"[{start.at}, {start.number}, {start.after:.2f}]"])
+        for start in starts
+    ]
 
     ends, order = finish(starts, bench.place / "printed")
     world.rows += [
@@ -401,9 +406,9 @@ def fuzz(first: int, count: int) -> Outcomes:
 
 def must_occur() -> list[tuple[str, str]]:
     """The (row, column) of the table that a large fuzz must have filled."""
-    used = [kind for kind in KINDS if kind not in ("no folder", "dangling link")]
-    rows = [(f"folder: {kind}", o) for kind in used for o in ("finished", "killed", "together")]
-    rows += [(f"folder: {kind}", "refused") for kind in KINDS]
+    rows = [(f"folder: {kind}", outcome) for kind in KINDS for outcome in ("refused", "together")]
+    used = [kind for kind in KINDS if kind not in ("no folder", "dangling link", "foreign options")]
+    rows += [(f"folder: {kind}", outcome) for kind in used for outcome in ("finished", "killed")]
     rows += [(f"command: {c}", o) for c in ("train", "pretrain", *MANY) for o in OUTCOMES[:3]]
     flags = [" ".join(flags) or "none" for flags in FLAGS[:3]]
     return rows + [(f"flags: {f}", o) for f in flags for o in OUTCOMES[:4]]

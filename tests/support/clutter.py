@@ -22,9 +22,10 @@ Listing = dict[str, tuple[str, int, str]]  # path below a folder -> type, mode, 
 # run's; anything else of that name, and any file in a folder without a run, is somebody else's.
 RUN_NAMES = (
     *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
-    *("manifest.json", "metrics.json", "log.jsonl", "predictions.dev.jsonl"),
-    *("predictions.test.jsonl", "results.json", "table.md", "plot.png", "tokens.bin"),
-    *("vocab.txt", "adapter_config.json", "failed.json", "README.md", "report.html"),
+    *("generation_config.json", "manifest.json", "metrics.json", "log.jsonl", "failed.json"),
+    *("predictions.dev.jsonl", "predictions.test.jsonl", "predictions.test.json", "tokens.bin"),
+    *("null_odds.dev.json", "results.json", "table.md", "plot.png", "README.md", "report.html"),
+    *("adapter", "vocab.txt"),
 )
 OTHER_NAMES = (
     *("notes.txt", "with blank.txt", "ünï.txt", "-rf", "*", "two\nlines", "train.tsv", "data.json"),
@@ -34,9 +35,9 @@ OTHER_NAMES = (
 DOT_NAMES = (".env", ".gitkeep", ".gitignore", ".DS_Store", ".tmp", ".notes.txt.swp", ".dvc")
 # Almost the names of temporary files, which end in a process id and .tmp.
 NEAR_NAMES = (".config.json.tmp", ".model.safetensors.abc.tmp", ".cache.12.tmp", ".state", ".x.new")
-# The names of temporary files and folders, whose contents are never links, FIFOs or notes.
+# Names that are close to those of temporary files and folders, without being minift's.
 TEMPORARY_NAMES = (".config.json.123.tmp", ".options.json.4711.tmp", ".log.jsonl.1.tmp")
-TEMPORARY_FOLDERS = (".state.new", ".state.old")
+TEMPORARY_FOLDERS = (".state.new", ".state.old", ".state.123.new")
 
 
 def is_temporary(path: str) -> bool:
@@ -125,6 +126,11 @@ def put_anything(path: Path, draw: Random, elsewhere: Path) -> None:
             path.chmod(draw.choice((0o400, 0o444)))
 
 
+def put_backup(folder: Path, backup: Path) -> None:
+    """Hard links to all files of a folder, as `cp -al` makes them."""
+    shutil.copytree(folder, backup, symlinks=True, copy_function=os.link)
+
+
 def put_repository(folder: Path) -> None:
     put(folder / ".git" / "HEAD", "ref: refs/heads/main\n")
     put(folder / ".git" / "objects" / "4b" / "825dc642cb6eb9a060e54bf8d69288fbee4904", "x")
@@ -157,7 +163,8 @@ def put_clutter(folder: Path, draw: Random, elsewhere: Path, beside_run: bool = 
         elif kind == "run":
             name, make = draw.choice(RUN_NAMES), put_special if beside_run else put_anything
         elif kind == "temporary":
-            name, make = draw.choice(TEMPORARY_NAMES + TEMPORARY_FOLDERS), put_special
+            name = draw.choice(TEMPORARY_NAMES + TEMPORARY_FOLDERS)
+            make = put_special if name in TEMPORARY_FOLDERS else put_anything
         elif kind == "dots":
             put_dots(folder, draw, elsewhere)
             continue

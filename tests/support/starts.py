@@ -30,6 +30,8 @@ class Start:
     """One process.  at: the operation on files at which it is ended, or waits for the other one.
 
     number: of the signal that ends it; 0: it waits; None: neither.
+    delay: seconds until it begins.
+    after: seconds after which it is killed, wherever it is; 0: it is not.
     """
 
     argv: list[str]
@@ -37,6 +39,7 @@ class Start:
     at: int = 0
     number: int | None = None
     delay: float = 0.0
+    after: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -111,16 +114,23 @@ def finish(starts: list[Start], log: Path) -> tuple[list[End], list[int]]:
     """Run processes at the same time: how each ended, and the order in which they did."""
     for path in log.parent.glob(f"{log.name}.*"):
         path.unlink()
+    for i in range(len(starts)):
+        log.with_suffix(f".err{i}").touch()
     running = {begin(start, log, i): i for i, start in enumerate(starts)}
     ends: dict[int, int | None] = {}
-    deadline = time.monotonic() + SECONDS
+    began = time.monotonic()
+    killed = set()
     while running:
-        for pid in list(running):
+        passed = time.monotonic() - began
+        for pid, which in list(running.items()):
+            if 0 < starts[which].after < passed and pid not in killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 ends[running.pop(pid)] = status
                 log.with_suffix(".go").touch()
-            elif time.monotonic() > deadline:
+            elif passed > SECONDS:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 ends[running.pop(pid)] = None
@@ -135,7 +145,8 @@ def how_it_ended(status: int | None, start: Start, log: Path, which: int) -> End
     if status is None:
         raise Wrong(f"hangs: {' '.join(start.argv)}")
     code = os.waitstatus_to_exitcode(status)
-    if start.number and code in (-start.number, 128 + start.number):
+    number = signal.SIGKILL if start.after else start.number
+    if number and code in (-number, 128 + number):
         return End("killed", lines[-1])
     if code == 0:
         return End("finished", lines[-1])

@@ -172,6 +172,8 @@ def make_world(bench: Bench, place: Path, draw: Random, command: str) -> World:
         target = linked
     if "finished" in kind:
         put_run(bench, world, target, command, kind.split()[0])
+        if draw.random() < 0.2:
+            clutter.put_backup(target, elsewhere / "backup")
     else:
         target.mkdir()
     if kind == "dots":
@@ -182,7 +184,9 @@ def make_world(bench: Bench, place: Path, draw: Random, command: str) -> World:
         real = bench.runs["train", "finished"][0] / "options.json"
         clutter.put_foreign_options(target, draw, elsewhere, real)
     elif kind.endswith("files"):
-        clutter.put_clutter(target, draw, elsewhere, beside_run=True)
+        inner = [path.parent for path in target.glob("*/metrics.json")]  # of a comparison
+        place = draw.choice(inner) if inner and draw.random() < 0.4 else target
+        clutter.put_clutter(place, draw, elsewhere, beside_run=True)
         if (target / "state").is_dir() and draw.random() < 0.1:
             clutter.put(target / "state" / "notes.txt", "somebody's\n")
     elif kind == "inputs":
