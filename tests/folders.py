@@ -185,15 +185,15 @@ def check_changes(world: World, before: Listing, strict: bool, may_replace: bool
 def check_whole(bench: Bench, world: World, folder: Path, command: str, seeds: set[int]) -> None:
     """`Wrong` unless a folder holds one finished run, of one of these seeds, and nothing beside."""
     top = os.path.relpath(folder, world.place)
-    found = {os.path.relpath(path, top) for path in world.ours if path.startswith(f"{top}/")}
-    found = {path for path in found if os.path.lexists(folder / path)}
+    there = set(listing(folder))
+    theirs = {path for path in there if os.path.join(top, path) not in world.ours}
+    holders = {str(parent) for path in theirs for parent in Path(path).parents}  # of their files
     names = bench.names[command]
+    found = there - theirs - (holders - names)
     if command in MANY:  # a run of another command may be beside its runs
         tops = {Path(name).parts[0] for name in names}
         found = {path for path in found if Path(path).parts[0] in tops}
-    if left := [
-        path for path in found if clutter.is_temporary(path) or "state" in Path(path).parts
-    ]:
+    if left := [p for p in found if clutter.is_temporary(p) or "state" in Path(p).parts]:
         raise Wrong(f"left behind by a finished run: {sorted(left)}")
     if not names <= found or (command not in MANY and names != found):
         raise Wrong(f"files of a finished run: {sorted(found)}, not {sorted(names)}")
@@ -294,9 +294,6 @@ def try_starts(bench: Bench, world: World, together: bool, again: bool, to_kill:
     ]
 
     ends, order = finish(starts, bench.place / "printed")
-    world.rows += [
-        (f"flags: {' '.join(f) or 'none'}", e.status) for f, e in zip(all_flags, ends, strict=True)
-    ]
     for flags, end in zip(all_flags, ends, strict=True):
         row = f"flags: {' '.join(flags) or 'none'}"
         world.rows += [(row, end.status), *([(row, "together")] if together else [])]
@@ -380,11 +377,8 @@ def try_case(bench: Bench, seed: int) -> tuple[list[tuple[str, str]], str]:
         outcomes = {"failed"}
         reason = str(error) if isinstance(error, Wrong) else f"{type(error).__name__}: {error}"
         why = "\n".join([*world.commands, reason])
-    rows = [
-        (f"{name}", o)
-        for name in (f"folder: {world.kind}", f"command: {command}")
-        for o in outcomes
-    ]
+    names = (f"folder: {world.kind}", f"command: {command}")
+    rows = [(name, outcome) for name in names for outcome in sorted(outcomes)]
     return [*rows, *world.rows], why
 
 

@@ -171,7 +171,8 @@ def put_clutter(folder: Path, draw: Random, elsewhere: Path, beside_run: bool = 
         else:
             name = draw.choice(("state", "logs", "data", "classification-seed1", "tables"))
             if name == "state" and not is_taken(folder / name):
-                put(folder / name / draw.choice(("notes.txt", "state.json")), "mine\n")
+                inner = "notes.txt" if beside_run else draw.choice(("notes.txt", "state.json"))
+                put(folder / name / inner, "mine\n")
             make = put_special
         if not is_taken(folder / name):
             make(folder / name, draw, elsewhere)

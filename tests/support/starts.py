@@ -104,6 +104,8 @@ def watch_operations(start: Start, log: Path) -> list[int]:
         if not isinstance(first, (str, bytes, os.PathLike)):
             return True
         path = os.fsdecode(first)
+        if path.startswith(str(log)):  # our own files
+            return False
         return not os.path.isabs(path) or path.startswith(str(log.parent))
 
     sys.addaudithook(hook)
