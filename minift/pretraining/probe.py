@@ -19,7 +19,8 @@ from minift.pretraining.masked_lm import MaskedLM
 from minift.pretraining.run import PretrainOptions, eval_loss, make_blocks, pretrain
 from minift.text.tokenizer import Tokenizer
 from minift.training.cli import as_dict
-from minift.training.run_dir import METRICS, check_same_options
+from minift.training.resume import check_same_options
+from minift.training.run_dir import FINISHED, state_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def train_probe(encoder: str, probe: ProbeOptions, folder: Path) -> PretrainOpti
         save_steps=0,
     )
     model = ModelOptions(family=read_model_type(hub.find_checkpoint(encoder)))
-    if (folder / METRICS).exists():
+    if state_of(folder) == FINISHED:
         resolved = as_dict(model, options)
         check_same_options(folder, resolved, "choose another --output-dir")
     else:

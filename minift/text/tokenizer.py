@@ -369,6 +369,7 @@ class Tokenizer:
         splits = self.split_special_tokens and special <= set(self.control_tokens)
         split = {"split_special_tokens": True} if splits else {}
         config = {"tokenizer_class": name, **kept, **settings, **limit, **split}
+        Path(folder).mkdir(parents=True, exist_ok=True)
         write_text(Path(folder, TOKENIZER_FILES[0]), self._backend.to_str(pretty=True))
         write_json(Path(folder, TOKENIZER_FILES[1]), config)
 

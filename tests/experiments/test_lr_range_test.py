@@ -168,7 +168,7 @@ def test_the_script_has_the_options_of_the_task_and_of_training(tiny_bert, revie
         cwd=tmp_path,
     )
     assert "66 of them trained" in done.stdout
-    found = json.loads((tmp_path / "runs" / "find-lr" / "range.json").read_text())
+    found = json.loads((tmp_path / "runs" / "find-lr-1" / "range.json").read_text())
     assert len(found["points"]["loss"]) == 42  # six epochs of 7 steps
     assert found["points"]["loss"][-1][0] == 1
     assert done.stdout.splitlines()[-1].startswith("suggested --learning-rate ")
