@@ -10,7 +10,8 @@ operations on files, and starts them again until one ends by itself.  After each
 - every path that no run had written is there, with its type, mode and contents; without --resume or
   --overwrite that holds for the paths of runs too; after a refusal for everything;
 - a process has ended with status 0, with status 2 and one line, or as its signal demands;
-- status 0 leaves a whole run and no temporary file; of two runs in one folder it is one's alone.
+- status 0 leaves a whole run and no temporary file; of two runs in one folder it is one's alone;
+- a run that was killed, and resumed or replaced, has the results of an undisturbed one.
 
 `--first SEED --count 1` repeats a case: the folder, flags and operations are the same, but two
 processes at once take turns as the system decides, and some are killed after a random time.
@@ -235,6 +236,20 @@ def check_finished_run(folder: Path, command: str, seeds: set[int]) -> None:
             raise Wrong(f"the saved model predicts {other}, but predictions.dev.jsonl has {row}")
 
 
+def check_as_undisturbed(bench: Bench, world: World, seed: int) -> None:
+    """`Wrong` unless a run that was killed on the way, or begun in another's place, has the results
+    of the same run in a new folder.
+    """
+    folder = bench.place / "undisturbed"
+    clutter.remove(folder)
+    flags = ["--seed", str(seed), "--output-dir", str(folder)]
+    straight = Start(bench.argv(world.command, world.inputs, flags), world.work)
+    (end,), _ = finish([straight], bench.place / "printed")
+    for name in ("log.jsonl", "model.safetensors"):
+        if (folder / name).read_bytes() != (world.folder / name).read_bytes():
+            raise Wrong(f"{name} is not that of an undisturbed run, which is {end.status}")
+
+
 # ---- one case ------------------------------------------------------------------------------------
 
 
@@ -317,6 +332,9 @@ def try_starts(bench: Bench, world: World, together: bool, again: bool, to_kill:
         if not any(all_flags[i] and order.index(i) > order.index(last) for i in killed):
             world.torn = False
             check_whole(bench, world, world.folder, world.command, {seeds[i] for i in finished})
+            if world.command not in MANY and (RESUME in all_flags or again):
+                options = json.loads((world.folder / "options.json").read_text())
+                check_as_undisturbed(bench, world, options["seed"])
     return ends
 
 
