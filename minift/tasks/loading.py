@@ -122,6 +122,7 @@ def save_generation(
     ids = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
     settings = generation.to_dict()
     ids_of = {name: getattr(model.config, name) for name in ids}
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / GENERATION_CONFIG, {**settings, **ids_of})
     params = {"summarization": {"prefix": source_prefix, **settings}}
     other_keys = {**model.config.other_keys, "task_specific_params": params}
