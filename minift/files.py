@@ -206,17 +206,22 @@ def lock_folder(folder: Path) -> int | None:
         return None
     with writing(folder):
         descriptor = os.open(folder, os.O_RDONLY)
+    is_free = True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Another run may have made it, failed, and removed it just before it was locked here.
+        is_free = folder.exists() and os.path.samestat(os.fstat(descriptor), os.stat(folder))
     except BlockingIOError:
+        is_free = False
+    except OSError:
+        os.close(descriptor)
+        return None
+    if not is_free:
         os.close(descriptor)
         raise UserError(
             f"{folder}: another run is using it now; wait for that run, or choose another "
             "--output-dir"
-        ) from None
-    except OSError:
-        os.close(descriptor)
-        return None
+        )
     return descriptor
 
 

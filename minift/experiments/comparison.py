@@ -25,7 +25,14 @@ from minift.training.options import MAX_SEED, TrainOptions
 from minift.training.progress import numbers
 from minift.training.resume import check_same_options
 from minift.training.run import run
-from minift.training.run_dir import FAILED, METRICS, experiment, record_failure
+from minift.training.run_dir import (
+    FAILED,
+    METRICS,
+    UNFINISHED,
+    experiment,
+    record_failure,
+    state_of,
+)
 from minift.training.signals import Stopped
 
 MAX_SEEDS = 1000
@@ -79,9 +86,8 @@ def finished_run(
             raise NonFiniteError(found["error"])
         return found
     print_line(f"\n--- {name}, seed {options.seed}")
-    unfinished = folder.exists()
-    resume = options.resume and unfinished
-    changed = replace(options, resume=resume, overwrite=unfinished and not resume)
+    resume = options.resume and state_of(folder) == UNFINISHED
+    changed = replace(options, resume=resume, overwrite=not resume)
     try:
         return run(task_class, task_options, changed)
     except NonFiniteError as error:

@@ -28,7 +28,7 @@ import torch
 from minift import metrics
 from minift.data.read import SummaryRecord
 from minift.device import pick_device
-from minift.errors import escape_controls
+from minift.errors import UserError, escape_controls
 from minift.experiments.comparison import check_dev_file, finished_run
 from minift.files import write_json, write_text
 from minift.generation.config import GenerationConfig
@@ -242,6 +242,8 @@ def options_of_run(
     contradicting = {name: value for name, value in given.items() if name not in FREE_OPTIONS}
     check_same_options(folder, contradicting, "leave it out, or choose another --output-dir")
     run = read_options(folder)
+    if not (isinstance(run.get("train_file"), list) and "dev_file" in run):
+        raise UserError(f"{folder}: holds no run of train_summarization.py; give its folder")
     started_in = Path(run["started_in"])
     dev_file = task_options.dev_file or (run["dev_file"] and started_in / run["dev_file"])
     train_file = tuple(started_in / file for file in run["train_file"])

@@ -54,7 +54,7 @@ def train_probe(encoder: str, probe: ProbeOptions, folder: Path) -> PretrainOpti
         model=encoder,
         freeze_encoder=True,
         output_dir=folder,
-        overwrite=folder.exists(),
+        overwrite=True,
         max_steps=probe.probe_steps or 500,
         batch_size=32,
         block_size=48,

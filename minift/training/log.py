@@ -32,7 +32,11 @@ class Log:
 
     def __init__(self, folder: Path, keep_lines: int = 0):
         self.path = folder / LOG
-        text = read_bytes(self.path).decode() if keep_lines and self.path.exists() else ""
+        text = (
+            read_bytes(self.path).decode(errors="replace")
+            if keep_lines and self.path.exists()
+            else ""
+        )
         lines = text.splitlines(keepends=True)
         # A new file, because another name of the old one, or the target of a link, is not ours.
         write_text(self.path, "".join(lines[:keep_lines]))

@@ -45,13 +45,14 @@ from minift.training.log import LOG
 from minift.weights import WEIGHTS
 
 OPTIONS, METRICS, FAILED = "options.json", "metrics.json", "failed.json"
+ADAPTER = "adapter"  # folder of the LoRA adapter
 FILES = (
     # of the run; metrics.json says that it is finished, so it is the first to be deleted
     *(METRICS, FAILED, LOG),
     # the model
     *("config.json", WEIGHTS, "generation_config.json", "manifest.json"),
     *("tokenizer.json", "tokenizer_config.json"),
-    *("adapter/adapter_config.json", "adapter/adapter_model.safetensors"),
+    *(f"{ADAPTER}/{name}" for name in ("adapter_config.json", "adapter_model.safetensors")),
     # predictions, those of question answering also as the official script reads them
     *("predictions.dev.jsonl", "predictions.test.jsonl"),
     *("predictions.dev.json", "nbest_predictions.dev.json", "null_odds.dev.json"),
@@ -144,7 +145,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _check_kinds(folder: Path, files: Collection[str]) -> None:
     """`UserError` for a folder in the place of a file that a run writes, or the other way round."""
-    for path in {folder / name for name in files}:
+    for path in (folder / name for name in files):
         parent = path.parent
         if parent != folder and parent.exists() and not (parent.is_dir() or parent.is_symlink()):
             raise UserError(f"{parent}: is a file, where a run has a folder; move it")
@@ -166,10 +167,13 @@ def run_lock(name: str, options: Any, *more: Any) -> Iterator[Path]:
     `UserError` if another run has the folder, if the table above refuses it, and if an input is a
     file that the run may write.
     """
-    with made(options.output_dir, name) as folder, locked(folder):
-        check_inputs(folder, (*FILES, *DECODING_FILES), options, *more)
-        _check_state(folder, options)
-        yield folder
+    files = (*FILES, *DECODING_FILES)
+    with made(options.output_dir, name) as folder:
+        _check_state(folder, options)  # first without the lock, which would hold up another run
+        with locked(folder):
+            check_inputs(folder, files, options, *more)
+            _check_state(folder, options)
+            yield folder
 
 
 @contextmanager
@@ -222,9 +226,10 @@ def started(folder: Path, options: Any, resolved: Mapping[str, Any]) -> Iterator
     A run that ends with a `UserError` before it has logged or saved anything leaves nothing.
     """
     _check_state(folder, options)
-    if options.resume:
-        finish_save(folder)
-    remove_left_overs(folder, {*FILES, STATE})
+    finish_save(folder)
+    _remove_left_overs(folder, (*FILES, STATE))
+    if (folder / ADAPTER).is_symlink():
+        (folder / ADAPTER).unlink()
     if not options.resume:
         _delete_run(folder, keep_options=True)
         write_options(folder, resolved)
@@ -260,6 +265,13 @@ def _delete_run(folder: Path, keep_options: bool = False) -> None:
     _delete(folder, files)
 
 
+def _remove_left_overs(folder: Path, files: Sequence[str]) -> None:
+    """Delete the temporary files for these files, which killed processes left."""
+    for parent in {(folder / name).parent for name in files}:
+        if parent == folder or not parent.is_symlink():
+            remove_left_overs(parent, {name.rpartition("/")[2] for name in files})
+
+
 def _delete(folder: Path, files: Sequence[str]) -> None:
     """Delete files by their names, and the folders that held them, if they are empty then."""
     inner = {name.partition("/")[0] for name in files if "/" in name}
@@ -291,7 +303,7 @@ def decoding_results(folder: Path, task_options: Any) -> Iterator[None]:
                 f"{folder / there[0]}: is not minift's and would be replaced; move it, or choose "
                 "another --output-dir"
             )
-        remove_left_overs(folder, DECODING_FILES)
+        _remove_left_overs(folder, DECODING_FILES)
         yield
 
 
@@ -307,7 +319,9 @@ def check_inputs(folder: Path, files: Sequence[str], *options: Any) -> None:
     written = {base / name for base in bases for name in files}
     folders = {path.parent for path in written}  # a model in one of these has such files
     for flag, path in (pair for one in options for pair in _inputs(one)):
-        inside = sorted(path.iterdir()) if path.is_dir() else []
+        inside: list[Path] = []
+        with suppress(OSError):  # a file, or a name that is no usable one; its reader refuses it
+            inside = sorted(path.iterdir())
         hit = any(place in written or place in folders for place in _places(path))
         if hit or any(place in written for file in inside for place in _places(file)):
             raise UserError(
@@ -334,7 +348,7 @@ def _places(path: Path) -> Iterator[Path]:
     for _ in range(40):  # more links in a row are no usable path
         path = Path(os.path.realpath(path.parent), path.name)
         yield path
-        if not path.is_symlink():
+        if not os.path.islink(path):
             return
         path = path.parent / os.readlink(path)
 
@@ -375,14 +389,17 @@ def experiment(given: Path | None, name: str, runs: Sequence[str], *options: Any
                     f"{run}: {what}, and is not the run that belongs there; move it, or choose "
                     "another --output-dir"
                 )
-        remove_left_overs(folder, EXPERIMENT_FILES)
+        _remove_left_overs(folder, [*EXPERIMENT_FILES, *logs])
         write_options(folder, {"experiment": name})
         if given is None and runs:
             print_line(f"to continue after an interruption, repeat with --output-dir {folder}")
         try:
             yield folder
         finally:
-            if not {*_visible(folder)} - {OPTIONS, LOGS}:
+            for run in {*runs}.difference(found):
+                with suppress(OSError):
+                    (folder / run).rmdir()  # of a process that was ended before it wrote anything
+            if not found and not {*_visible(folder)} - {OPTIONS, LOGS}:
                 _delete(folder, [*logs, OPTIONS])
 
 
