@@ -163,14 +163,14 @@ def check_changes(world: World, before: Listing, strict: bool, may_replace: bool
     if not may_replace or strict:
         spared = {path for path in changed & world.ours if clutter.is_temporary(path)}
     else:
-        spared = world.ours
+        spared = world.ours | world.links
     if wrong := changed - spared:
         lines = (f"    {path!r} was {before[path]}, is {after.get(path)}" for path in sorted(wrong))
         raise Wrong("changed or gone:\n" + "\n".join(lines))
     new = after.keys() - before.keys()
     if strict and new:
         raise Wrong(f"left behind by a refusal: {sorted(new)}")
-    ours = world.ours | new
+    ours = world.ours | new | (changed & world.links)
     for path in new:
         place = world.place / path
         inside = world.below(path)

@@ -19,13 +19,18 @@ from typing import Any
 Listing = dict[str, tuple[str, int, str]]  # path below a folder -> type, mode, contents
 
 # Names that a run of some task writes.  In a run's folder a regular file of such a name is the
-# run's; anything else of that name, and any file in a folder without a run, is somebody else's.
-RUN_NAMES = (
+# run's, and so is a link, though not its target; a FIFO or a folder of that name, and anything in a
+# folder without a run, is somebody else's.
+RUN_FILES = (
     *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
     *("generation_config.json", "manifest.json", "metrics.json", "log.jsonl", "failed.json"),
     *("predictions.dev.jsonl", "predictions.test.jsonl", "predictions.test.json", "tokens.bin"),
-    *("null_odds.dev.json", "results.json", "table.md", "plot.png", "README.md", "report.html"),
-    *("adapter", "vocab.txt"),
+    *("null_odds.dev.json", "options.json", "state", "adapter"),
+)
+# And those of comparisons, of other programs, and names that a later version may write.
+RUN_NAMES = (
+    *(name for name in RUN_FILES if name not in ("options.json", "state")),
+    *("results.json", "table.md", "plot.png", "README.md", "report.html", "vocab.txt"),
 )
 OTHER_NAMES = (
     *("notes.txt", "with blank.txt", "ünï.txt", "-rf", "*", "two\nlines", "train.tsv", "data.json"),

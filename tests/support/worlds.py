@@ -78,6 +78,7 @@ class World:
 
     given: the folder as on the command line; None: none is given.
     ours: the paths below `place` that a run has written.
+    links: in a run's folder, with the names of its files; another run may replace them.
     in_the_way: an input has the place of a file that a run writes.
     torn: an --overwrite was killed, so the folder may hold parts of two runs.
     """
@@ -90,6 +91,7 @@ class World:
     given: Path | None
     made_by: str = ""
     ours: set[str] = field(default_factory=set)
+    links: set[str] = field(default_factory=set)
     in_the_way: bool = False
     torn: bool = False
     commands: list[str] = field(default_factory=list)  # what was started, and how it ended
@@ -187,6 +189,9 @@ def make_world(bench: Bench, place: Path, draw: Random, command: str) -> World:
         inner = [path.parent for path in target.glob("*/metrics.json")]  # of a comparison
         place = draw.choice(inner) if inner and draw.random() < 0.4 else target
         clutter.put_clutter(place, draw, elsewhere, beside_run=True)
+        links = [path for path in place.iterdir() if path.is_symlink()]
+        links = [path for path in links if path.name in clutter.RUN_FILES]
+        world.links = {str(path.relative_to(world.place)) for path in links}
         if (target / "state").is_dir() and draw.random() < 0.1:
             clutter.put(target / "state" / "notes.txt", "somebody's\n")
     elif kind == "inputs":
@@ -298,5 +303,5 @@ def names_in(folder: Path) -> list[str]:
 
 def is_needed(name: str) -> bool:
     """Whether a run may need a name for itself."""
-    names = (*clutter.RUN_NAMES, "options.json", "state", "logs", "classification-seed1")
+    names = (*clutter.RUN_FILES, *clutter.RUN_NAMES, "logs", "classification-seed1")
     return name in (*names, *clutter.TEMPORARY_FOLDERS, *clutter.TEMPORARY_NAMES)
