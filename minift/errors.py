@@ -5,10 +5,21 @@ from __future__ import annotations
 import os
 import re
 
-# Control characters except tab and line feed, and the marks that reverse the writing direction.
-CONTROL_CHARS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# The characters that a terminal obeys, or that hide or reorder text.  Left as they are: the joiners
+# of emoji and Persian (U+200C, U+200D), which ordinary text needs, and the marks of Hebrew and
+# Arabic (U+200E, U+200F, U+061C), which override no letter's direction.
+CONTROL_CHARS = re.compile(
+    "["
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls (C0, DEL, C1), except tab and line feed
+    "\u2028\u2029"  # separators of lines and paragraphs
+    "\u202a-\u202e\u2066-\u206f"  # embeddings, overrides and isolates of the writing direction
+    "\ud800-\udfff"  # half of a pair: a byte of a file name that is not UTF-8
+    "\ufff9-\ufffb"  # annotations
+    "\U000e0000-\U000e007f"  # tags: text that is not seen
+    "]"
+)
 
-LINE_ENDS = re.compile("[\t\n\u2028\u2029]")
+LINE_ENDS = re.compile("[\t\n]")
 
 
 class UserError(Exception):
@@ -29,7 +40,8 @@ def location(path: str | os.PathLike, line: int | None = None) -> str:
     >>> location("train.tsv", 12)
     'train.tsv, line 12'
     """
-    return f"{os.fspath(path)}, line {line}" if line is not None else os.fspath(path)
+    name = escape_fields(os.fspath(path))
+    return f"{name}, line {line}" if line is not None else name
 
 
 def escape_controls(text: str) -> str:

@@ -21,7 +21,8 @@ from typing import Any, BinaryIO, TextIO
 from safetensors import SafetensorError
 
 from minift.errors import UserError
-from minift.terminal import json_line
+from minift.strict_json import MAX_VALUES, parse_json
+from minift.terminal import escape_json, json_line
 
 try:
     import fcntl
@@ -29,9 +30,33 @@ except ImportError:  # Windows
     fcntl = None
 
 MANIFEST = "manifest.json"
-MAX_JSON_BYTES = 500_000_000  # the largest tokenizer.json in use has 35 MB
+SHA256 = re.compile("[0-9a-f]{64}")
+MAX_BYTES = 500_000_000  # of a file that is read whole; the largest tokenizer.json in use has 35 MB
+MAX_JSON_BYTES = 20_000_000
+MAX_SHARDS = 1000  # of one model
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+-[0-9a-f]{16}\.[a-z]+")  # of `temporary_name`
 LONGEST_NAME = "n" * 150  # more than the path of any file that is written in an output folder
+
+
+def is_present(path: Path) -> bool:
+    """Whether a saved folder holds a name, be it a file, a folder, or a link to nowhere.
+
+    `Path.exists` takes a dangling link, or a file that may not be read, for absence, and the reader
+    would go on without it.  Here it is present, and `open_regular` says what is wrong.
+    Raises `UserError` if the name is absent, but the manifest lists it.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        if _manifest_entry(path) is not None:
+            raise UserError(
+                f"{path}: is missing, but {MANIFEST} lists it; restore the file, or delete "
+                f"{MANIFEST} if it is meant to be gone"
+            ) from None
+        return False
+    except (OSError, ValueError):
+        pass
+    return True
 
 
 def open_regular(path: Path, max_bytes: int | None = None) -> BinaryIO:
@@ -68,26 +93,50 @@ def open_regular(path: Path, max_bytes: int | None = None) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def read_bytes(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
+def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     """The contents of a file that somebody else made; `UserError` as `open_regular`."""
     with open_regular(path, max_bytes) as file:
         try:
             return file.read(max_bytes)
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+            raise UserError(f"{path}: cannot be read ({error.strerror}); check the disk") from None
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file; `UserError` names the file (and line) if it is unreadable."""
-    check_whole(path)
+def read_saved(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """The contents of a file of a saved folder; `UserError` if they differ from the manifest's."""
+    entry = _manifest_entry(path)
+    data = read_bytes(path, max_bytes)
+    if entry not in (None, (len(data), hashlib.sha256(data).hexdigest())):
+        raise _differs(path)
+    return data
+
+
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES, max_values: int = MAX_VALUES) -> Any:
+    """The value in a JSON file of a saved folder; see strict_json.py.
+
+    Raises `UserError`, which names the file (and line), as `read_saved` and for invalid JSON.
+    """
+    data = read_saved(path, max_bytes)
     try:
-        return json.loads(read_bytes(path).decode())
+        return parse_json(data, max_values)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}, line {error.lineno}: not valid JSON ({error.msg}); restore the file"
         ) from None
-    except (ValueError, RecursionError):  # not UTF-8, a number of 5,000 digits, deep nesting
+    except UnicodeDecodeError:
         raise UserError(f"{path}: not a JSON file in UTF-8; restore the file") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; restore the file") from None
+
+
+def read_json_object(
+    path: Path, max_bytes: int = MAX_JSON_BYTES, max_values: int = MAX_VALUES
+) -> dict[str, Any]:
+    """As `read_json`, and `UserError` for anything but an object."""
+    value = read_json(path, max_bytes, max_values)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: it is not a JSON object; restore the file")
+    return value
 
 
 def shard_names(index: Path) -> list[str]:
@@ -95,15 +144,21 @@ def shard_names(index: Path) -> list[str]:
 
     Their names are free: model-00001-of-00002.safetensors, pytorch_model-00001.safetensors, ...
     """
-    value = read_json(index)
-    shards = value.get("weight_map") if isinstance(value, dict) else None
+    shards = read_json_object(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise UserError(f"{index}: has no 'weight_map'; restore the file")
-    names = sorted(set(map(str, shards.values())))
-    for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise UserError(f"{index}: names the shard {name!r:.80}, which is no safetensors file")
-    return names
+    names = set()
+    for name in shards.values():
+        plain = isinstance(name, str) and Path(name).name == name
+        if not plain or not name.endswith(".safetensors"):
+            raise UserError(
+                f"{index}: names the shard {name!r:.80}, which is no safetensors file; "
+                "restore the file"
+            )
+        names.add(name)
+    if len(names) > MAX_SHARDS:
+        raise UserError(f"{index}: names {len(names):,} shards; minift reads {MAX_SHARDS:,}")
+    return sorted(names)
 
 
 def temporary_name(path: Path) -> Path:
@@ -266,26 +321,53 @@ def write_manifest(folder: Path, names: Iterable[str]) -> None:
 
 def check_whole(path: Path) -> None:
     """Raise `UserError` if a file differs from its entry in the manifest beside it."""
-    manifest = path.with_name(MANIFEST)
-    if path.name == MANIFEST or not manifest.is_file() or not path.is_file():
+    entry = _manifest_entry(path)
+    if entry is None or not is_present(path):
         return
-    value = read_json(manifest)
-    files = value.get("files") if isinstance(value, dict) else None
-    saved = files.get(path.name) if isinstance(files, dict) else None
-    if not isinstance(saved, dict):
-        return  # the manifest does not list this file
-    if saved.get("bytes") != path.stat().st_size or saved.get("sha256") != sha256(path):
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+    if entry[0] != size or entry[1] != sha256(path):
+        raise _differs(path)
+
+
+def _manifest_entry(path: Path) -> tuple[int, str] | None:
+    """The size and the SHA-256 of a file by the manifest beside it; None if it is not listed.
+
+    Raises `UserError` for a damaged manifest, which would otherwise switch the check off.
+    """
+    manifest = path.with_name(MANIFEST)
+    if path.name == MANIFEST or not os.path.lexists(manifest):
+        return None
+    files = read_json_object(manifest).get("files")
+    if not isinstance(files, dict):
         raise UserError(
-            f"{path}: differs from the checksum in {MANIFEST}: either its run was interrupted, or "
-            f"the file was damaged or edited; continue the run with --resume, restore the file, or "
-            f"delete {MANIFEST} if the edit is intended"
+            f"{manifest}: has no 'files'; restore it, or delete it if it is not minift's"
         )
+    if path.name not in files:
+        return None
+    entry = files[path.name]
+    size, digest = (entry.get("bytes"), entry.get("sha256")) if isinstance(entry, dict) else (0, 0)
+    # A bool is an int, but no size.
+    if type(size) is not int or not isinstance(digest, str) or not SHA256.fullmatch(digest):
+        raise UserError(
+            f"{manifest}: its entry of {path.name!r} has no size and SHA-256; restore it, or "
+            "delete it to go without the check"
+        )
+    return size, digest
+
+
+def _differs(path: Path) -> UserError:
+    return UserError(
+        f"{path}: differs from the checksum in {MANIFEST}: either its run was interrupted, or "
+        f"the file was damaged or edited; continue the run with --resume, restore the file, or "
+        f"delete {MANIFEST} if the edit is intended"
+    )
 
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
@@ -298,7 +380,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, escape_json(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:

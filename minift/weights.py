@@ -16,6 +16,8 @@ Loading refuses a checkpoint with a tensor that is missing, unexpected or of ano
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,10 +29,23 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minift.errors import UserError
-from minift.files import check_whole, require_space, shard_names, write_atomically
+from minift.files import (
+    check_whole,
+    is_present,
+    open_regular,
+    require_space,
+    shard_names,
+    write_atomically,
+)
+from minift.options import shorten
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+MAX_HEADER_BYTES = 10_000_000  # about 100,000 tensors; the largest T5 has 1,000
+FLOATS = (
+    *(torch.float32, torch.float16, torch.bfloat16, torch.float64),
+    *(torch.float8_e4m3fn, torch.float8_e5m2),
+)
 
 
 @dataclass(frozen=True)
@@ -133,18 +148,18 @@ class Checkpoint:
     def __init__(self, folder: Path, weight_map: WeightMap):
         self.folder = folder
         self.ignored: dict[str, str] = {}
-        self.files: dict[str, tuple[Path, str]] = {}
+        self.files: dict[str, tuple[TensorFile, str]] = {}
         for path in weight_files(folder):
-            with open_safetensors(path) as file:
-                for key in file.keys():  # noqa: SIM118 (not a mapping)
-                    name = weight_map.canonical(key)
-                    if name in self.files:
-                        other = self.files[name][1]
-                        raise UserError(
-                            f"{path}: {key!r} and {other!r} are the same tensor twice; "
-                            "remove one of them"
-                        )
-                    self.files[name] = (path, key)
+            file = TensorFile(path)
+            for key in file.names:
+                name = weight_map.canonical(key)
+                if name in self.files:
+                    other = self.files[name][1]
+                    raise UserError(
+                        f"{path}: {shorten(key)} and {shorten(other)} are the same tensor twice; "
+                        "remove one of them"
+                    )
+                self.files[name] = (file, key)
 
     def __contains__(self, name: str) -> bool:
         return name in self.files
@@ -164,52 +179,94 @@ class Checkpoint:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading the tensor."""
-        path, key = self.files[name]
-        with open_safetensors(path) as file:
-            return tuple(file.get_slice(key).get_shape())
+        file, key = self.files[name]
+        return file.shape(key)
+
+    def num_rows(self, name: str) -> int:
+        """The first number of a tensor's shape; 0 for a scalar."""
+        return next(iter(self.shape(name)), 0)
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor in float32, whatever its dtype in the file; `UserError` for integers."""
-        path, key = self.files[name]
-        with open_safetensors(path) as file:
-            tensor = file.get_tensor(key)
-        if not tensor.is_floating_point():
-            raise UserError(f"{path}: {key!r} holds {tensor.dtype}, not floating-point weights")
-        return tensor.float()
+        """A tensor in float32, whatever its dtype in the file; `UserError` as `TensorFile`."""
+        file, key = self.files[name]
+        return file.tensor(key)
+
+
+class TensorFile:
+    """A safetensors file that somebody else made.
+
+    The library parses the header once, when the file is opened, and checks that the tensors lie in
+    the file one after the other.
+    Raises `UserError` for a file that is cut off or no safetensors file.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        check_whole(path)
+        with open_regular(path) as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > MAX_HEADER_BYTES and length < os.fstat(file.fileno()).st_size:
+                raise UserError(
+                    f"{path}: its header has {length:,} bytes, more than the {MAX_HEADER_BYTES:,} "
+                    "that minift reads; use a checkpoint of a family that it knows"
+                )
+        try:
+            self._file = safe_open(path, framework="pt")
+            self.names = self._file.keys()
+        except (SafetensorError, OSError, ValueError) as error:
+            raise self._damaged(error) from None
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._file.get_slice(name).get_shape())
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor in float32; `UserError` for one of integers, and for NaN and infinity."""
+        try:
+            stored = self._file.get_tensor(name)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise self._damaged(error) from None
+        if stored.dtype not in FLOATS:
+            raise UserError(
+                f"{self.path}: {shorten(name)} holds {stored.dtype}, not floating-point weights; "
+                "use a checkpoint in float32, float16 or bfloat16"
+            )
+        tensor = stored.float()
+        if tensor.numel() and not all(map(math.isfinite, map(float, tensor.aminmax()))):
+            raise UserError(
+                f"{self.path}: the tensor {shorten(name)} holds NaN or infinity, with which a "
+                "model computes nothing; restore the file, or train the model again"
+            )
+        return tensor
+
+    def _damaged(self, error: Exception) -> UserError:
+        reason = " ".join(str(error).split())[:200]
+        return UserError(
+            f"{self.path}: not a whole safetensors file ({reason}); download or save it again"
+        )
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint: model.safetensors, or the shards in its index.
 
-    Raises `UserError` if there is neither, if a shard is missing, or model.safetensors differs from
-    its checksum in the manifest.
+    Raises `UserError` if there is neither.
     """
-    if (folder / WEIGHTS).exists():
-        check_whole(folder / WEIGHTS)
+    if is_present(folder / WEIGHTS):
         return [folder / WEIGHTS]
-    if (folder / INDEX).exists():
+    if is_present(folder / INDEX):
         names = shard_names(folder / INDEX)
         for name in names:
-            if not (folder / name).is_file():
-                raise UserError(f"{folder / INDEX}: names the shard {name!r}, which is not there")
+            if not is_present(folder / name):
+                raise UserError(
+                    f"{folder / INDEX}: names the shard {shorten(name)}, which is not there; "
+                    "download it too"
+                )
         return [folder / name for name in names]
-    if (folder / "pytorch_model.bin").exists():
+    if is_present(folder / "pytorch_model.bin"):
         raise UserError(
             f"{folder}: holds only pytorch_model.bin, a pickle that could run code when opened; "
             f"convert it to {WEIGHTS}"
         )
     raise UserError(f"{folder}: no {WEIGHTS} here; give a folder that holds a checkpoint")
-
-
-def open_safetensors(path: Path) -> safe_open:
-    """Open a file for reading; `UserError` if it is no safetensors file or is cut off."""
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{path}: not a whole safetensors file ({reason}); download or save it again"
-        ) from None
 
 
 def load(
@@ -250,8 +307,8 @@ def load(
             reason = weight_map.reason_to_ignore(name)
             if reason is None:
                 raise UserError(
-                    f"{checkpoint.folder}: the tensor {name!r} {checkpoint.shape(name)} is not "
-                    f"part of a {type(model).__name__}; use a checkpoint of this family"
+                    f"{checkpoint.folder}: the tensor {shorten(name)} {checkpoint.shape(name)} is "
+                    f"not part of a {type(model).__name__}; use a checkpoint of this family"
                 )
             ignored[name] = reason
     model.load_state_dict(state, assign=True, strict=False)

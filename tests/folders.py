@@ -153,10 +153,9 @@ def make_bench() -> Iterator[Bench]:
 def check_changes(world: World, before: Listing, strict: bool, may_replace: bool) -> bool:
     """Compare the world with a listing from before some starts, and note what they have made.
 
-    Returns whether anything but a temporary file has changed.
-
     strict: nothing may have changed, apart from temporary files of killed runs.
     may_replace: what runs wrote may have changed.
+    Returns whether anything but a temporary file has changed.
     """
     after = listing(world.place)
     changed = {path for path in before if after.get(path) != before[path]}

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fuzzing import SECONDS, corrupt_bytes, corrupt_json, seconds
+from fuzzing_data import SECONDS, seconds
+from support.corruptions import corrupt_bytes, corrupt_json
 from support.fuzzes import Outcomes, command_line, tally
 
 from minift import (

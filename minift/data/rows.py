@@ -12,21 +12,19 @@ as `.gz`.
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import json
 import os
 import re
-import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from minift.data.json_text import JsonError, JsonText
+from minift.data.lines import MAX_LINE_BYTES, first_line, read_lines
 from minift.errors import UserError, location
 
-MAX_LINE_BYTES = 10_000_000  # bytes; a longer line is a damaged file, not a text
 JSON_START = re.compile(r'(\[\s*)?\{\s*("|\}|$)|\[\s*$')
-BOM = b"\xef\xbb\xbf"
 
 
 class Row(NamedTuple):
@@ -228,37 +226,33 @@ def _json_values(path: Path) -> Iterator[tuple[int, Any]]:
     """(line where it begins, value): of each line, or of each item if the file is an array."""
     lines = read_lines(path)
     empty = True
-    for number, line in lines:
-        if empty and line.lstrip().startswith("["):
-            yield from _array_items(path, number, "\n".join([line, *(rest for _, rest in lines)]))
-        elif line.strip():
-            yield number, _parse_json(path, number, line)
-        empty = empty and not line.strip()
-
-
-def _array_items(path: Path, number: int, text: str) -> Iterator[tuple[int, Any]]:
-    """(line where it begins, item) of each item of an array that begins on line `number`."""
-    position = text.index("[") + 1
-    for item in _parse_json(path, number, text):
-        start = re.compile(r"[\s,]*").match(text, position).end()
-        number += text.count("\n", position, start)
-        yield number, item
-        _, position = UNIQUE_KEYS.raw_decode(text, start)
-        number += text.count("\n", start, position)
-
-
-def _parse_json(path: Path, number: int, text: str) -> Any:
-    """The value of a text that begins on line `number`; a key that occurs twice is an error."""
     try:
-        return UNIQUE_KEYS.decode(text)
-    except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", "a number too large or nested too deeply")
-        lines = getattr(error, "lineno", 1) - 1  # before the error
-        shown = text.split("\n")[lines].strip()[:40]
+        for number, line in lines:
+            if empty and line.lstrip().startswith("["):
+                pieces = chain([line], (f"\n{rest}" for _, rest in lines))
+                text = JsonText(pieces, MAX_LINE_BYTES, number, UNIQUE_KEYS)
+                for _ in text.items():
+                    yield text.line, text.value()
+                text.end()
+            elif line.strip():
+                text = JsonText([line], MAX_LINE_BYTES, number, UNIQUE_KEYS)
+                value = text.value()
+                text.end()
+                yield number, value
+            empty = empty and not line.strip()
+    except JsonError as error:
         raise UserError(
-            f"{location(path, number + lines)}: {shown!r} is not JSON ({reason}); write one "
-            "whole object on each line, or one array of objects"
+            f"{location(path, error.line)}: {error.shown!r} is not JSON ({error.reason}); write "
+            "one whole object on each line, or one array of objects"
         ) from None
+
+
+class RepeatedKeyError(ValueError):
+    """A key occurs twice in an object.  msg: as in a `json.JSONDecodeError`."""
+
+    @property
+    def msg(self) -> str:
+        return str(self)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -266,7 +260,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         key = next(key for key in keys if keys.count(key) > 1)
-        raise json.JSONDecodeError(f"the key {key!r:.40} occurs twice", "", 0)
+        raise RepeatedKeyError(f"the key {key!r:.40} occurs twice")
     return found
 
 
@@ -281,82 +275,3 @@ def _without(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, An
 def begins_json(path: Path) -> bool:
     """Whether a file's first line begins a JSON object, whatever the file is called."""
     return JSON_START.match(first_line(path).lstrip()) is not None
-
-
-def first_line(path: Path) -> str:
-    """The first line that is not blank; "" if there is none."""
-    lines = (line for _, line in read_lines(path, max_line_bytes=2**31 - 1))
-    return next((line for line in lines if line.strip()), "")
-
-
-# ---- files -> lines ------------------------------------------------------------------------------
-
-
-def read_lines(path: Path, max_line_bytes: int | None = None) -> Iterator[tuple[int, str]]:
-    """(number from 1, line without its end) of a text file in UTF-8, plain or gzipped.
-
-    max_line_bytes: maximum number of bytes of a line; default: `MAX_LINE_BYTES`.
-
-    Raises `UserError` for a longer line, a NUL byte, a byte-order mark after the first line, bytes
-    that are not UTF-8, and a file that cannot be read.
-    """
-    max_line_bytes = MAX_LINE_BYTES if max_line_bytes is None else max_line_bytes
-    number = 0
-    try:
-        with _open(path) as file:
-            for data in _split_lines(file, max_line_bytes):
-                number += 1
-                if len(data) > max_line_bytes:
-                    raise UserError(
-                        f"{location(path, number)}: has more than {max_line_bytes:,} bytes; give a "
-                        "text file, or split the line"
-                    )
-                if b"\0" in data:
-                    raise UserError(
-                        f"{location(path, number)}: byte {data.index(0) + 1} is NUL; give a text "
-                        "file, converted to UTF-8"
-                    )
-                if number > 1 and data.startswith(BOM):
-                    raise UserError(
-                        f"{location(path, number)}: begins with a byte-order mark, so another file "
-                        "was joined here; remove the mark, and a header that follows it"
-                    )
-                text = data.removeprefix(BOM if number == 1 else b"").decode()
-                yield number, text.removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{location(path, number)}: byte {error.start + 1} is "
-            f"0x{error.object[error.start]:02X}, which is not UTF-8; convert the file to UTF-8"
-        ) from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a directory; give a file") from None
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; check the path") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: damaged gzip ({error}); fetch or pack the file again") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from None
-
-
-def _split_lines(file: io.BufferedIOBase, max_line_bytes: int) -> Iterator[bytes]:
-    """The lines of a file; one without any LF, as old Macs wrote it, is divided at its CRs."""
-    first = file.readline(max_line_bytes + 1)
-    if first.endswith(b"\n") or len(first) > max_line_bytes:
-        yield first
-        while data := file.readline(max_line_bytes + 1):
-            yield data
-    elif first:
-        yield from first.removesuffix(b"\r").split(b"\r")
-
-
-def _open(path: Path) -> io.BufferedIOBase:
-    """Open a file as bytes; a gzip only after checking its checksum, which is at its end.
-
-    A damaged gzip may decompress to millions of lines of garbage.
-    """
-    if not path.name.lower().endswith(".gz"):
-        return open(path, "rb")
-    with gzip.open(path) as file:
-        while file.read(2**20):
-            pass
-    return gzip.open(path)

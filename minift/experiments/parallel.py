@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -18,6 +18,10 @@ import torch
 
 from minift.errors import UserError
 from minift.files import open_to_append, read_bytes, write_atomically, writing
+from minift.terminal import EscapingStream
+from minift.training.signals import interrupts_blocked
+
+SAVING_SECONDS = 1.0  # that the runs have for saving their state when a signal ends them
 
 
 def call_all(
@@ -42,10 +46,11 @@ def call_all(
     others, threads = active_children(), max(1, torch.get_num_threads() // jobs)
     # New interpreters, because the fork of a process that has threads or a GPU may hang.
     with ProcessPoolExecutor(jobs, get_context("spawn"), start_worker, (threads,)) as pool:
-        futures = {
-            pool.submit(call_logged, log, function, call): i
-            for i, (log, call) in enumerate(zip(logs, calls, strict=True))
-        }
+        with interrupts_blocked():
+            futures = {
+                pool.submit(call_logged, log, function, call): i
+                for i, (log, call) in enumerate(zip(logs, calls, strict=True))
+            }
         try:
             for future in as_completed(futures):
                 future.result()
@@ -53,8 +58,14 @@ def call_all(
         except BaseException as error:
             # Leaving the pool would wait for the calls that have started, so end their processes.
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in set(active_children()).difference(others):
+            processes = set(active_children()).difference(others)
+            for process in processes:
                 process.terminate()
+            if isinstance(error, KeyboardInterrupt):  # a signal ends everything within 2 seconds
+                end = time.monotonic() + SAVING_SECONDS
+                for process in processes:
+                    process.join(max(0.0, end - time.monotonic()))
+                    process.kill()
             if not isinstance(error, BrokenProcessPool):
                 raise
             raise UserError(
@@ -89,7 +100,7 @@ def call_logged(log: Path, function: Callable[..., object], arguments: tuple[Any
         file = open_to_append(log)
     with (
         file,
-        redirect_stdout(file),
-        redirect_stderr(file if parent_process() else sys.stderr),
+        redirect_stdout(EscapingStream(file)),
+        redirect_stderr(EscapingStream(file)) if parent_process() else nullcontext(),
     ):
         function(*arguments)

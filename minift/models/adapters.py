@@ -13,35 +13,39 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minift.errors import UserError
-from minift.files import read_json, write_atomically, write_json
+from minift.files import is_present, read_json_object, write_atomically, write_json
 from minift.models.base import ModelType, PretrainedModel
 from minift.nn.lora import LoraConfig, LoraLinear, lora_layers, matches_target
-from minift.weights import open_safetensors
+from minift.options import check_type, shorten
+from minift.weights import TensorFile
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 PEFT_PREFIX = "base_model.model."  # the beginning of each tensor's name in peft
-# The values of adapter_config.json that minift computes.  Other initialisations than these change
-# the frozen weights as well.
-SUPPORTED_VALUES = {
-    "peft_type": ("LORA",),
-    "bias": ("none",),
-    "init_lora_weights": (True, False, "gaussian"),
+# The fields of adapter_config.json that minift reads, or that do not change the computation, and
+# their types.  All others must be off: null, false or empty.  Another initialisation than these
+# would change the frozen weights as well.
+FIELD_TYPES: dict[str, Any] = {
+    "peft_type": Literal["LORA"],
+    "bias": Literal["none"],
+    "init_lora_weights": bool | Literal["gaussian"],
+    "r": int,
+    "lora_alpha": float,
+    "lora_dropout": float,
+    "target_modules": list[str] | None,
+    "modules_to_save": list[str] | None,
+    **dict.fromkeys(("task_type", "base_model_name_or_path", "revision"), str | None),
+    **dict.fromkeys(("inference_mode", "auto_mapping", "peft_version"), Any),
+    **dict.fromkeys(("megatron_core", "qalora_group_size"), Any),
 }
-# Fields that may have any value: minift reads them, or they do not change what is computed.  All
-# others must be off.
-KNOWN_FIELDS = (
-    *("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "task_type"),
-    *("base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version"),
-    *("megatron_core", "qalora_group_size"),
-)
 
 
 def add_lora(model: ModelType, config: LoraConfig | None = None) -> ModelType:
@@ -127,23 +131,22 @@ def load_adapter(model: ModelType, folder: str | Path) -> ModelType:
             del tensors[PEFT_PREFIX + in_checkpoint]
 
     path = Path(folder) / ADAPTER_WEIGHTS
-    if not path.is_file():
+    if not is_present(path):
         raise UserError(
             f"{folder}: no {ADAPTER_WEIGHTS} here (a pickle, adapter_model.bin, is not read); "
             "give a folder that holds an adapter"
         )
-    with open_safetensors(path) as file:
-        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    for name in sorted({*tensors, *found}):
-        shape = tuple(found[name].shape) if name in found else "missing"
+    file = TensorFile(path)
+    for name in sorted({*tensors, *file.names}):
+        shape = file.shape(name) if name in file.names else "missing"
         expected = tuple(tensors[name].shape) if name in tensors else "no part of the adapter"
         if shape != expected:
             raise UserError(
-                f"{path}: the tensor {name!r} is {shape}, but the model and {ADAPTER_CONFIG} make "
-                f"it {expected}; load the adapter into the model that it was made for"
+                f"{path}: the tensor {shorten(name)} is {shape}, but the model and "
+                f"{ADAPTER_CONFIG} make it {expected}; load the adapter into the model that it was "
+                "made for"
             )
-        if not found[name].is_floating_point():
-            raise UserError(f"{path}: {name!r} holds {found[name].dtype}, not weights")
+    found = {name: file.tensor(name) for name in tensors}
     for name, tensor in tensors.items():
         tensor.copy_(found[name])
     return attach(model, layers)
@@ -151,31 +154,25 @@ def load_adapter(model: ModelType, folder: str | Path) -> ModelType:
 
 def read_adapter_config(path: Path, model: PretrainedModel) -> tuple[LoraConfig, list[str]]:
     """The config, and the modules that were saved whole; `UserError` names what is unsupported."""
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: it is not a JSON object; restore the file")
+    values = read_json_object(path)
     for name, value in {"peft_type": None, **values}.items():
         off = value is None or value is False or value in ("", [], {})
-        if name in SUPPORTED_VALUES:
-            supported = value in SUPPORTED_VALUES[name]
-        else:
-            supported = name in KNOWN_FIELDS or off
-        if not supported:
+        try:
+            check_type(name, value, FIELD_TYPES.get(name, Any))
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; fold the adapter into its model with peft") from None
+        if name not in FIELD_TYPES and not off:
             raise UserError(
-                f"{path}: {name} is {value!r:.80}, which minift's LoRA does not do; "
+                f"{path}: {name} is {shorten(value)}, which minift's LoRA does not do; "
                 "fold the adapter into its model with peft"
             )
-    for name in ("target_modules", "modules_to_save"):
-        value = values.get(name) or []
-        if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
-            raise UserError(f"{path}: {name} is {value!r:.80}; write it as a list of names")
     listed, saved = values.get("target_modules") or [], values.get("modules_to_save") or []
     # One list may serve several kinds of model, so names that this model lacks are passed over.
     names = [name for stack in target_projections(model).values() for name in stack.values()]
     targets = tuple(end for end in listed if any(matches_target(name, [end]) for name in names))
     if not targets:
         raise UserError(
-            f"{path}: target_modules is {listed!r:.80}, which are no projections of "
+            f"{path}: target_modules is {shorten(listed)}, which are no projections of "
             f"{type(model).__name__}; load the adapter into the model that it was made for"
         )
     rank, alpha = values.get("r", 8), values.get("lora_alpha", 8)

@@ -27,10 +27,18 @@ import torch
 from torch import Tensor, nn
 
 from minift import hub, weights
-from minift.errors import UserError
+from minift.errors import UserError, escape_fields
 from minift.files import write_json
-from minift.models.config import CONFIG, OWN_PREFIX, PretrainedConfig, default_labels
+from minift.models.config import (
+    CONFIG,
+    MAX_LABEL_CHARS,
+    MAX_LABELS,
+    OWN_PREFIX,
+    PretrainedConfig,
+    default_labels,
+)
 from minift.nn.lora import merge_lora
+from minift.options import shorten
 
 ModelType = TypeVar("ModelType", bound="PretrainedModel")
 
@@ -223,6 +231,14 @@ def _head_config(
         requested = default_labels(num_labels)
     if requested is not None and num_labels not in (None, len(requested)):
         raise ValueError(f"num_labels is {num_labels}, but {len(requested)} labels are given")
+    if requested is not None and (
+        len(requested) > MAX_LABELS or sum(map(len, requested)) > MAX_LABEL_CHARS
+    ):
+        raise UserError(
+            f"{checkpoint.folder}: a head of {len(requested):,} labels is asked for, such as "
+            f"{shorten(requested[0])}; at most {MAX_LABELS:,} labels of {MAX_LABEL_CHARS:,} "
+            "characters in all can be saved: choose another column"
+        )
 
     (label_rows,) = cls.weight_map().checkpoint_names(cls.label_rows)
     # Heads of several tasks are named "classifier"; config.json tells which task this one is for.
@@ -242,13 +258,22 @@ def _head_config(
             f"{checkpoint.folder / CONFIG}: {config.head_error}; correct it, or train a new head"
         )
 
-    rows = checkpoint.shape(label_rows)[0]
+    rows = checkpoint.num_rows(label_rows)
+    if not 0 < rows <= MAX_LABELS:
+        raise UserError(
+            f"{checkpoint.folder}: the tensor {label_rows!r} has {rows:,} rows; a head has from 1 "
+            f"to {MAX_LABELS:,} labels: download the checkpoint again"
+        )
     own = config.labels or default_labels(rows)
     named = labels is not None and own != default_labels(len(own))
     if requested is not None and (len(requested) != rows or (named and requested != own)):
         raise UserError(
             f"{checkpoint.folder}: the tensor {label_rows!r} has {rows} labels "
-            f"({', '.join(own)}), not {len(requested)} ({', '.join(requested)}); "
+            f"({_listed(own)}), not {len(requested)} ({_listed(requested)}); "
             "ask for these labels, or for a new head with reset_head=True"
         )
     return dataclasses.replace(config, labels=requested if labels is not None else own), False
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return escape_fields(", ".join(labels))[:200]

@@ -43,7 +43,7 @@ from minift.models.masked_lm import EncoderForMaskedLM
 from minift.nn.attention import packed_attention
 from minift.nn.layers import ACTIVATIONS, Dropout
 from minift.nn.packing import Packing
-from minift.options import require_number
+from minift.options import bounded
 from minift.weights import WeightMap, weights_and_biases
 
 
@@ -53,7 +53,6 @@ class BertConfig(EncoderConfig):
 
     model_type = "bert"
     dropouts: ClassVar[Sequence[str]] = (*EncoderConfig.dropouts, "classifier_dropout")
-    optional_dropouts: ClassVar[Sequence[str]] = ("classifier_dropout",)
     supported_values: ClassVar[Mapping[str, Sequence[Any]]] = {
         "position_embedding_type": ("absolute", None),
         "is_decoder": (False, None),
@@ -61,12 +60,9 @@ class BertConfig(EncoderConfig):
         "pruned_heads": ({}, None),
     }
 
-    type_vocab_size: int = 2  # first and second text of a pair
-    classifier_dropout: float | None = None  # of the head; None: hidden_dropout_prob
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_number(self, "type_vocab_size", 1, 10**4)
+    type_vocab_size: int = bounded(2, 1, 10**4)  # first and second text of a pair
+    # Of the head; None: hidden_dropout_prob.
+    classifier_dropout: float | None = bounded(None, 0, 1)
 
     @property
     def sequence_dropout(self) -> float:

@@ -13,11 +13,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from minift.errors import UserError
-from minift.files import read_json
-from minift.options import require
+from minift.files import is_present, read_json_object
+from minift.options import check_fields, check_type, is_one_of, shorten
 
 ConfigType = TypeVar("ConfigType", bound="PretrainedConfig")
 
@@ -46,6 +46,15 @@ DROPPED_KEYS = frozenset(
     }
 )
 
+# The types of the keys that are read although they are no fields of a config.
+KEY_TYPES: dict[str, Any] = {
+    "model_type": str | None,
+    "architectures": list[str] | None,
+    "num_labels": int | None,
+    "minift": dict[str, Any],  # settings for prediction, see tasks/loading.py
+}
+# So that a config.json that is written can be read, whatever its labels.
+MAX_LABELS, MAX_LABEL_CHARS = 100_000, 1_000_000
 
 # Fields of a config that `to_dict` writes in another way, or not at all.
 NOT_WRITTEN = ("labels", "problem_type", "head_error", "other_keys", "attn_implementation")
@@ -86,13 +95,14 @@ class PretrainedConfig(ABC):
     problem_type: str | None = None  # of a head on whole texts, one of PROBLEM_TYPES; None: unknown
     # Why id2label or problem_type cannot be used; an error only if the checkpoint's head is.
     head_error: str | None = None
-    attn_implementation: str = "sdpa"  # "sdpa": torch's kernels; "eager": the formula written out
+    # "sdpa": torch's kernels; "eager": the formula written out
+    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     architectures: tuple[str, ...] = ()  # the model class that was saved
     # The keys of config.json that minift does not read; `to_dict` writes them back.
     other_keys: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require(self, "attn_implementation", ("sdpa", "eager"))
+        check_fields(self)
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
             raise ValueError(f"label names must differ, not {list(self.labels)}")
 
@@ -129,20 +139,18 @@ class PretrainedConfig(ABC):
         overrides: fields with other values than in the file.
         Raises `ValueError`, which names the field, for an unsupported value.
         """
+        check_keys(values)
         ours = {theirs: name for name, theirs in cls.disk_names.items()}
         values = {ours.get(key, key): value for key, value in values.items()}
         values.pop("attn_implementation", None)  # how somebody ran the model, not what it is
         found = values.pop("model_type", None)
         if family_name(found) != cls.model_type:
-            raise ValueError(f"model_type is {found!r}, not {cls.model_type!r}")
+            raise ValueError(f"model_type is {shorten(found)}, not {cls.model_type!r}")
         for name, allowed in cls.supported_values.items():
-            if values.get(name, allowed[0]) not in allowed:
-                raise ValueError(f"{name} is {values[name]!r}; only {allowed[0]!r} is supported")
+            if not is_one_of(value := values.get(name, allowed[0]), allowed):
+                raise ValueError(f"{name} is {shorten(value)}; only {allowed[0]!r} is supported")
         values |= read_head_keys(values.pop("id2label", None), values.pop("problem_type", None))
-        architectures = values.get("architectures") or []
-        if not isinstance(architectures, list):
-            raise ValueError(f"architectures is {architectures!r:.80}; write it as a list of names")
-        values["architectures"] = tuple(map(str, architectures))
+        values["architectures"] = tuple(values.get("architectures") or ())
         own = {f.name for f in dataclasses.fields(cls)} - {"other_keys"}
         known = {name: value for name, value in values.items() if name in own}
         other_keys = {
@@ -188,17 +196,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     `UserError` says what the folder is, where it holds no model.
     """
     path = folder / CONFIG
-    if path.is_file():
-        values = read_json(path)
-        if not isinstance(values, dict):
-            raise UserError(
-                f"{path}: it is not a JSON object; use the config.json of the checkpoint"
-            )
+    if is_present(path):
+        values = read_json_object(path)
+        try:
+            check_keys(values)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; use the config.json of the checkpoint") from None
         return values
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "no such folder"
         raise UserError(f"{folder}: {found}; give the folder of a model")
-    if (folder / "adapter_config.json").is_file():
+    if is_present(folder / "adapter_config.json"):
         raise UserError(
             f"{folder}: holds a LoRA adapter and no {CONFIG}; give the folder of the whole model, "
             "which training saved beside it"
@@ -206,6 +214,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     models = sorted(inner.parent.name for inner in folder.glob(f"*/{CONFIG}"))
     inside = f" ({', '.join(models)[:200]} in it hold one)" if models else ""
     raise UserError(f"{folder}: holds no {CONFIG}{inside}; give the folder of a model")
+
+
+def check_keys(values: Mapping[str, Any]) -> None:
+    """Raise `ValueError` if a key in `KEY_TYPES` has another type."""
+    for name, kind in KEY_TYPES.items():
+        if name in values:
+            check_type(name, values[name], kind)
 
 
 def family_name(model_type: object) -> object:
@@ -224,13 +239,17 @@ def read_head_keys(id2label: Any, problem_type: Any) -> dict[str, Any]:
     labels, error = None, None
     if id2label is not None:
         numbers = list(map(str, range(len(id2label)))) if isinstance(id2label, dict) else []
-        if numbers and set(id2label) == set(numbers):
-            labels = tuple(str(id2label[number]) for number in numbers)
+        if 0 < len(numbers) <= MAX_LABELS and set(id2label) == set(numbers):
+            names = [id2label[number] for number in numbers]
+            if all(isinstance(name, str | int) and not isinstance(name, bool) for name in names):
+                labels = tuple(map(str, names))
         if labels is None or len(set(labels)) != len(labels):
             labels = None
-            error = f"id2label must map '0', '1', ... to names that differ, not {id2label!r:.80}"
+            error = f"id2label must map '0', '1', ... to names that differ, not {shorten(id2label)}"
     if problem_type is not None and problem_type not in PROBLEM_TYPES:
-        error = f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, not {problem_type!r:.80}"
+        error = (
+            f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, not {shorten(problem_type)}"
+        )
         problem_type = None
     return {"labels": labels, "problem_type": problem_type, "head_error": error}
 

@@ -41,7 +41,7 @@ from minift.models.heads import (
 from minift.models.masked_lm import EncoderForMaskedLM
 from minift.nn.layers import Dropout
 from minift.nn.packing import Packing
-from minift.options import require
+from minift.options import bounded
 from minift.weights import WeightMap, weights_and_biases
 
 
@@ -70,12 +70,11 @@ class DistilBertConfig(EncoderConfig):
     num_hidden_layers: int = 6
     pooling: str = "cls"
     sinusoidal_pos_embds: bool = False  # new position embeddings are sines and cosines
-    seq_classif_dropout: float = 0.2  # in the head on whole texts
-    qa_dropout: float = 0.1  # in the head of question answering
+    seq_classif_dropout: float = bounded(0.2, 0, 1)  # in the head on whole texts
+    qa_dropout: float = bounded(0.1, 0, 1)  # in the head of question answering
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "sinusoidal_pos_embds", (True, False))
         object.__setattr__(self, "layer_norm_eps", 1e-12)  # fixed, whatever config.json says
 
     @property

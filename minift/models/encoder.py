@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from minift.models.base import PretrainedModel
 from minift.models.config import ModelSize, PretrainedConfig
 from minift.nn.layers import ACTIVATIONS, init_linear
 from minift.nn.packing import Packing, pack
-from minift.options import require, require_number
+from minift.options import bounded, require, require_number
 from minift.weights import Checkpoint
 
 EncoderConfigType = TypeVar("EncoderConfigType", bound="EncoderConfig")
@@ -38,40 +38,24 @@ class EncoderConfig(PretrainedConfig):
 
     poolings: ClassVar[Sequence[str]] = POOLINGS  # of the family; that of `transformers` first
     dropouts: ClassVar[Sequence[str]] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-    optional_dropouts: ClassVar[Sequence[str]] = ()  # those that may be None: as another one
 
-    vocab_size: int = 30522  # V
-    hidden_size: int = 768  # H
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12  # N
-    intermediate_size: int = 3072  # I
-    hidden_act: str = "gelu"
-    max_position_embeddings: int = 512
+    vocab_size: int = bounded(30522, 1, 10**8)  # V
+    hidden_size: int = bounded(768, 1, 10**5)  # H
+    num_hidden_layers: int = bounded(12, 1, 10**3)
+    num_attention_heads: int = bounded(12, 1, 10**4)  # N
+    intermediate_size: int = bounded(3072, 1, 10**6)  # I
+    hidden_act: Literal[tuple(ACTIVATIONS)] = "gelu"
+    max_position_embeddings: int = bounded(512, 1, 10**7)
     pad_token_id: int | None = 0  # packing removes padding, so its embedding is never read
-    layer_norm_eps: float = 1e-12
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    initializer_range: float = 0.02  # standard deviation of new weights
+    layer_norm_eps: float = bounded(1e-12, 0, 1)
+    hidden_dropout_prob: float = bounded(0.1, 0, 1)
+    attention_probs_dropout_prob: float = bounded(0.1, 0, 1)
+    initializer_range: float = bounded(0.02, 0, 1)  # standard deviation of new weights
     pooling: str = "pooler"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "hidden_act", tuple(ACTIVATIONS))
         require(self, "pooling", self.poolings)
-        # Bounds far above any encoder, so that a damaged config is refused before it fills the
-        # memory.
-        for name, high in {
-            "vocab_size": 10**8,
-            "hidden_size": 10**5,
-            "num_attention_heads": 10**4,
-            "intermediate_size": 10**6,
-            "max_position_embeddings": 10**7,
-        }.items():
-            require_number(self, name, 1, high)
-        require_number(self, "num_hidden_layers", 1, 10**3)
-        for name in ("layer_norm_eps", "initializer_range", *self.dropouts):
-            if name not in self.optional_dropouts or getattr(self, name) is not None:
-                require_number(self, name, 0, 1, float)
         if self.pad_token_id is not None:
             require_number(self, "pad_token_id", 0, self.vocab_size - 1)
         if self.hidden_size % self.num_attention_heads:

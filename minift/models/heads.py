@@ -84,7 +84,7 @@ class EncoderWithHead(PretrainedModel):
         if not all(name in checkpoint for ours in cls.head_names for name in names_of(ours)):
             return False
         (label_rows,) = names_of(cls.label_rows)
-        return checkpoint.shape(label_rows)[0] == len(config.labels or ())
+        return checkpoint.num_rows(label_rows) == len(config.labels or ())
 
     def make_encoder(self) -> Encoder:
         """The encoder, before its weights are initialised."""

@@ -20,6 +20,7 @@ from minift.models.distilbert import (
     DistilBertForTokenClassification,
 )
 from minift.models.t5 import T5ForConditionalGeneration
+from minift.options import shorten
 
 # model_type -> the models with a head or an output layer.  A task finds its own by the base class,
 # such as `EncoderForTokenClassification` or `Seq2SeqModel`.
@@ -60,7 +61,7 @@ def model_class(folder: Path, kind: type[ModelType], use: str) -> type[ModelType
     model = family_model(found, kind)
     if model is None:
         raise UserError(
-            f"{folder / CONFIG}: model_type is {found!r}; minift's {use} reads "
+            f"{folder / CONFIG}: model_type is {shorten(found)}; minift's {use} reads "
             f"{', '.join(sorted(families_with(kind)))}"
         )
     return model

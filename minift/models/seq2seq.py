@@ -27,21 +27,20 @@ from minift.nn.attention import MASK_VALUE
 from minift.nn.kernels import prepacked_weights
 from minift.nn.layers import NoBiasLinear, OutputEmbedding
 from minift.nn.packing import Packing
-from minift.options import require_number
+from minift.options import bounded, require_number
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seq2SeqConfig(PretrainedConfig):
     """The fields of config.json that encoder-decoders share."""
 
-    vocab_size: int = 32128  # V
+    vocab_size: int = bounded(32128, 1, 10**8)  # V
     pad_token_id: int = 0
     eos_token_id: int = 1
     decoder_start_token_id: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_number(self, "vocab_size", 1, 10**8)
         for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
             require_number(self, name, 0, self.vocab_size - 1)
 

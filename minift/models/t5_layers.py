@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -33,7 +33,9 @@ from minift.nn.attention import attention, packed_attention
 from minift.nn.layers import ACTIVATIONS, Dropout, FeedForward, NoBiasLinear, RMSNorm
 from minift.nn.packing import Packing
 from minift.nn.positions import RelativePositionBias
-from minift.options import require, require_number
+from minift.options import bounded
+
+FEED_FORWARDS = tuple(f"{gate}{name}" for gate in ("", "gated-") for name in ACTIVATIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,21 +50,23 @@ class T5Config(Seq2SeqConfig):
         "tie_encoder_decoder": (False, None),
     }
 
-    d_model: int = 512  # H
-    d_kv: int = 64  # D
-    d_ff: int = 2048  # I
-    num_layers: int = 6  # of the encoder
-    num_decoder_layers: int | None = None  # None: num_layers
-    num_heads: int = 8  # N
-    n_positions: int = 512  # default length limit of sources, as in training
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128  # all greater distances share one bucket
-    dropout_rate: float = 0.1
-    layer_norm_epsilon: float = 1e-6
-    initializer_factor: float = 1.0
-    feed_forward_proj: str = "relu"  # or "gated-gelu", "gated-silu", ...
+    d_model: int = bounded(512, 1, 10**5)  # H
+    d_kv: int = bounded(64, 1, 10**4)  # D
+    d_ff: int = bounded(2048, 1, 10**6)  # I
+    num_layers: int = bounded(6, 1, 10**3)  # of the encoder
+    num_decoder_layers: int | None = bounded(None, 1, 10**3)  # None: num_layers
+    num_heads: int = bounded(8, 1, 10**4)  # N
+    # Default length limit of sources, as in training; None: 512.
+    n_positions: int | None = bounded(512, 1, 10**7)
+    relative_attention_num_buckets: int = bounded(32, 4, 10**4)
+    # All greater distances share one bucket.
+    relative_attention_max_distance: int = bounded(128, 1, 10**6)
+    dropout_rate: float = bounded(0.1, 0, 1)
+    layer_norm_epsilon: float = bounded(1e-6, 0, 1)
+    initializer_factor: float = bounded(1.0, 0, 100)
+    feed_forward_proj: Literal[FEED_FORWARDS] = "relu"  # or "gated-gelu", "gated-silu", ...
     # The two parts of feed_forward_proj; `transformers` goes by them if they differ from it.
-    dense_act_fn: str | None = None
+    dense_act_fn: Literal[tuple(ACTIVATIONS)] | None = None
     is_gated_act: bool | None = None
     # The first T5 ties the output layer to the embeddings and scales its input by 1 / sqrt(H);
     # v1.1 and Flan-T5 do neither.  If scale_decoder_outputs is missing, it follows the config's
@@ -71,35 +75,13 @@ class T5Config(Seq2SeqConfig):
     scale_decoder_outputs: bool | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.num_decoder_layers is None:
             object.__setattr__(self, "num_decoder_layers", self.num_layers)
         if self.scale_decoder_outputs is None:
             object.__setattr__(self, "scale_decoder_outputs", self.tie_word_embeddings)
         if self.n_positions is None:
             object.__setattr__(self, "n_positions", T5Config.n_positions)
-        # Bounds far above any T5, so that a damaged config is refused before it fills the memory.
-        for name, high in {
-            "d_model": 10**5,
-            "d_kv": 10**4,
-            "d_ff": 10**6,
-            "num_layers": 10**3,
-            "num_decoder_layers": 10**3,
-            "num_heads": 10**4,
-            "n_positions": 10**7,
-            "relative_attention_max_distance": 10**6,
-        }.items():
-            require_number(self, name, 1, high)
-        require_number(self, "relative_attention_num_buckets", 4, 10**4)
-        for name in ("dropout_rate", "layer_norm_epsilon"):
-            require_number(self, name, 0, 1, float)
-        require_number(self, "initializer_factor", 0, 100, float)
-        for name in ("tie_word_embeddings", "scale_decoder_outputs"):
-            require(self, name, (True, False))
-        names = [f"{gate}{name}" for gate in ("", "gated-") for name in ACTIVATIONS]
-        require(self, "feed_forward_proj", names)
-        require(self, "dense_act_fn", (None, *ACTIVATIONS))
-        require(self, "is_gated_act", (None, True, False))
+        super().__post_init__()
         buckets = self.relative_attention_num_buckets
         if self.relative_attention_max_distance <= buckets // 2:
             raise ValueError(

@@ -79,6 +79,7 @@ def probe_loss(fine_tuned: EncoderWithHead, folder: Path, options: PretrainOptio
     tokenizer = Tokenizer.from_pretrained(folder)
     objective = MaskedLM(tokenizer, ModelOptions())
     model = model_class(folder, EncoderForMaskedLM, "masked-word probe").from_pretrained(folder)
+    tokenizer.check_fits(model.config.vocab_size)
     model.load_encoder(fine_tuned.encoder)
     blocks = make_blocks(folder, tokenizer, objective.end_token_id, options)
     return eval_loss(model, blocks, objective, options)

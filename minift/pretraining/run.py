@@ -56,7 +56,7 @@ from minift.training.progress import describe_model, describe_options
 from minift.training.resume import check_same_options
 from minift.training.run_dir import METRICS, run_lock, started
 from minift.training.schedules import cosine
-from minift.training.signals import Stopped, StopRequest, stopped_at
+from minift.training.signals import Stopped, StopRequest, interrupts_blocked, stopped_at
 from minift.training.state import TrainerState
 
 TOKENS = "tokens.bin"
@@ -148,13 +148,16 @@ def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str,
             if next(read_documents([path]), None) is None:
                 raise UserError(f"{path}: holds no text; give files of plain text")
         if options.model is not None:  # refuses a tokenizer without the special tokens, likewise
-            objective_class(Tokenizer.from_pretrained(options.model), model_options)
+            tokenizer = Tokenizer.from_pretrained(options.model)
+            objective_class(tokenizer, model_options)
+            start = hub.find_checkpoint(options.model)
+            tokenizer.check_fits(model_class.config_class.from_pretrained(start).vocab_size)
         resolved = {**as_dict(model_options, options), "output_dir": str(folder)}
         if options.resume:
             check_same_options(folder, resolved, "resume it with the same options")
-        with started(folder, options, resolved), StopRequest() as stop:
+        with started(folder, options, resolved):
             objective = (objective_class, model_class)
-            metrics = pretrain_in(*objective, model_options, options, resolved, folder, stop)
+            metrics = pretrain_in(*objective, model_options, options, resolved, folder)
             metrics["seconds"] = round(time.perf_counter() - began, 2)
             write_json(folder / METRICS, metrics)
             remove_state(folder)
@@ -169,7 +172,6 @@ def pretrain_in(
     options: PretrainOptions,
     resolved: dict[str, Any],
     folder: Path,
-    stop: StopRequest,
 ) -> dict[str, Any]:
     """Tokenizer, token file, model, training; returns the contents of metrics.json."""
     device = pick_device(options.device)
@@ -191,7 +193,8 @@ def pretrain_in(
     print_line(f"tokens    {blocks.total} blocks of {options.block_size}")
     print_line(describe_model(model))
 
-    loss = train_steps(model, blocks, objective, options, folder, stop)
+    with StopRequest() as stop:
+        loss = train_steps(model, blocks, objective, options, folder, stop)
     if not math.isfinite(loss):
         raise UserError(
             f"the held-out loss is {loss} after the last step; lower --learning-rate (it was "
@@ -327,17 +330,17 @@ def train_steps(
     log = Log(folder, keep_lines=state.log_lines)
     clock, since = time.perf_counter(), state.step
     held_out_loss = None
-    batches = iter(
-        DataLoader(
-            StepBatches(blocks, objective, options),
-            batch_size=None,
-            sampler=range(state.step, options.max_steps),
-            num_workers=options.workers,
-            # A fork of this process would hold the folder's lock after its death.
-            multiprocessing_context="spawn" if options.workers else None,
-            generator=torch.Generator(),  # its own, because the model's dropout uses the global one
-        )
+    loader = DataLoader(
+        StepBatches(blocks, objective, options),
+        batch_size=None,
+        sampler=range(state.step, options.max_steps),
+        num_workers=options.workers,
+        # A fork of this process would hold the folder's lock after its death.
+        multiprocessing_context="spawn" if options.workers else None,
+        generator=torch.Generator(),  # its own, because the model's dropout uses the global one
     )
+    with interrupts_blocked():
+        batches = iter(loader)
     bar = ProgressBar("pretrain", options.max_steps, state.step)
     for step in bar.over(range(state.step, options.max_steps)):
         model.train()
@@ -379,7 +382,7 @@ def train_steps(
             held_out_loss = eval_loss(model, blocks, objective, options)
             log.write({"step": state.step, "dev": {"loss": held_out_loss}})
             print_line(f"step {state.step}  held-out loss {held_out_loss:.4f}")
-        stop_now = None if is_last else stop.requested
+        stop_now = stop.requested
         if stop_now or (options.save_steps and state.step % options.save_steps == 0):
             state.log_lines = log.num_lines
             save_state(folder, model, optimizer, state)

@@ -89,7 +89,9 @@ class SpanCorruption(Objective):
         # (V,) whether a token can end a sentence, and whether it can begin the next one.
         self.is_end = np.array([token.endswith((".", "!", "?")) for token in tokens])
         # Not only capitals can follow "▁": a rare word may begin with the bare "▁".
-        self.is_start = np.array([token[0] == "▁" and not token[1:2].islower() for token in tokens])
+        self.is_start = np.array(
+            [token.startswith("▁") and not token[1:2].islower() for token in tokens]
+        )
 
     @staticmethod
     def make_tokenizer(documents: Iterable[str], vocab_size: int, folder: Path) -> None:

@@ -26,8 +26,8 @@ import numpy as np
 
 from minift import metrics
 from minift.data.squad import QuestionRecord, as_squad
-from minift.errors import escape_controls
-from minift.tasks.display import Display, on_one_line
+from minift.tasks.display import Display, on_one_line, with_single_blanks
+from minift.terminal import coloured, joined
 from minift.text.sentences import sentence_starts
 
 NULL = 0  # position of [CLS], which means "no answer"
@@ -167,7 +167,7 @@ class AnswerDisplay(Display):
 
     def describe(self, records: Sequence[QuestionRecord], features: Sequence[Any]) -> str:
         first, feature = records[0], features[0]
-        tokens = self.task.tokenizer.convert_ids_to_tokens(feature.input_ids)
+        answers = dict.fromkeys(on_one_line(answer.text) for answer in first.answers or ())
         num_windows = np.bincount([f.record for f in features], minlength=len(records))
         found = {f.record for f in features if f.answer not in (None, (NULL, NULL))}
         answerable = [i for i, record in enumerate(records) if record.answers]
@@ -177,14 +177,14 @@ class AnswerDisplay(Display):
         label = "no answer"
         if feature.answer not in (None, (NULL, NULL)):
             first_token, last_token = feature.answer
-            answer = " ".join(tokens[first_token : last_token + 1])
+            answer = self.tokens(feature.input_ids[first_token : last_token + 1])
             label = f"tokens {first_token} to {last_token}: {answer}"
         lines = [
             f"first record ({first.where})",
-            f"  question  {first.question}",
+            f"  question  {on_one_line(first.question)}",
             f"  context   {' '.join(first.context.split()):.200}",
-            f"  answers   {' | '.join(dict.fromkeys(a.text for a in first.answers or ())) or '-'}",
-            f"  tokens    {' '.join(tokens):.400}",
+            f"  answers   {' | '.join(answers) or '-'}",
+            f"  tokens    {self.tokens(feature.input_ids):.400}",
             f"  label     {label}",
             f"questions   {len(records)}, of which {len(records) - len(answerable)} have no answer",
             f"answers     those of {lost} questions are in no window whole",
@@ -311,22 +311,18 @@ def in_sentence(text: str, start: int, end: int) -> dict[str, str]:
 
 def answer_lines(row: dict[str, Any], colour: bool) -> str:
     """A prediction in two or three lines.  row: from `answer_row`."""
-    question = escape_controls(on_one_line(row["question"]))
+    question, score = on_one_line(row["question"]), f"{row['score']:.2f}"
     if not row["predicted"]:
-        closest = (
-            f"  (closest: {escape_controls(' '.join(row['best_span'].split()))})"
-            if row["best_span"]
-            else ""
-        )
-        return f"{question}\n  no answer  {row['score']:.2f}{closest}"
-    before, answer, after = map(escape_controls, row["sentence"].values())
-    shown = f"\x1b[1;32m{answer}\x1b[0m" if colour else f"[{answer}]"
+        closest = f"  (closest: {on_one_line(row['best_span'])})" if row["best_span"] else ""
+        return joined([question, "\n  ", f"no answer  {score}{closest}"])
+    before, answer, after = row["sentence"].values()
     if len(before) > MAX_CONTEXT:
         cut, _, rest = before[-MAX_CONTEXT:].partition(" ")
         before = "... " + (rest if len(cut) <= MAX_WORD else before[-MAX_CONTEXT:])
     if len(after) > MAX_CONTEXT:
         rest, _, cut = after[:MAX_CONTEXT].rpartition(" ")
         after = (rest if len(cut) <= MAX_WORD else after[:MAX_CONTEXT]) + " ..."
-    sentence = on_one_line(f"{before}{shown}{after}")
-    answer = on_one_line(answer)
-    return f"{question}\n  {answer}  {row['score']:.2f}  {row['start']}-{row['end']}\n  {sentence}"
+    before, answer, after = map(with_single_blanks, (before, answer, after))
+    shown = coloured(answer, 32) if colour else f"[{answer}]"
+    found = f"{on_one_line(answer)}  {score}  {row['start']}-{row['end']}"
+    return joined([question, "\n  ", found, "\n  ", before.lstrip(), shown, after.rstrip()])

@@ -11,7 +11,7 @@ reports know tasks only through these two classes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_type_hints
@@ -24,7 +24,7 @@ from minift.errors import UserError
 from minift.models.base import PretrainedModel
 from minift.models.config import CONFIG
 from minift.models.registry import model_class
-from minift.options import check_type, flag_of
+from minift.options import LARGEST, check_type, flag_of
 from minift.tasks.batches import Batch, Feature, with_encoder_outputs
 from minift.tasks.data_checks import overlaps, spelled_special_tokens, unknown_tokens
 from minift.tasks.defaults import TrainDefaults
@@ -299,8 +299,9 @@ class Task(ABC):
             for name in (*cls.saved_options, *cls.saved_fields, "max_length"):
                 if name in saved:
                     check_type(name, saved[name], hints[name])
-            if max_length < 3 or (model.config.has_max_tokens and max_length > limit):
-                raise ValueError(f"max_length is {max_length}; it must be from 3 to {limit}")
+            highest = limit if model.config.has_max_tokens else LARGEST
+            if not 3 <= max_length <= highest:
+                raise ValueError(f"max_length is {max_length}; it must be from 3 to {highest}")
             options = cls.options_class(**{n: saved[n] for n in cls.saved_options if n in saved})
         except ValueError as error:
             raise UserError(f'{folder / CONFIG}: {error}; correct it under "minift"') from None
@@ -315,6 +316,8 @@ class Task(ABC):
         columns: Mapping[str, Any] | None = None,
     ) -> Iterable[Any]:
         """Records for prediction, from lines of text or from a data file, labels optional.
+
+        They are read one by one, so the memory does not grow with their number.
 
         inputs: the lines, or the path of the file.
         questions: asked of every input; `UserError` if the task answers no questions.
@@ -346,6 +349,6 @@ class Task(ABC):
                     f"{self.name}, whose files have no such column; leave it out"
                 )
 
-    def input_checks(self, records: Sequence[Any]) -> list[str]:
-        """Warnings about the records of a file that is predicted."""
-        return []
+    def check_inputs(self, records: Iterable[Any], warn: Callable[[str], object]) -> Iterable[Any]:
+        """Yield the records of a file that is predicted, and warn at the end of doubtful ones."""
+        return records

@@ -15,8 +15,9 @@ from typing import Any
 from minift import metrics
 from minift.data.batching import IGNORE_INDEX
 from minift.data.columns import TagRecord
-from minift.errors import escape_controls, escape_fields
-from minift.tasks.display import Display, on_one_line, score_table
+from minift.errors import escape_fields
+from minift.tasks.display import Display, on_one_line, score_table, with_single_blanks
+from minift.terminal import coloured, joined
 
 COLOURS = (31, 32, 34, 35, 36, 33)  # terminal codes: red, green, blue, magenta, cyan, yellow
 
@@ -60,7 +61,7 @@ class EntityDisplay(Display):
             f"first record ({first.where})",
             f"  words   {escape_fields(' '.join(first.words))}",
             f"  tags    {escape_fields(' '.join(first.tags or ()))}",
-            f"  tokens  {' '.join(self.task.tokenizer.convert_ids_to_tokens(feature.input_ids))}",
+            f"  tokens  {self.tokens(feature.input_ids)}",
             f"  labels  {escape_fields(' '.join(names))}  "
             f"(label strategy {self.task.options.label_strategy})",
             f"schemes   {', '.join(self.task.schemes)} -> iob2",
@@ -156,17 +157,18 @@ def marked_text(
     found: from `found_entities`.  types: all entity types, so that a type keeps its colour.
     """
     colour_of = {kind: COLOURS[i % len(COLOURS)] for i, kind in enumerate(types)}
-    marked, position = "", 0
-    lines = []
+    parts: list[str] = []
+    lines, position = [], 0
     for entity in found:
-        kind, name = escape_fields(entity["type"]), escape_controls(on_one_line(entity["text"]))
-        shown = f"\x1b[1;{colour_of[entity['type']]}m{name}\x1b[0m" if colour else f"[{name}]{kind}"
-        marked += escape_controls(text[position : entity["start"]]) + shown
+        kind, name = escape_fields(entity["type"]), on_one_line(entity["text"])
+        shown = coloured(name, colour_of[entity["type"]]) if colour else f"[{name}]{kind}"
+        parts += [with_single_blanks(text[position : entity["start"]]), shown]
         position = entity["end"]
         offsets = f"{entity['start']}-{entity['end']}"
-        lines.append(f"  {kind:8} {entity['score']:.2f}  {offsets:>9}  {name}")
-    marked += escape_controls(text[position:])
-    return "\n".join([" ".join(marked.split()), *lines])
+        lines.append(f"\n  {kind:8} {entity['score']:.2f}  {offsets:>9}  {name}")
+    parts.append(with_single_blanks(text[position:]).rstrip())
+    parts[0] = parts[0].lstrip()
+    return joined([*parts, *lines])
 
 
 def list_entities(words: Sequence[str], tags: Sequence[str]) -> str:

@@ -76,11 +76,7 @@ def load_initial_model(
         model.apply(model.init_weights)
         model.load_report = None  # no weight of the checkpoint is left
     tokenizer = Tokenizer.from_pretrained(folder)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, but the model only "
-            f"{config.vocab_size} embeddings; use the tokenizer that belongs to the model"
-        )
+    tokenizer.check_fits(config.vocab_size)
     limit = config.max_tokens
     if options.max_length is not None and config.has_max_tokens and options.max_length > limit:
         raise UserError(
@@ -144,7 +140,9 @@ def load_task(
                 f'{folder / CONFIG}: the setting {name!r} under "minift" is now '
                 f"{RENAMED_SETTINGS[name]!r}; rename it there"
             )
-    return model, Tokenizer.from_pretrained(folder).for_model(model.config.input_names), settings
+    tokenizer = Tokenizer.from_pretrained(folder)
+    tokenizer.check_fits(model.config.vocab_size)
+    return model, tokenizer.for_model(model.config.input_names), settings
 
 
 def saved_settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from minift.errors import UserError
 from minift.models.config import CONFIG, read_config
 from minift.models.registry import FAMILIES
+from minift.options import shorten
 from minift.tasks.base import Task
 from minift.tasks.classification import ClassificationTask
 from minift.tasks.loading import saved_settings
@@ -38,8 +39,6 @@ def task_of(folder: str | Path) -> type[Task]:
     config = read_config(folder)
     name = saved_settings(config).get("task")
     architectures = config.get("architectures") or []
-    if not isinstance(architectures, list):
-        raise UserError(f"{path}: architectures is {architectures!r:.80}; write it as a list")
     if name is None:
         models = [m for models in FAMILIES.values() for m in models if m.__name__ in architectures]
         kinds = ((name, task.model_kind) for name, task in TASKS.items())
@@ -52,13 +51,13 @@ def task_of(folder: str | Path) -> type[Task]:
             )
     if name is None:
         raise UserError(
-            f"{path}: architectures is {architectures!r}, which has no head for a task "
+            f"{path}: architectures is {shorten(architectures)}, which has no head for a task "
             "minift knows; give the output directory of a training script"
         )
     if not isinstance(name, str) or name not in TASKS:
         raise UserError(
-            f"{path}: the model's task is {name!r}, which is none of {', '.join(TASKS)}; give the "
-            "output directory of one of their training scripts"
+            f"{path}: the model's task is {shorten(name)}, which is none of {', '.join(TASKS)}; "
+            "give the output directory of one of their training scripts"
         )
     return TASKS[name]
 

@@ -18,9 +18,12 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from minift.errors import UserError
-from minift.files import check_whole, read_json
+from minift.files import is_present, read_json_object, read_saved
+from minift.text.checks import check_ids, check_settings, check_tokenizer_json
+from minift.text.fields import FLAGS, ID, MAX_ID
+from minift.text.library import library_errors
 from minift.text.special_tokens import (
-    NAMES,
+    NONCHARACTER,
     WORDPIECE_SPECIAL_TOKENS,
     content,
     default_tokens,
@@ -28,6 +31,10 @@ from minift.text.special_tokens import (
 )
 
 NO_LIMIT = 10**9  # a model_max_length above this (1e30 is common) means no limit
+MAX_BYTES, MAX_VALUES = 100_000_000, 5_000_000  # of tokenizer.json; the largest in use: 35 MB
+RUST_SPACES = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
+    map(chr, range(0x2000, 0x200B))
+)
 
 # Tokenizers that build BERT's pipeline from a vocab.txt.
 BERT_CLASSES = {
@@ -48,6 +55,7 @@ BERT_SETTINGS = {
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
 
+MAX_HOLES = 100_000  # ids without a token
 MANY_CAPITALS = 0.05  # share of the tokens; that of bert-base-cased is 0.4
 ADDED_TOKENS = ("additional_special_tokens", "extra_special_tokens")
 
@@ -56,14 +64,15 @@ def read_pipeline(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     """The pipeline in a folder, and its settings, BERT's defaults filled in.
 
     Reads tokenizer.json, or else builds BERT's pipeline from vocab.txt.  `UserError` if neither
-    exists, if a file is damaged, or if the padding token is missing.
+    exists, if a file is damaged or unreadable (a link to nowhere is no missing file), if a field
+    is out of range, or if the padding token is missing.
     """
     config = read_config(folder)
-    has_pipeline = (path := folder / "tokenizer.json").exists()
+    has_pipeline = is_present(path := folder / "tokenizer.json")
     _check_class(folder, config, has_pipeline)
     if has_pipeline:
         backend = _read_tokenizer_json(path, config)
-    elif (path := folder / "vocab.txt").exists():
+    elif is_present(path := folder / "vocab.txt"):
         backend = _build_bert(path, config)
     else:
         raise UserError(
@@ -95,7 +104,7 @@ def _check_class(folder: Path, config: dict[str, Any], has_pipeline: bool) -> No
         "tokenizer_class"
     )
     if not isinstance(name, str | None):
-        path = folder / "tokenizer_config.json"
+        path = folder / "config.json"
         raise UserError(f"{path}: tokenizer_class is {name!r:.80}; give the name of a class")
     family = (name or "BertTokenizer").removesuffix("Fast")
     other = [key for key, usual in BERT_SPLITS.items() if config.get(key, usual) != usual]
@@ -105,7 +114,7 @@ def _check_class(folder: Path, config: dict[str, Any], has_pipeline: bool) -> No
             f"{folder}: its tokenizer is {name or 'of BERT'}{told}, which needs a program that "
             "splits texts into words, and minift has none; use a checkpoint with another tokenizer"
         )
-    if not has_pipeline and (folder / "vocab.txt").exists() and family not in BERT_CLASSES:
+    if not has_pipeline and is_present(folder / "vocab.txt") and family not in BERT_CLASSES:
         raise UserError(
             f"{folder}: its tokenizer is {name}, for which minift needs tokenizer.json; save it "
             "with the library that it comes from"
@@ -129,54 +138,24 @@ def token_id(
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty if there is no such file."""
-    value = read_json(path) if path.exists() else {}
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: holds {type(value).__name__}, not an object; restore the file")
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{path}: holds half of a surrogate pair; restore the file") from None
-    return value
+    return read_json_object(path) if is_present(path) else {}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The settings in tokenizer_config.json and, of older checkpoints, special_tokens_map.json."""
-    path = folder / "tokenizer_config.json"
-    config = read_object(path)
-    if "added_tokens_decoder" not in config:
-        config = {**config, **read_object(folder / "special_tokens_map.json")}
+    config: dict[str, Any] = {}
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if "added_tokens_decoder" not in config:
+            settings = read_object(folder / name)
+            check_settings(folder / name, settings)
+            config |= settings
     unset = {name for name, value in config.items() if value is None} - {"strip_accents"}
-    config = {name: value for name, value in config.items() if name not in unset}
-    for name, value in config.items():
-        text = content(value)
-        is_flag = isinstance(value, bool) and name not in NAMES  # such as add_bos_token
-        if name.endswith("_token") and not is_flag and not isinstance(text, str):
-            raise UserError(f"{path}: {name} is {value!r}; give the token as a string")
-        if name in BERT_SETTINGS and not isinstance(value, bool | None):
-            raise UserError(f"{path}: {name} is {value!r}; give true or false")
-        if name == "model_input_names" and not isinstance(value, list):
-            raise UserError(f"{path}: {name} is {value!r}; give a list of names")
-        if name in ADDED_TOKENS:
-            _listed(path, name, value)
-    return config
+    return {name: value for name, value in config.items() if name not in unset}
 
 
-def _listed(path: Path, name: str, value: Any) -> list[str | dict[str, Any]]:
-    """The tokens of a setting, a list or, with a name for each token, an object."""
-    tokens = list(value.values()) if isinstance(value, dict) else value
-    if not isinstance(tokens, list) or not all(isinstance(content(t), str) for t in tokens):
-        raise UserError(f"{path}: {name} is {value!r:.80}; give a list of tokens")
-    return tokens
-
-
-def stored_limit(folder: Path, config: dict[str, Any]) -> int | None:
+def stored_limit(config: dict[str, Any]) -> int | None:
     """The tokenizer's `model_max_length` in tokens; None if there is no limit."""
     limit = config.get("model_max_length", NO_LIMIT)
-    if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 1:
-        raise UserError(
-            f"{folder / 'tokenizer_config.json'}: model_max_length is {limit!r}; give a number of "
-            "tokens, or remove it"
-        )
     return int(limit) if limit < NO_LIMIT else None
 
 
@@ -185,13 +164,13 @@ def _read_tokenizer_json(path: Path, config: dict[str, Any]) -> tokenizers.Token
 
     As in `transformers`, BERT's settings in tokenizer_config.json override those in the file.
     """
-    check_whole(path)
-    try:
-        backend = tokenizers.Tokenizer.from_buffer(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from None
-    except Exception as error:  # the library raises ValueError or bare Exception
-        raise UserError(f"{path}: not a tokenizer ({_line(error)}); restore the file") from None
+    value = check_tokenizer_json(path, read_json_object(path, MAX_BYTES, MAX_VALUES))
+    if isinstance(vocab := value["model"]["vocab"], dict):
+        value["model"] = {**value["model"], "vocab": _without_holes(path, vocab)}
+    with library_errors(f"{path}: not a tokenizer", "restore the file"):
+        # Written again, so that the library reads what was checked.
+        backend = tokenizers.Tokenizer.from_str(json.dumps(value, ensure_ascii=False))
+    check_ids(path, value, backend)
     if isinstance(backend.normalizer, normalizers.BertNormalizer):
         fields = json.loads(backend.normalizer.__getstate__())
         del fields["type"]
@@ -209,16 +188,11 @@ def _build_bert(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
     longest subword token that matches; a word of more than 100 characters becomes [UNK].
     """
     config = {**WORDPIECE_SPECIAL_TOKENS, "strip_accents": None, **config}
-    try:
-        model = models.WordPiece.from_file(str(path), unk_token=content(config["unk_token"]))
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(
-            f"{path}: not a vocabulary in UTF-8 ({_line(error)}); restore the file"
-        ) from None
-    backend = tokenizers.Tokenizer(model)
+    vocab = _without_holes(path, _read_vocab(path))
+    backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token=content(config["unk_token"])))
     token_id(path, backend, config, "unk_token")
     backend.normalizer = normalizers.BertNormalizer(
-        lowercase=config.get("do_lower_case", not _is_cased(backend.get_vocab())),
+        lowercase=config.get("do_lower_case", not _is_cased(vocab)),
         strip_accents=config["strip_accents"],
         handle_chinese_chars=config.get("tokenize_chinese_chars", True),
     )
@@ -226,14 +200,42 @@ def _build_bert(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
     backend.decoder = decoders.WordPiece(prefix="##")
     backend.post_processor = _bert_template(path, backend, config)
     token_id(path, backend, config, "pad_token")
-    try:
-        _add_tokens(path.parent, backend, config)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path.parent}: the added tokens in tokenizer_config.json or added_tokens.json are "
-            f"damaged ({_line(error)}); restore these files"
-        ) from None
+    _add_tokens(path.parent, backend, config)
     return backend
+
+
+def _read_vocab(path: Path) -> dict[str, int]:
+    """The tokens in a vocab.txt and their ids, read as the library and `transformers` read it.
+
+    White space at the end of a line does not count; of equal lines the last has the id.
+    """
+    try:
+        lines = read_saved(path, MAX_BYTES).decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not a vocabulary in UTF-8 ({error.reason} at byte {error.start}); restore "
+            "the file"
+        ) from None
+    if lines[-1] == "":
+        del lines[-1]
+    if len(lines) > MAX_ID:
+        raise UserError(f"{path}: has {len(lines):,} tokens; minift reads {MAX_ID:,}")
+    return {line.rstrip(RUST_SPACES): i for i, line in enumerate(lines)}
+
+
+def _without_holes(path: Path, vocab: dict[str, int]) -> dict[str, int]:
+    """The vocabulary with a token that no text has for each id below the greatest without one.
+
+    The library would count added tokens from the number of tokens, not after the greatest id, and
+    print a line about holes to standard output, in the middle of the user's results.
+    """
+    holes = sorted(set(range(max(vocab.values(), default=-1) + 1)) - set(vocab.values()))
+    if len(holes) > MAX_HOLES:
+        raise UserError(
+            f"{path}: the token {max(vocab, key=vocab.get)!r:.80} has the id "
+            f"{max(vocab.values())}, but there are {len(vocab)} tokens; restore the file"
+        )
+    return vocab | {f" {NONCHARACTER}[unused{i}]": i for i in holes}
 
 
 def _is_cased(tokens: Iterable[str]) -> bool:
@@ -275,26 +277,45 @@ def _add_tokens(folder: Path, backend: tokenizers.Tokenizer, config: dict[str, A
     if backend.token_to_id(content(config["mask_token"])) is None:
         special.remove(config["mask_token"])  # the embedding has no row for it
     for key in ADDED_TOKENS:
-        special += _listed(folder / "tokenizer_config.json", key, config.get(key, []))
-    added = [(i, token) for token, i in read_object(folder / "added_tokens.json").items()]
+        tokens = config.get(key, [])
+        special += tokens.values() if isinstance(tokens, dict) else tokens
+    path = folder / "added_tokens.json"
+    added = [(i, token) for token, i in read_object(path).items()]
+    for i, token in added:
+        if not ID.accepts(i):
+            raise UserError(
+                f"{path}: the token {token!r:.80} has the id {i!r:.80}; give {ID.wants}"
+            )
     added += [(int(i), token) for i, token in config.get("added_tokens_decoder", {}).items()]
     added.sort(key=lambda entry: entry[0])
     names = {content(token) for token in special}
+    tokens = []
     for token in [*(token for _, token in added), *special]:
-        settings = dict(token) if isinstance(token, dict) else {"content": token}
-        settings.pop("__type", None)
-        if settings["content"] in names:
-            backend.add_special_tokens([AddedToken(**{**settings, "special": True})])
-        else:
-            backend.add_tokens([AddedToken(**settings)])
+        settings = token if isinstance(token, dict) else {}
+        settings = {name: settings[name] for name in FLAGS if name in settings}
+        if content(token) in names:
+            settings["special"] = True
+        tokens.append(AddedToken(content(token), **settings))
+    backend.add_tokens(tokens)
     for i, token in added:
         if (found := backend.token_to_id(content(token))) != i:
             raise UserError(
-                f"{folder}: the added token {content(token)!r} gets the id {found}, but "
+                f"{folder}: the added token {content(token)!r:.80} gets the id {found}, but "
                 f"should have {i}; restore vocab.txt"
             )
 
 
-def _line(error: Exception) -> str:
-    """The library's error message as one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200]
+def template(backend: tokenizers.Tokenizer, pair: bool) -> list[tuple[int | None, int, int]]:
+    """Texts and special tokens in order: (sequence, or None for a special token; id; type id).
+
+    Found by giving the post-processor a token, or a pair.  The token is another tokenizer's, since
+    this one may know no letter.  BERT's layout of a pair:
+        [(None, 101, 0), (0, _, 0), (None, 102, 0), (1, _, 1), (None, 102, 1)]
+    """
+    token = tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).encode("a")
+    probe = backend.post_process(token, token if pair else None)
+    layout: list[tuple[int | None, int, int]] = []
+    for entry in zip(probe.sequence_ids, probe.ids, probe.type_ids, strict=True):
+        if entry[0] is None or not layout or layout[-1][0] != entry[0]:
+            layout.append(entry)
+    return layout

@@ -90,12 +90,19 @@ def without_tokens(backend: tokenizers.Tokenizer, names: Iterable[str]) -> token
     hidden = {name: f" {NONCHARACTER}{i}" for i, name in enumerate(names)}
     state = json.loads(backend.to_str())
     model = state["model"]
+    prefix = model.get("continuing_subword_prefix") or ""
     if isinstance(model["vocab"], dict):
         model["vocab"] = {hidden.get(token, token): i for token, i in model["vocab"].items()}
     else:
         model["vocab"] = [[hidden.get(token, token), score] for token, score in model["vocab"]]
     if "unk_token" in model:
         model["unk_token"] = hidden.get(model["unk_token"], model["unk_token"])
+    if "merges" in model:  # of BPE: a token that merges make would be found in a text
+        model["merges"] = [
+            (first, second)
+            for first, second in model["merges"]
+            if not {first, second, first + second[len(prefix) :]} & hidden.keys()
+        ]
     for added in state["added_tokens"]:
         added["content"] = hidden.get(added["content"], added["content"])
     return tokenizers.Tokenizer.from_str(json.dumps(state))

@@ -30,8 +30,10 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,9 @@ from tokenizers import normalizers
 from minift import hub
 from minift.errors import UserError
 from minift.files import write_json, write_text
-from minift.text.pipeline import BERT_SETTINGS, read_pipeline, stored_limit
+from minift.text.library import library_errors
+from minift.text.pieces import PIECE, can_be_cut, cut
+from minift.text.pipeline import BERT_SETTINGS, read_pipeline, stored_limit, template
 from minift.text.special_tokens import content, control_tokens, spelled_in, without_tokens
 from minift.text.windows import truncate_pair
 
@@ -87,6 +91,7 @@ class Tokenizer:
     max_length: maximum number of tokens of an encoding, special tokens included; None: no limit.
     split_special_tokens: whether a control token that a text spells, such as "[SEP]", is text.
     control_tokens: the special tokens that stand for no text.
+    source: the folder, for error messages.
     """
 
     def __init__(
@@ -95,6 +100,7 @@ class Tokenizer:
         config: dict[str, Any],
         max_length: int | None = None,
         split_special_tokens: bool = True,
+        source: str | os.PathLike = "",
     ) -> None:
         backend.no_truncation()
         backend.no_padding()
@@ -102,8 +108,9 @@ class Tokenizer:
         self._config = config
         self.max_length = max_length
         self.split_special_tokens = split_special_tokens
+        self.source = source
         self.control_tokens = control_tokens(backend, config)
-        self._layouts = [_layout(backend, pair) for pair in (False, True)]
+        self._layouts = [template(backend, pair) for pair in (False, True)]
         # As in `transformers`: a tokenizer that does not name token types gives type 0 to all.
         if "token_type_ids" not in config.get("model_input_names", ("token_type_ids",)):
             self._layouts = [[(s, i, 0) for s, i, _ in layout] for layout in self._layouts]
@@ -125,15 +132,15 @@ class Tokenizer:
         """
         folder = hub.find_checkpoint(source)
         backend, config = read_pipeline(folder)
-        limits = [limit for limit in (max_length, stored_limit(folder, config)) if limit]
-        try:
-            return cls(backend, config, min(limits, default=None), split_special_tokens)
-        except BaseException as error:  # a panic in Rust is not an Exception
-            if type(error).__name__ != "PanicException":
-                raise
+        stored = stored_limit(config)
+        limits = [limit for limit in (max_length, stored) if limit]
+        tokenizer = cls(backend, config, min(limits, default=None), split_special_tokens, folder)
+        if stored is not None and stored <= (special := tokenizer.num_special(pair=False)):
             raise UserError(
-                f"{folder}: its tokenizer cannot encode a letter ({error}); restore tokenizer.json"
-            ) from None
+                f"{folder / TOKENIZER_FILES[1]}: model_max_length is {stored}, and every text gets "
+                f"{special} special tokens; give a greater number, or remove it"
+            )
+        return tokenizer
 
     def for_model(self, input_names: Sequence[str], max_length: int | None = None) -> Tokenizer:
         """The same tokenizer with a model's inputs and limit, which `save_pretrained` writes.
@@ -146,14 +153,15 @@ class Tokenizer:
         names = [name for name in input_names if name in own]
         config = {**self._config, "model_input_names": names}
         limit = max_length or self.max_length
-        return Tokenizer(self._backend, config, limit, self.split_special_tokens)
+        return Tokenizer(self._backend, config, limit, self.split_special_tokens, self.source)
 
     @cached_property
     def _reader(self) -> tokenizers.Tokenizer:
         """Reads texts, while `_backend` knows the names of all tokens."""
         if not self.split_special_tokens:
             return self._backend
-        return without_tokens(self._backend, self.control_tokens)
+        with self._errors("cannot read special tokens as text"):
+            return without_tokens(self._backend, self.control_tokens)
 
     # ---- text -> tokens ------------------------------------------------------------------------
 
@@ -202,8 +210,15 @@ class Tokenizer:
         ]
 
     def ids(self, texts: Sequence[Any], *, is_split_into_words: bool = False) -> list[list[int]]:
-        """Only the ids of `tokens`: twice as fast, with a fraction of the memory."""
-        return [e.ids for e in self._run(texts, is_split_into_words, fast=True)]
+        """Only the ids of `tokens`: twice as fast, with a fraction of the memory.
+
+        A long text is read in pieces where that changes nothing (pieces.py).
+        """
+        long = not is_split_into_words and any(len(text) > PIECE for text in texts)
+        if not long or not can_be_cut(self._reader):
+            return [e.ids for e in self._run(texts, is_split_into_words, fast=True)]
+        parts = ((e.ids for p in cut(t) for e in self._run([p], False, fast=True)) for t in texts)
+        return [list(chain.from_iterable(part)) for part in parts]
 
     def unknown(self, texts: Sequence[str]) -> Counter[str]:
         """The texts of the unknown tokens, and how often each occurs.
@@ -275,12 +290,19 @@ class Tokenizer:
             chunk = list(texts[start : start + CHUNK])
             for i, text in enumerate(chunk, start):
                 _check_text(text, i, words)
-            yield from encode(chunk, is_pretokenized=words, add_special_tokens=False)
+            with self._errors("cannot read a text"):
+                encodings = encode(chunk, is_pretokenized=words, add_special_tokens=False)
+            yield from encodings
+
+    def _errors(self, problem: str) -> AbstractContextManager[None]:
+        """Errors that a stranger's tokenizer shows only when it has a text."""
+        return library_errors(f"{self.source}: its tokenizer {problem}", "use another tokenizer")
 
     # ---- tokens -> text ------------------------------------------------------------------------
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        with self._errors("cannot write a text"):
+            return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
         found = [self._backend.id_to_token(i) for i in ids]
@@ -291,10 +313,21 @@ class Tokenizer:
 
     # ---- the vocabulary ------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
-        """Number of tokens, added tokens included."""
-        return self._backend.get_vocab_size(with_added_tokens=True)
+        """The greatest id plus 1, added tokens included: the rows that an embedding needs."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def check_fits(self, num_embeddings: int) -> None:
+        """Raise `UserError` if a model with so many embeddings has no row for one of the ids.
+
+        Call it before a tokenizer and a model of your own choice meet (`model.config.vocab_size`).
+        """
+        if self.vocab_size > num_embeddings:
+            raise UserError(
+                f"{self.source}: the tokenizer has ids up to {self.vocab_size - 1}, but the model "
+                f"only {num_embeddings} embeddings; use the tokenizer that belongs to the model"
+            )
 
     @property
     def pad_token(self) -> str:
@@ -372,20 +405,6 @@ class Tokenizer:
         Path(folder).mkdir(parents=True, exist_ok=True)
         write_text(Path(folder, TOKENIZER_FILES[0]), self._backend.to_str(pretty=True))
         write_json(Path(folder, TOKENIZER_FILES[1]), config)
-
-
-def _layout(backend: tokenizers.Tokenizer, pair: bool) -> list[tuple[int | None, int, int]]:
-    """Texts and special tokens in order: (sequence, or None for a special token; id; type id).
-
-    Found by encoding a letter, or a pair of letters.  BERT's layout of a pair:
-        [(None, 101, 0), (0, _, 0), (None, 102, 0), (1, _, 1), (None, 102, 1)]
-    """
-    probe = backend.encode("a", "a" if pair else None)
-    layout: list[tuple[int | None, int, int]] = []
-    for entry in zip(probe.sequence_ids, probe.ids, probe.type_ids, strict=True):
-        if entry[0] is None or not layout or layout[-1][0] != entry[0]:
-            layout.append(entry)
-    return layout
 
 
 def _check_text(text: Any, index: int, words: bool) -> None:

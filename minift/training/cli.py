@@ -5,16 +5,26 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+import signal
 import sys
+import threading
+import traceback
 import types
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from minift.errors import UserError
 from minift.options import flag_of
-from minift.terminal import escape_unencodable, print_line
-from minift.training.signals import Stopped
+from minift.terminal import (
+    discard_output,
+    escaping_streams,
+    flush_stdout,
+    print_last_line,
+    print_line,
+)
+from minift.training.signals import Stopped, ends_on_signals
 
 # A flag's old name -> the flag to use now, with a remark.  Of several, the error names the first
 # that the script has; without any of them, the old name is an unknown flag.
@@ -78,6 +88,8 @@ def parse_path(text: str) -> Path:
         raise argparse.ArgumentTypeError("the path is empty; give a file or a folder")
     return Path(text)
 
+
+INTERRUPTED = "interrupted; a run with --save-steps continues with --resume"
 
 PARSERS = {Path: parse_path}  # how a value is read, where the type itself does not
 
@@ -144,7 +156,10 @@ class ArgumentParser(argparse.ArgumentParser):
         """End the script with status 2; the last line on stderr is the error."""
         help_flag = "--help-all" if "--help-all" in self._option_string_actions else "--help"
         print_line(f"usage: {self.prog} [FLAGS]", to_stderr=True)
-        self.exit(2, f"error: {message} ({help_flag} lists all flags)\n")
+        print_line(
+            f"error: {' '.join(message.split())} ({help_flag} lists all flags)", to_stderr=True
+        )
+        self.exit(2)
 
 
 def command_line(
@@ -257,25 +272,49 @@ def as_dict(*options: Any) -> dict[str, Any]:
 def run_script(main: Callable[[], object]) -> NoReturn:
     """Run a script's `main` and exit.
 
-    A `UserError` ends with status 2 and one line on stderr, Ctrl-C with status 130.  A run that a
-    signal stopped after saving its state ends with status 128 + the signal's number.
+    A `UserError` ends with status 2 and one line on stderr, Ctrl-C and SIGTERM within two seconds
+    with one line and status 128 + the signal's number, also those that stopped a run after saving
+    its state.  Any other exception ends with its traceback and status 1.  Whatever is printed
+    meanwhile, by Python or a library too, has its control characters escaped.
     """
-    for stream in (sys.stdout, sys.stderr):
-        escape_unencodable(stream)
+    threads = set(threading.enumerate())
+    with escaping_streams(), ends_on_signals(lambda: print_last_line(INTERRUPTED)):
+        try:
+            status = _call(main)
+        except KeyboardInterrupt as error:
+            status = 128 + getattr(error, "signal", signal.SIGINT)
+            # Python waits for both when it ends, and here the wait has an end.
+            for thread in set(threading.enumerate()) - threads:
+                if not thread.daemon:
+                    thread.join()
+            with suppress(OSError):
+                flush_stdout()
+            _print_last(INTERRUPTED)
+    sys.exit(status)
+
+
+def _call(main: Callable[[], object]) -> int:
+    """Call `main`; the exit status.  An error is printed on stderr."""
     try:
         main()
+        flush_stdout()
+        return 0
     except UserError as error:
-        sys.exit(_print_error(f"error: {error}", 2))
+        _print_last(f"error: {' '.join(str(error).split())}")
+        return 2
     except Stopped as stopped:
-        sys.exit(_print_error(str(stopped), 128 + stopped.signal))
-    except KeyboardInterrupt:
-        sys.exit(_print_error("interrupted; a run with --save-steps continues with --resume", 130))
+        _print_last(str(stopped))
+        return 128 + stopped.signal
     except BrokenPipeError:  # the reader of our output has closed the pipe
-        sys.stderr.close()
-        sys.exit(0)
-    sys.exit(0)
+        discard_output()
+        return 0
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException:  # not Exception alone: a panic of Rust code is none
+        _print_last(traceback.format_exc().rstrip())
+        return 1
 
 
-def _print_error(message: str, status: int) -> int:
-    print_line(" ".join(message.split()), to_stderr=True)
-    return status
+def _print_last(message: str) -> None:
+    with suppress(OSError, UserError):  # stderr is closed, or its disk is full
+        print_line(message, to_stderr=True)

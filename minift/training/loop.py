@@ -143,7 +143,7 @@ def train(
         is_due = state.step % every == 0 if every else step.ends_epoch
         if scored and (is_due or is_last):
             evaluate_and_save(label, row)
-        stop_now = stop.requested if not is_last else None
+        stop_now = stop.requested
         if stop_now or (options.save_steps and state.step % options.save_steps == 0):
             state.loss_sum, state.loss_count = totals.tolist()
             state.log_lines, state.grad_norm = log.num_lines, norm.item()

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from minift.device import autocast, pick_device
-from minift.errors import UserError
+from minift.errors import UserError, location
 from minift.files import write_json, write_jsonl
 from minift.models.base import PretrainedModel
 from minift.tasks.base import Feature, Task
@@ -135,7 +135,7 @@ def run_in(
         write_json(folder / METRICS, metrics)
         remove_state(folder)
     which = "best" if "dev" in splits else "last"
-    print_line(f"\nthe {which} model is in {folder} ({metrics['seconds']:.0f} s in all)")
+    print_line(f"\nthe {which} model is in {location(folder)} ({metrics['seconds']:.0f} s in all)")
     if (reason := best.unlike_transformers) is not None:
         print_line(f"transformers cannot load it: {reason}")
     if "dev" not in splits:

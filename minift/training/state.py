@@ -15,9 +15,12 @@ if something changes that is not listed here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from minift.options import bounded, check_fields
 
 
 @dataclass
@@ -25,9 +28,9 @@ class Throughput:
     """How much a run has processed, in all its processes."""
 
     seconds: float = 0.0  # in training steps; evaluations and saves are left out
-    examples: int = 0
-    real_tokens: int = 0  # without padding
-    all_tokens: int = 0  # with padding
+    examples: int = bounded(0, 0, math.inf)
+    real_tokens: int = bounded(0, 0, math.inf)  # without padding
+    all_tokens: int = bounded(0, 0, math.inf)  # with padding
 
 
 @dataclass
@@ -37,36 +40,43 @@ class EpochOrder:
     seed: int
     batch_size: int
     by_length: bool
-    used: int = 0  # records of it that were trained on
+    used: int = bounded(0, 0, math.inf)  # records of it that were trained on
 
 
 @dataclass
 class TrainerState:
     """The position of a run, and the numbers that its next steps and log lines depend on."""
 
-    step: int = 0  # complete steps of the run's plan
-    total_steps: int = 0  # of the plan
-    epoch: int = 0  # complete epochs
+    step: int = bounded(0, 0, math.inf)  # complete steps of the run's plan
+    total_steps: int = bounded(0, 0, math.inf)  # of the plan
+    epoch: int = bounded(0, 0, math.inf)  # complete epochs
     orders: list[EpochOrder] = field(default_factory=list)  # of the current epoch
-    examples: int = 0  # features in the training data, whose orders these are
+    examples: int = bounded(0, 0, math.inf)  # features in the training data, whose orders these are
     max_micro_batch: int | None = None  # records in a forward pass since memory ran out
-    averaged: int = 0  # steps in the mean of weights
-    skipped: int = 0  # steps with a loss or gradient that was not finite
+    averaged: int = bounded(0, 0, math.inf)  # steps in the mean of weights
+    skipped: int = bounded(0, 0, math.inf)  # steps with a loss or gradient that was not finite
     scored_by: str = ""  # metric and dev data of the best score
     best_score: float | None = None
-    best_step: int = 0
-    evaluations_since_best: int = 0
+    best_step: int = bounded(0, 0, math.inf)
+    evaluations_since_best: int = bounded(0, 0, math.inf)
     loss_sum: float = 0.0  # of the losses since the last logged step
     loss_count: float = 0.0  # number of the losses in `loss_sum`, or their total weight
     grad_norm: float = 0.0  # of the last step that was not skipped
-    log_lines: int = 0  # lines of log.jsonl so far
+    log_lines: int = bounded(0, 0, math.inf)  # lines of log.jsonl so far
     throughput: Throughput = field(default_factory=Throughput)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainerState:
-        """The inverse of `dataclasses.asdict`; `TypeError` or `KeyError` for other fields."""
+        """The inverse of `dataclasses.asdict`.
+
+        Raises `TypeError` or `KeyError` for other fields, `ValueError` for one of another type.
+        """
         orders = [EpochOrder(**order) for order in values["orders"]]
-        return cls(**{**values, "orders": orders, "throughput": Throughput(**values["throughput"])})
+        throughput = Throughput(**values["throughput"])
+        state = cls(**{**values, "orders": orders, "throughput": throughput})
+        for part in (state, throughput, *orders):
+            check_fields(part)
+        return state
 
     def count_scores_of(self, scored_by: str) -> None:
         """Forget the best score, in place, if other data or another metric measured it."""

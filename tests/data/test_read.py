@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from minift.data import read, rows
+from minift.data import lines, read
 from minift.data.read import TextRecord, builtin, read_classification, records_of
 from minift.errors import UserError
 
@@ -264,7 +264,7 @@ def test_a_damaged_gzip(tmp_path):
 
 
 def test_a_line_beyond_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 100)
     path = write(tmp_path / "x.tsv", "a" * 97 + "\t1\n" + "a" * 98 + "\t1")
     assert len(read_classification(path)) == 2
     path = write(tmp_path / "x.tsv", "b\t1\n" + "a" * 99 + "\t1")

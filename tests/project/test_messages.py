@@ -102,7 +102,7 @@ REACHES: dict[str, set[str]] = {
     "tasks.summarization.SummarizationTask": SUMMARIZERS,
     "training": ALL_TRAINING,
     "training.checkpoint": RUNS | PRETRAIN,
-    "training.cli.run_script": RUNS,
+    "training.cli": RUNS,
     # The cells of a sweep give the epochs, and so does a range test.
     "training.defaults": ALL_TRAINING - SWEEPS - RANGE_TESTS,
     "training.options.TrainOptions._check_trained_parameters": TRAIN_SCRIPTS - SUMMARIZERS,

@@ -13,8 +13,8 @@ import pytest
 import torch
 from support.running import read_lines
 
+from minift.data.lines import read_lines as lines_of
 from minift.data.read import records_of
-from minift.data.rows import read_lines as lines_of
 from minift.errors import UserError
 from minift.models.heads import EncoderForSequenceClassification
 from minift.predictor import predict_lines

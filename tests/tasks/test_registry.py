@@ -54,7 +54,7 @@ def test_a_saved_model_says_its_task(tiny_bert, reviews, tmp_path):
         task_of(folder)
 
 
-@pytest.mark.parametrize("settings", [{}, {"minift": {"max_length": 32}}, {"minift": 3}])
+@pytest.mark.parametrize("settings", [{}, {"minift": {"max_length": 32}}])
 def test_other_checkpoints_are_known_by_their_architecture(tiny_bert, tmp_path, settings):
     folder = tmp_path / "saved"
     model = BertForQuestionAnswering.from_pretrained(tiny_bert, num_labels=2)

@@ -22,7 +22,7 @@ from minift.training.optim import set_learning_rate
 from minift.training.options import TrainOptions
 from minift.training.run import run
 from minift.training.run_dir import run_lock
-from minift.training.signals import Stopped, StopRequest
+from minift.training.signals import Interrupted, Stopped, StopRequest
 
 
 @pytest.fixture
@@ -96,11 +96,50 @@ def test_scripts_exit_with_the_signals_status(start, tmp_path):
 
 
 def test_a_second_signal_ends_at_once():
-    with StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.requested == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
+    def stop_twice():
+        with StopRequest() as stop:
             os.kill(os.getpid(), signal.SIGINT)
+            assert stop.requested == signal.SIGINT
+            os.kill(os.getpid(), signal.SIGINT)
+            raise AssertionError("the second signal has done nothing")
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_twice()
+
+
+def test_a_signal_that_came_too_late_for_the_loop_still_ends():
+    def finish_the_loop():
+        with StopRequest():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted) as ended:
+        finish_the_loop()
+    assert ended.value.signal == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_run_that_is_stopped_in_its_last_step_is_finished_by_resume(start, tmp_path, monkeypatch):
+    task, options = start(output_dir=tmp_path / "straight")
+    straight = run(ClassificationTask, task, options)
+    steps = []
+
+    def kill_in_the_last_step(*args):
+        set_learning_rate(*args)
+        steps.append(args)
+        if len(steps) == 26:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped = replace(options, output_dir=tmp_path / "stopped")
+    with monkeypatch.context() as patch:
+        patch.setattr("minift.training.loop.set_learning_rate", kill_in_the_last_step)
+        with pytest.raises(Stopped, match=r"after step 26 of 26"):
+            run(ClassificationTask, task, stopped)
+    resumed = run(ClassificationTask, task, replace(stopped, resume=True))
+    assert resumed["dev"] == straight["dev"]
+    assert read_lines(stopped.output_dir / "log.jsonl") == read_lines(
+        options.output_dir / "log.jsonl"
+    )
 
 
 def test_elsewhere_than_in_the_main_thread_no_signal_is_taken():
