@@ -32,11 +32,10 @@ from random import Random
 from typing import Any
 
 import torch
-from fuzzing import seconds
 from support import clutter
 from support.clutter import Listing, listing
 from support.fuzzes import Outcomes, command_line
-from support.starts import SECONDS, End, Start, Wrong, finish
+from support.starts import End, Start, Wrong, finish
 from support.worlds import (
     FLAGS,
     KINDS,
@@ -395,8 +394,7 @@ def try_case(bench: Bench, seed: int) -> tuple[list[tuple[str, str]], str]:
     try:
         for attempt in range(4):
             to_kill = attempt < 3 and draw.random() < (0.35 if attempt else 0.5)
-            with seconds(SECONDS):
-                ends = try_starts(bench, world, together and not attempt, attempt > 0, to_kill)
+            ends = try_starts(bench, world, together and not attempt, attempt > 0, to_kill)
             outcomes |= {end.status for end in ends}
             if all(end.status != "killed" for end in ends):
                 break
