@@ -1,4 +1,4 @@
-"""Ways in which a hub misbehaves, one function for each; `open_hub` serves them."""
+"""Ways in which a hub misbehaves, one function for each; `loopback_hub` serves them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from itertools import chain, count, repeat
 
-from support.open_hub import Answer, Ask, Behaviour, HostileHub
+from support.loopback_hub import Answer, Ask, Behaviour, LoopbackHub
 
 LOGIN_PAGE = b"<!DOCTYPE html><html><body>Welcome to the hotel, please log in</body></html>"
 
@@ -23,7 +23,7 @@ def on(where: str, spoil: Behaviour, when: range = EVERY) -> Behaviour:
     when: which of them; the first answer about a file is 0, whatever its method.
     """
 
-    def behave(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+    def behave(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
         kinds = {"all", ask.file, ask.kind, "files" if ask.file else "api"}
         if where in kinds and ask.nth in when:
             spoil(hub, ask, answer)
@@ -38,7 +38,7 @@ def header(name: str, *values: object) -> Behaviour:
 def etag(value: str) -> Behaviour:
     """The name under which `huggingface_hub` stores a file, for small files and for stored ones."""
 
-    def spoil(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+    def spoil(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
         for name in ("ETag", "X-Linked-ETag"):
             if answer.get(name):
                 answer.set(name, value)
@@ -47,7 +47,7 @@ def etag(value: str) -> Behaviour:
 
 
 def status(code: int, retry_after: object = None) -> Behaviour:
-    def spoil(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+    def spoil(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
         answer.status = code
         answer.headers = [] if retry_after is None else [("Retry-After", str(retry_after))]
         answer.fill(b"the hub is not well")
@@ -58,14 +58,14 @@ def status(code: int, retry_after: object = None) -> Behaviour:
 def error_code(code: int, name: str) -> Behaviour:
     """A refusal with the reason that huggingface.co gives in a header."""
 
-    def spoil(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+    def spoil(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
         status(code)(hub, ask, answer)
         answer.set("X-Error-Code", name)
 
     return spoil
 
 
-def login_page(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+def login_page(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
     """The page of a hotel's network, with status 200, instead of the true answer."""
     answer.status, answer.headers = 200, [("Content-Type", "text/html")]
     answer.fill(LOGIN_PAGE)
@@ -78,7 +78,7 @@ def says(body: bytes) -> Behaviour:
 def about(**facts: object) -> Behaviour:
     """JSON about the repository with other facts."""
 
-    def spoil(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+    def spoil(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
         if ask.kind == "api":
             answer.fill(json.dumps(hub.about() | facts).encode())
 
@@ -88,7 +88,7 @@ def about(**facts: object) -> Behaviour:
 def more_siblings(*siblings: object) -> Behaviour:
     """JSON about the repository with more files than there are."""
 
-    def spoil(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+    def spoil(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
         about(siblings=[*hub.about()["siblings"], *siblings])(hub, ask, answer)
 
     return spoil
@@ -97,7 +97,7 @@ def more_siblings(*siblings: object) -> Behaviour:
 def each_sibling(**facts: object) -> Behaviour:
     """JSON about the repository with other facts about each file."""
 
-    def spoil(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+    def spoil(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
         siblings = [sibling | facts for sibling in hub.about()["siblings"]]
         about(siblings=siblings)(hub, ask, answer)
 
@@ -107,7 +107,7 @@ def each_sibling(**facts: object) -> Behaviour:
 def pages_of(megabytes: int) -> Behaviour:
     """A valid JSON list of white space, as announced."""
 
-    def spoil(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+    def spoil(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
         answer.body = chain([b"["], (b" " * 1_000_000 for _ in range(megabytes)), [b"]"])
         answer.set("Content-Length", megabytes * 1_000_000 + 2)
 
@@ -120,51 +120,51 @@ def gzip_bomb(megabytes: int) -> Behaviour:
     parts = [packer.compress(b" " * 1_000_000) for _ in range(megabytes)]
     bomb = b"".join([*parts, packer.flush()])
 
-    def spoil(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+    def spoil(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
         answer.fill(bomb)
         answer.set("Content-Encoding", "gzip")
 
     return spoil
 
 
-def other_bytes(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+def other_bytes(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
     """The right length, announced as it truly is, with other bytes."""
     if isinstance(answer.body, bytes):
         answer.body = bytes(byte ^ 1 for byte in answer.body)
 
 
-def shorter(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+def shorter(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
     """Half of a file, and a Content-Length that agrees."""
     answer.fill(answer.body[: len(answer.body) // 2])
 
 
-def longer(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+def longer(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
     answer.fill(answer.body + b"more")
 
 
-def cut(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+def cut(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
     """Half of a file; the connection ends before the announced length."""
     answer.body = answer.body[: len(answer.body) // 2]
 
 
-def endless(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+def endless(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
     """A body without a length and without an end."""
     answer.set("Content-Length")
     answer.body = repeat(answer.body[:4096] or b"x" * 4096)
 
 
-def endless_chunks(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+def endless_chunks(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
     endless(hub, ask, answer)
     answer.set("Transfer-Encoding", "chunked")
     answer.body = repeat(b"1000\r\n" + b"x" * 4096 + b"\r\n")
 
 
-def without_length(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+def without_length(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
     """The true body; its end is the end of the connection."""
     answer.set("Content-Length")
 
 
-def slow(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+def slow(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
     """Ten bytes a second."""
 
     def trickle(body: bytes) -> Iterator[bytes]:
@@ -178,7 +178,7 @@ def slow(hub: HostileHub, ask: Ask, answer: Answer) -> None:
 def pause(seconds: float) -> Behaviour:
     """The true body, its second half after a pause."""
 
-    def spoil(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+    def spoil(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
         def halves(body: bytes) -> Iterator[bytes]:
             yield body[: len(body) // 2]
             hub.hold(seconds)
@@ -192,7 +192,7 @@ def pause(seconds: float) -> Behaviour:
 def stalls(at: str) -> Behaviour:
     """Say nothing more from here: "start", in the "headers", after the "head", or in the "body"."""
 
-    def spoil(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+    def spoil(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
         half = len(answer.body) // 2
         said = {
             "start": b"",
@@ -210,7 +210,7 @@ def stalls(at: str) -> Behaviour:
     return spoil
 
 
-def header_trickle(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+def header_trickle(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
     """One byte of a header every tenth of a second, without end."""
 
     def trickle() -> Iterator[bytes]:
@@ -222,24 +222,24 @@ def header_trickle(hub: HostileHub, ask: Ask, answer: Answer) -> None:
     answer.raw = trickle()
 
 
-def endless_headers(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+def endless_headers(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
     lines = (b"X-Header-%d: %s\r\n" % (number, b"x" * 1000) for number in count())
     answer.raw = chain([b"HTTP/1.1 200 OK\r\n"], lines)
 
 
-def no_http(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+def no_http(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
     """Bytes of some other protocol."""
     answer.raw = iter([b"\x16\x03\x01\x02\x00\x01\x00" * 20])
 
 
-def reset(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+def reset(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
     answer.reset = True
 
 
 def redirect(location: str, code: int = 302) -> Behaviour:
     """To a place whose {url} is the hub's and {file} the file's."""
 
-    def spoil(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+    def spoil(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
         answer.status = code
         answer.set("Location", location.format(url=hub.url, file=ask.file))
         answer.fill(b"")
@@ -247,7 +247,7 @@ def redirect(location: str, code: int = 302) -> Behaviour:
     return spoil
 
 
-def renamed(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+def renamed(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
     """Requests for another repository lead to this one, by a path without the host."""
     if ask.repo not in ("", hub.repo):
         place = f"/{hub.repo}/resolve/{hub.commit}/{ask.file}"
@@ -261,17 +261,17 @@ ODD_JSON = [None, True, -1, 10**30, 0.5, [], {}, [[]], {"a": 1}, *ODD]
 def at_random(generator: random.Random, share: float) -> Behaviour:
     """Spoil each answer with this probability in a random way: status, header, JSON or body."""
 
-    def of_status(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+    def of_status(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
         answer.status = generator.choice(
             [199, 201, 204, 206, 300, 304, 308, 400, 416, 418, 500, 999]
         )
 
-    def of_header(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+    def of_header(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
         name, true = generator.choice(answer.headers)
         odd = generator.choice([*ODD, true[::-1], true[:-1], true + "x"])
         answer.set(name, *generator.choice([(), (odd,), (true, odd), (odd, true)]))
 
-    def of_body(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+    def of_body(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
         body = bytearray(answer.body or b"x")
         at = generator.randrange(len(body))
         body[at : at + 1] = generator.choice([b"", b"ab", bytes([body[at] ^ 1]), b"\xff"])
@@ -279,13 +279,13 @@ def at_random(generator: random.Random, share: float) -> Behaviour:
             answer.fill(bytes(body))
         answer.body = bytes(body)
 
-    def of_json(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+    def of_json(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
         if not ask.file:
             value = json.loads(answer.body)
             spoil_json(value, generator)
             answer.fill(json.dumps(value).encode())
 
-    def spoil(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+    def spoil(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
         if generator.random() < share:
             generator.choice([of_status, of_header, of_header, of_body, of_json, cut])(
                 hub, ask, answer

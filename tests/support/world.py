@@ -13,10 +13,13 @@ from huggingface_hub import constants
 
 from minift import hub
 from minift.errors import UserError
-from support.open_hub import GOOD, REPO
+from support.loopback_hub import GOOD, REPO, Behaviour, LoopbackHub, serving, tell_the_truth
 
 LIMIT = 10  # seconds for one download from the loopback, on a busy machine
 
+
+# The ends of a download that a test allows.
+TAKEN, REFUSED, ANY = ("taken",), ("refused",), ("taken", "refused")
 
 EVIL = b"not what was asked for"
 
@@ -125,3 +128,41 @@ class World:
         taken = self.fetch()
         self.patch.setattr(constants, "HF_HUB_OFFLINE", False)
         assert taken.files in (None, GOOD), "accepted offline"
+
+    def survives(
+        self,
+        behave: Behaviour,
+        ends: tuple[str, ...] = ANY,
+        parts: tuple[str, ...] = (),
+        store: str = "",
+    ) -> LoopbackHub:
+        """Download from a hub that misbehaves; then from the same hub, which tells the truth.
+
+        ends: how the first download may end.  parts: of its error message.
+        store: the hub that has the weights, if it is another one.
+        """
+        with serving(LoopbackHub(behave=behave, store=store)) as server:
+            self.point_to(server.url)
+            outcome = self.fetch()
+            sent = server.sent
+            self.check()
+            assert ("refused" if outcome.folder is None else "taken") in ends, outcome
+            if outcome.folder is None:
+                check_message(outcome.message, parts)
+            else:
+                assert outcome.files == GOOD
+            server.behave = tell_the_truth
+            assert self.fetch().files == GOOD
+            self.check()
+            server.sent = sent
+        return server
+
+
+def check_message(message: str, parts: tuple[str, ...] = ()) -> None:
+    """An error is one line that names the source and a remedy."""
+    assert message.startswith(f"{REPO}: "), message
+    assert message.isprintable(), message
+    assert len(message) < 1000, message
+    assert "; " in message, f"no remedy: {message}"
+    for part in parts:
+        assert part in message, f"no {part!r}: {message}"

@@ -87,15 +87,15 @@ class Answer:
         return "\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1")
 
 
-Behaviour = Callable[["HostileHub", Ask, Answer], None]
+Behaviour = Callable[["LoopbackHub", Ask, Answer], None]
 
 
-def tell_the_truth(hub: HostileHub, ask: Ask, answer: Answer) -> None:
+def tell_the_truth(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
     """The good hub."""
 
 
 @dataclass
-class HostileHub:
+class LoopbackHub:
     """One repository, REPO unless another is given, and what was asked of it and sent."""
 
     files: dict[str, bytes] = field(default_factory=lambda: dict(GOOD))
@@ -176,7 +176,7 @@ PATHS = re.compile(
 
 
 class Handler(BaseHTTPRequestHandler):
-    hub: HostileHub
+    hub: LoopbackHub
 
     def log_message(self, *_: object) -> None:
         pass
@@ -215,7 +215,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(hub: HostileHub) -> Iterator[HostileHub]:
+def serving(hub: LoopbackHub) -> Iterator[LoopbackHub]:
     """Run a hub on a free port of the loopback."""
     listening = ThreadingHTTPServer(
         ("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": hub})

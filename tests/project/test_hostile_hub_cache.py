@@ -1,0 +1,127 @@
+"""Downloads into a cache that others have touched, at once, on a full disk, and at random."""
+
+from __future__ import annotations
+
+import os
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from huggingface_hub import constants
+from support import hostile_hub as hostile
+from support.hostile_hub import on
+from support.loopback_hub import COMMIT, GOOD, REPO, LoopbackHub, blob_name, serving, tell_the_truth
+from support.world import REFUSED, listing
+
+from minift import hub
+from minift.errors import UserError
+
+BLOBS = {name: blob_name(name) for name in GOOD}
+PLANTED = {
+    "a blob": (f"blobs/{BLOBS['model.safetensors']}", "model.safetensors"),
+    "a small blob": (f"blobs/{BLOBS['config.json']}", "config.json"),
+    "a part of a blob": (f"blobs/{BLOBS['model.safetensors']}.incomplete", "evil"),
+    "a new part": (f"blobs/{BLOBS['model.safetensors']}.incomplete", "new"),
+    "a file": (f"snapshots/{COMMIT}/config.json", "config.json"),
+    "a snapshot": (f"snapshots/{COMMIT}", ""),
+    "all snapshots": ("snapshots", ""),
+    "all blobs": ("blobs", ""),
+    "a branch": ("refs/main", "evil"),
+    "a new branch": ("refs/main", "new"),
+    "a lock": (f"../.locks/models--o--x/{BLOBS['config.json']}.lock", "evil"),
+    "a new lock": (f"../.locks/models--o--x/{BLOBS['config.json']}.lock", "new"),
+    "all locks": ("../.locks/models--o--x", ""),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_link_is_not_followed(name, world):
+    place, target = PLANTED[name]
+    (world.repo / place).parent.mkdir(parents=True)
+    (world.repo / place).symlink_to(world.canary / target)
+    with serving(LoopbackHub()) as server:
+        world.point_to(server.url)
+        for _ in range(2):
+            outcome = world.fetch()
+            assert outcome.files in (GOOD, None), outcome
+            assert outcome.folder or "; " in outcome.message
+            assert listing(world.root, (world.cache,)) == world.outside
+        world.patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert world.fetch().files in (GOOD, None)
+        assert listing(world.root, (world.cache,)) == world.outside
+
+
+@pytest.mark.parametrize(
+    "text", ["../../../../canary", "../../x", "{canary}", "", "\xff", "x" * 5000]
+)
+def test_a_branch_in_the_cache_is_no_path(text, world):
+    (world.repo / "refs").mkdir(parents=True)
+    (world.repo / "refs" / "main").write_text(text.format(canary=world.canary), "latin-1")
+    world.patch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert world.fetch().folder is None
+    world.patch.setattr(constants, "HF_HUB_OFFLINE", False)
+    world.survives(hostile.status(503), REFUSED)
+    world.check()
+
+
+@pytest.mark.parametrize(
+    "behave",
+    [
+        tell_the_truth,
+        on("api", hostile.status(503)),
+        on("store", hostile.other_bytes),
+        on("files", hostile.login_page),
+        on("store", hostile.cut),
+        hostile.about(sha="../../../../canary"),
+    ],
+)
+def test_weights_hold_a_whole_model_or_none(behave, world):
+    with serving(LoopbackHub(behave=behave)) as server:
+        world.point_to(server.url)
+        if behave is not tell_the_truth:
+            with pytest.raises(UserError, match=f"^{REPO}: "):
+                hub.download(REPO)
+            assert listing(world.root, (world.cache,)) == world.outside
+        server.behave = tell_the_truth
+        folder = hub.download(REPO)
+        assert folder == world.weights / "x"
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == GOOD
+        assert not any(path.is_symlink() for path in folder.iterdir())
+        assert os.listdir(world.weights) == ["x"]
+
+
+def test_a_full_disk(world):
+    resource = pytest.importorskip("resource", reason="limits of Unix")
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with serving(LoopbackHub()) as server:
+        world.point_to(server.url)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, old[1]))
+        try:
+            message = world.fetch().message
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        assert "File too large" in message
+        assert "check the network" not in message
+        world.check()
+        assert world.fetch().files == GOOD
+
+
+def test_two_downloads_at_once(world):
+    with serving(LoopbackHub(behave=on("store", hostile.pause(0.3)))) as server:
+        world.point_to(server.url)
+        with ThreadPoolExecutor(4) as pool:
+            outcomes = list(pool.map(lambda _: world.fetch(), range(4)))
+        assert [outcome.files for outcome in outcomes] == [GOOD] * 4, outcomes
+        world.check()
+
+
+# ---- at random ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_answers(seed, world):
+    generator = random.Random(seed)
+    for _ in range(30):
+        world.survives(hostile.at_random(generator, generator.choice([0.2, 0.5])))
+        for path in sorted(world.cache.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() and not path.is_symlink() else os.unlink(path)
