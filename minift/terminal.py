@@ -10,7 +10,7 @@ import codecs
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from minift.errors import CONTROL_CHARS, LINE_ENDS, escape_controls
@@ -73,31 +73,41 @@ def progress_bar(
 class ProgressBar:
     """How far something has come: a bar in a terminal, elsewhere a line a minute on stderr."""
 
-    def __init__(self, label: str, total: int | None = None, start: int = 0):
-        """total: items in all, None if it is not known; start: items that were done before."""
-        self.label, self.total, self.start = label, total, start
+    def __init__(self, label: str, total: int | None = None, start: int = 0, unit: str = ""):
+        """total: items in all, None if it is not known; start: items that were done before.
+
+        unit: "B" if the items count bytes, which are shown in MB.
+        """
+        self.label, self.total, self.start, self.unit = label, total, start, unit
         self.shown = ""  # after the bar, such as the loss
         self.bar: Any = None  # tqdm's
 
-    def over(self, items: Iterable[T]) -> Iterator[T]:
-        """Yield the items and show the progress."""
+    def over(self, items: Iterable[T], size: Callable[[T], int] = lambda _: 1) -> Iterator[T]:
+        """Yield the items and show the progress.
+
+        size: how much an item counts.
+        """
         if sys.stderr.isatty():
             # Imported here because only a terminal needs it; huggingface-hub installs it.
             from tqdm import tqdm
 
-            with tqdm(desc=self.label, total=self.total, initial=self.start, leave=False) as bar:
+            unit = {"unit": self.unit, "unit_scale": True} if self.unit else {}
+            shown = {"desc": self.label, "total": self.total, "initial": self.start}
+            with tqdm(**shown, **unit, leave=False) as bar:
                 self.bar = bar
                 for item in items:
                     yield item
-                    bar.update()
+                    bar.update(size(item))
             return
         began = last = time.monotonic()
-        for done, item in enumerate(items):
+        done = 0
+        for item in items:
             if (now := time.monotonic()) - last >= LINE_SECONDS:
                 seconds = (now - began) / max(1, done)
                 print_line(self._line(self.start + done, seconds), to_stderr=True)
                 last = now
             yield item
+            done += size(item)
 
     def note(self, text: str) -> None:
         """Show a text after the bar."""
@@ -107,8 +117,14 @@ class ProgressBar:
 
     def _line(self, done: int, seconds: float) -> str:
         """seconds: for each item so far."""
-        of = f" of {self.total}, {_clock(seconds * (self.total - done))} left" if self.total else ""
-        return f"{self.label}  {done}{of}" + (f"  {self.shown}" if self.shown else "")
+        scale, unit = (1_000_000, " MB") if self.unit else (1, "")
+        of = unit
+        if self.total:
+            left = _clock(seconds * max(0, self.total - done))
+            of = f" of {round(self.total / scale)}{unit}, {left} left"
+        return f"{self.label}  {round(done / scale)}{of}" + (
+            f"  {self.shown}" if self.shown else ""
+        )
 
 
 def _clock(seconds: float) -> str:

