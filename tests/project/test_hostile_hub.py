@@ -41,6 +41,7 @@ PATHS = {
     "backslashes": "..\\..\\..\\..\\canary\\evil",
     "a drive": "C:evil",
     "not ASCII": "\xe9\xff",
+    "escapes": "\x1b[2J\x9b31m",
     "lock": "../../../../canary/evil.lock",
 }
 
@@ -171,6 +172,10 @@ def test_a_body_without_a_length_is_read_to_its_end(world):
     world.survives(on("files", hostile.without_length), TAKEN)
 
 
+def test_a_whole_body_is_taken_though_the_connection_stays_open(world, short_patience):
+    world.survives(on("store", hostile.keeps_open), TAKEN)
+
+
 @pytest.mark.parametrize("size", ["1", "131073", "-1", "9" * 30, "x", ""])
 def test_the_announced_size_is_compared(size, world):
     world.survives(on("file", hostile.header("X-Linked-Size", size)))
@@ -191,6 +196,16 @@ def test_an_index_names_shards_elsewhere(world):
             assert "names the shard" in world.fetch().message
 
 
+def test_an_index_of_40_000_shards_is_refused_soon(world):
+    shards = [f"{number:05}-of-40000.safetensors" for number in range(40_001)]
+    index = {"weight_map": dict(zip(shards, shards, strict=True))}
+    files = {"config.json": GOOD["config.json"], hub.INDEX: json.dumps(index).encode()}
+    others = [{"rfilename": name} for name in shards[:-1]]
+    with serving(LoopbackHub(files, hostile.more_siblings(*others))) as server:
+        point_to(server.url, world.patch)
+        assert f"names {shards[-1]!r}, which is not there" in world.fetch().message
+
+
 # ---- hubs that keep one waiting ---------------------------------------------------------------
 
 
@@ -200,9 +215,10 @@ def test_an_index_names_shards_elsewhere(world):
     [
         *map(hostile.stalls, ("start", "headers", "head", "body")),
         hostile.header_trickle,
+        hostile.wait_a_moment,
         hostile.slow,
     ],
-    ids=["start", "headers", "head", "body", "header_trickle", "slow"],
+    ids=["start", "headers", "head", "body", "header_trickle", "wait_a_moment", "slow"],
 )
 def test_a_hub_that_stalls_is_given_up(place, stall, world, short_patience):
     world.survives(on(place, stall), REFUSED, ("check the network",))
@@ -270,6 +286,19 @@ def test_a_renamed_repository_is_found_by_a_relative_redirect(world):
         assert world.fetch("o/old").files == GOOD
 
 
+def test_a_hub_that_has_moved_is_found_at_its_new_host(world, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with serving(LoopbackHub()) as other, serving(LoopbackHub()) as server:
+        place = other.url.replace("127.0.0.1", "localhost")
+        server.behave = lambda hub, ask, answer: hostile.redirect(place + ask.path, 301)(
+            hub, ask, answer
+        )
+        point_to(server.url, world.patch)
+        assert world.fetch().files == GOOD
+        world.check()
+        assert {ask.token for ask in other.asked} == {None}
+
+
 def test_the_token_stays_with_the_hub(world, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     with serving(LoopbackHub()) as other:
@@ -283,10 +312,12 @@ def test_the_token_stays_with_the_hub(world, monkeypatch):
 
 
 def test_a_store_elsewhere_that_lies(world):
-    with serving(LoopbackHub(behave=hostile.other_bytes)) as other:
-        with serving(LoopbackHub(store=other.url)) as server:
-            point_to(server.url, world.patch)
-            assert "checksum" in world.fetch().message
-            world.check()
-            other.behave = tell_the_truth
-            assert world.fetch().files == GOOD
+    with (
+        serving(LoopbackHub(behave=hostile.other_bytes)) as other,
+        serving(LoopbackHub(store=other.url)) as server,
+    ):
+        point_to(server.url, world.patch)
+        assert "sha256" in world.fetch().message
+        world.check()
+        other.behave = tell_the_truth
+        assert world.fetch().files == GOOD

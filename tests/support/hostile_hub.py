@@ -150,18 +150,29 @@ def cut(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
 def endless(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
     """A body without a length and without an end."""
     answer.set("Content-Length")
-    answer.body = repeat(answer.body[:4096] or b"x" * 4096)
+    answer.body = chain([answer.body], repeat(b"x" * 65_536))
 
 
 def endless_chunks(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
     endless(hub, ask, answer)
     answer.set("Transfer-Encoding", "chunked")
-    answer.body = repeat(b"1000\r\n" + b"x" * 4096 + b"\r\n")
+    answer.body = repeat(b"10000\r\n" + b"x" * 65_536 + b"\r\n")
 
 
 def without_length(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
     """The true body; its end is the end of the connection."""
     answer.set("Content-Length")
+
+
+def keeps_open(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
+    """The true body without a length, after which the connection stays open."""
+
+    def body(data: bytes) -> Iterator[bytes]:
+        yield data
+        hub.hold()
+
+    answer.set("Content-Length")
+    answer.body = body(answer.body)
 
 
 def slow(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
@@ -227,6 +238,17 @@ def endless_headers(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
     answer.raw = chain([b"HTTP/1.1 200 OK\r\n"], lines)
 
 
+def wait_a_moment(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
+    """Informational answers without end, and never the real one."""
+
+    def continues() -> Iterator[bytes]:
+        while True:
+            yield b"HTTP/1.1 103 Early Hints\r\n\r\n"
+            hub.hold(0.01)
+
+    answer.raw = continues()
+
+
 def no_http(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
     """Bytes of some other protocol."""
     answer.raw = iter([b"\x16\x03\x01\x02\x00\x01\x00" * 20])
@@ -237,11 +259,11 @@ def reset(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
 
 
 def redirect(location: str, code: int = 302) -> Behaviour:
-    """To a place whose {url} is the hub's and {file} the file's."""
+    """To a place whose {url} is the hub's and {file} the file's, with no word about the file."""
 
     def spoil(hub: LoopbackHub, ask: Ask, answer: Answer) -> None:
         answer.status = code
-        answer.set("Location", location.format(url=hub.url, file=ask.file))
+        answer.headers = [("Location", location.format(url=hub.url, file=ask.file))]
         answer.fill(b"")
 
     return spoil

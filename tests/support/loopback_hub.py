@@ -53,7 +53,8 @@ class Ask:
     file: str
     nth: int
     token: str | None
-    repo: str = ""
+    repo: str
+    path: str
 
 
 @dataclass
@@ -192,7 +193,7 @@ class Handler(BaseHTTPRequestHandler):
         file = groups.get("stored") or groups.get("file") or ""
         nth = sum((ask.kind, ask.file) == (kind, file) for ask in self.hub.asked)
         repo = groups.get("about") or groups.get("repo") or ""
-        ask = Ask(kind, self.command, file, nth, self.headers["Authorization"], repo)
+        ask = Ask(kind, self.command, file, nth, self.headers["Authorization"], repo, self.path)
         self.hub.asked.append(ask)
         start = re.match(r"bytes=(\d+)-", self.headers["Range"] or "")
         answer = self.hub.truth(kind, file, int(start[1]) if start else 0)
