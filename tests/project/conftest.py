@@ -62,8 +62,9 @@ def world(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wor
 
 
 @pytest.fixture
-def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hub that says nothing is given up after half a second."""
+def hasty_world(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """As `world`, where a hub that says nothing is given up soon."""
     for name in ("TIMEOUT", "READ_TIMEOUT", "SLOW_SECONDS"):
-        monkeypatch.setattr(transfer, name, 0.5)
+        monkeypatch.setattr(transfer, name, 0.4)
     monkeypatch.setattr(transfer, "RETRIES", 1)
+    return world

@@ -151,7 +151,8 @@ FIRST_SOURCES = {
 
 
 @pytest.mark.parametrize("name", FIRST_SOURCES)
-def test_the_default_model_comes_from_its_second_source(name, world, short_patience):
+def test_the_default_model_comes_from_its_second_source(name, hasty_world):
+    world = hasty_world
     behave, changed = FIRST_SOURCES[name]
     pins = {name: (len(data), sha256(data)) for name, data in GOOD.items()}
     world.patch.setattr(hub, "DEFAULT_FILES", pins)
@@ -168,6 +169,7 @@ def test_the_default_model_comes_from_its_second_source(name, world, short_patie
         assert folder == world.weights / hub.DEFAULT_MODEL
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == GOOD
         assert os.listdir(world.weights) == [hub.DEFAULT_MODEL]
+        world.wait_as_usual()
         # The hub that has recovered gives the right files from the same cache.
         server.files, server.behave = dict(GOOD), tell_the_truth
         assert world.fetch(hub.DEFAULT_ID, hub.DEFAULT_REVISION).files == GOOD

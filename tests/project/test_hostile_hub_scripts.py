@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -151,7 +150,7 @@ def test_a_refusal_is_the_last_line_and_status_2(behave, words, world):
 
 
 def test_a_password_in_the_address_is_not_shown(world):
-    for behave, expected in ((tell_the_truth, 0), (hostile.status(418), 2), (hostile.reset, 2)):
+    for behave, expected in ((hostile.status(418), 2), (hostile.reset, 2), (tell_the_truth, 0)):
         with serving(LoopbackHub(behave=behave)) as server:
             url = server.url.replace("//", "//anna:pass%2Dword@")
             code, out, err = run(world, url, REPO)
@@ -159,8 +158,6 @@ def test_a_password_in_the_address_is_not_shown(world):
             assert "pass%2Dword" not in out + err
             assert "pass-word" not in out + err
             assert server.url.removeprefix("http://") in err
-        shutil.rmtree(world.cache)
-        world.cache.mkdir()
 
 
 def test_a_full_disk_is_said(world):
@@ -182,9 +179,11 @@ def test_a_pip_py_in_the_working_folder_is_not_run(world):
     for name in ("pip.py", "pip/__init__.py", "pip/__main__.py", "zipfile.py", "tempfile.py"):
         (world.work / name).parent.mkdir(exist_ok=True)
         (world.work / name).write_text(f"open({str(mark)!r}, 'w')")
-    before = listing(world.root, (world.cache,))
+    # pip asks the machine's compilers for their versions, and some write into the home folder.
+    aside = (world.cache, world.root / "home")
+    before = listing(world.root, aside)
     nowhere = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(world.root / "home")}
     code, out, err = run(world, "http://127.0.0.1:9", **nowhere)
     assert (code, out) == (2, ""), err
     assert hub.DEFAULT_MODEL in err.splitlines()[-1]
-    assert listing(world.root, (world.cache,)) == before
+    assert listing(world.root, aside) == before

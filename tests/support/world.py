@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from minift import hub
+from minift import hub, transfer
 from minift.errors import UserError
 from support.loopback_hub import GOOD, REPO, Behaviour, LoopbackHub, serving, tell_the_truth
 from support.small_hub import point_to
@@ -21,6 +21,10 @@ LIMIT = 10  # seconds for one download from the loopback, on a busy machine
 
 # The ends of a download that a test allows.
 TAKEN, REFUSED, ANY = ("taken",), ("refused",), ("taken", "refused")
+
+PATIENCE = {
+    name: getattr(transfer, name) for name in ("TIMEOUT", "READ_TIMEOUT", "SLOW_SECONDS", "RETRIES")
+}
 
 EVIL = b"not what was asked for"
 
@@ -75,6 +79,11 @@ class World:
         self.repo = self.cache / f"models--{REPO.replace('/', '--')}"
         self.locks = self.cache / ".locks"
         self.outside = listing(root, (self.cache,))
+
+    def wait_as_usual(self) -> None:
+        """Be as patient as minift is with a hub, which on a busy machine may be slow to answer."""
+        for name, value in PATIENCE.items():
+            self.patch.setattr(transfer, name, value)
 
     def fetch(self, source: str = REPO, revision: str | None = None) -> Outcome:
         """Download; fails if that takes longer than LIMIT."""
@@ -147,6 +156,7 @@ class World:
             else:
                 assert outcome.files == GOOD
             server.behave = tell_the_truth
+            self.wait_as_usual()
             assert self.fetch().files == GOOD
             self.check()
             server.sent = sent
