@@ -256,7 +256,7 @@ def _download(repository: CachedRepository, revision: str | None) -> Path:
     return folder
 
 
-def _describe(connection: Connection, repo: str, revision: str | None) -> tuple[str, list[str]]:
+def _describe(connection: Connection, repo: str, revision: str | None) -> tuple[str, set[str]]:
     """The commit of a revision, and the names of its files, as the hub gives them."""
     suffix = f"/revision/{quote(revision, safe='')}" if revision else ""
     try:
@@ -273,8 +273,8 @@ def _describe(connection: Connection, repo: str, revision: str | None) -> tuple[
         raise TransferError(f"it describes another commit, {commit}")
     if not isinstance(files, list):
         raise TransferError("its description of the repository has no list of files")
-    names = [file.get("rfilename") for file in files if isinstance(file, dict)]
-    return commit, [name for name in names if isinstance(name, str)]
+    names = (file.get("rfilename") for file in files if isinstance(file, dict))
+    return commit, {name for name in names if isinstance(name, str)}
 
 
 def _cached(repository: CachedRepository, revision: str) -> Path | None:
