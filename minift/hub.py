@@ -38,7 +38,6 @@ from minift.hub_cache import (
     COMMIT,
     CachedRepository,
     checked_revision,
-    ended_by_signals,
     make_folder,
 )
 from minift.transfer import LOG_IN, Connection, TransferError, hide_passwords, log
@@ -230,8 +229,7 @@ def _from_hub(repo: str, revision: str | None) -> Path:
             f"{wanted}: not in the cache, and HF_HUB_OFFLINE is set; unset it, or {COPY}"
         )
     try:
-        with ended_by_signals():
-            return _download(repository, revision)
+        return _download(repository, revision)
     except TransferError as error:
         message = _explain(error, wanted)
         folder = None if error.code == "RevisionNotFound" else _cached(repository, branch)
