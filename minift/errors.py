@@ -40,7 +40,8 @@ def location(path: str | os.PathLike, line: int | None = None) -> str:
     >>> location("train.tsv", 12)
     'train.tsv, line 12'
     """
-    return f"{os.fspath(path)}, line {line}" if line is not None else os.fspath(path)
+    name = escape_fields(os.fspath(path))
+    return f"{name}, line {line}" if line is not None else name
 
 
 def escape_controls(text: str) -> str:

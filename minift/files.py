@@ -10,12 +10,13 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from safetensors import SafetensorError
 
@@ -33,6 +34,8 @@ SHA256 = re.compile("[0-9a-f]{64}")
 MAX_BYTES = 500_000_000  # of a file that is read whole; the largest tokenizer.json in use has 35 MB
 MAX_JSON_BYTES = 20_000_000
 MAX_SHARDS = 1000  # of one model
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+-[0-9a-f]{16}\.[a-z]+")  # of `temporary_name`
+LONGEST_NAME = "n" * 150  # more than the path of any file that is written in an output folder
 
 
 def is_present(path: Path) -> bool:
@@ -126,9 +129,11 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES, max_values: int = MAX
         raise UserError(f"{path}: {error}; restore the file") from None
 
 
-def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+def read_json_object(
+    path: Path, max_bytes: int = MAX_JSON_BYTES, max_values: int = MAX_VALUES
+) -> dict[str, Any]:
     """As `read_json`, and `UserError` for anything but an object."""
-    value = read_json(path, max_bytes)
+    value = read_json(path, max_bytes, max_values)
     if not isinstance(value, dict):
         raise UserError(f"{path}: it is not a JSON object; restore the file")
     return value
@@ -156,17 +161,25 @@ def shard_names(index: Path) -> list[str]:
     return sorted(names)
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file in one step: `write` fills a temporary file beside `path`, which is renamed.
+def temporary_name(path: Path) -> Path:
+    """An unguessable name beside `path`, `.NAME.PID-RANDOM.tmp`; `remove_left_overs` knows it."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(8)}.tmp")
 
-    Readers of `path`, even after a crash, see the old file or the new one, never a part.
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file in one step: `write` fills a temporary file, which then takes the name `path`.
+
+    Readers of `path`, even after a crash, see the old file or the new one, never a part.  A link of
+    that name is replaced, and its target stays.  The temporary file is in a new folder that only
+    this user may enter, so that nobody can plant a link for it.
     Raises `UserError` if the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    private = temporary_name(path)
+    temporary = private / path.name
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private.mkdir(mode=0o700)
         try:
-            temporary.touch()
+            temporary.touch(exist_ok=False)
             mode = temporary.stat().st_mode  # the umask's; some libraries set another mode
             write(temporary)
             temporary.chmod(mode)
@@ -174,7 +187,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             os.replace(temporary, path)
             sync(path.parent)
         finally:
-            temporary.unlink(missing_ok=True)
+            shutil.rmtree(private, ignore_errors=True)
+
+
+def open_to_append(path: Path) -> TextIO:
+    """Open a file of our own for appending text, but no link, whose target may be somebody's."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    return os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8", buffering=1)
 
 
 @contextmanager
@@ -195,17 +214,31 @@ def check_output_dir(folder: Path) -> None:
 
     Called before a run starts, so that an unusable folder does not end it hours later.
     """
+    shown = f"{str(folder)!r:.200}"
     try:
-        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    except OSError as error:
-        raise UserError(
-            f"{str(folder)!r:.200}: is no usable --output-dir ({error.strerror}); choose another"
-        ) from None
+        str(folder).encode()
+        _is_there(folder / LONGEST_NAME)
+        existing = next(path for path in (folder, *folder.absolute().parents) if _is_there(path))
+    except UnicodeEncodeError:
+        raise UserError(f"{shown}: is not UTF-8; choose another --output-dir") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{shown}: is no usable --output-dir ({reason}); choose another") from None
     if not existing.is_dir():
-        where = "is a file" if existing == folder else f"{existing} is a file"
+        what = "is a link that points nowhere" if existing.is_symlink() else "is a file"
+        where = what if existing == folder else f"{existing} {what}"
         raise UserError(f"{folder}: {where}; give --output-dir a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"{existing}: is not writable; choose another --output-dir")
+    if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
+        raise UserError(f"{existing}: is not readable and writable; choose another --output-dir")
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a path exists, a link that points nowhere included; `OSError` for a bad name."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def require_space(folder: Path, size: int) -> None:
@@ -221,19 +254,29 @@ def require_space(folder: Path, size: int) -> None:
 def lock_folder(folder: Path) -> int | None:
     """Lock a folder until the descriptor that is returned is closed, or the process ends.
 
-    None on Windows, where nothing is locked.  Raises `UserError` if another process has the lock.
+    None where folders cannot be locked, as on Windows and some network drives.
+    Raises `UserError` if another process has the lock.
     """
     if fcntl is None:
         return None
-    descriptor = os.open(folder, os.O_RDONLY)
+    with writing(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+    is_free = True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Another run may have made it, failed, and removed it just before it was locked here.
+        is_free = folder.exists() and os.path.samestat(os.fstat(descriptor), os.stat(folder))
+    except BlockingIOError:
+        is_free = False
     except OSError:
+        os.close(descriptor)
+        return None
+    if not is_free:
         os.close(descriptor)
         raise UserError(
             f"{folder}: another run is using it now; wait for that run, or choose another "
             "--output-dir"
-        ) from None
+        )
     return descriptor
 
 
@@ -248,10 +291,23 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def remove_left_overs(folder: Path) -> None:
-    """Delete the temporary files that killed processes left in a folder."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+def left_overs(folder: Path, names: Collection[str], kind: str = "tmp") -> list[Path]:
+    """The temporary folders for files of these names that processes left when they were killed.
+
+    kind: the end of their names.  Only names that `temporary_name` makes count, and no links.
+    """
+    found = []
+    for path in sorted(folder.glob(f".*.{kind}")):
+        match = TEMPORARY.fullmatch(path.name)
+        if match and match["name"] in names and path.is_dir() and not path.is_symlink():
+            found.append(path)
+    return found
+
+
+def remove_left_overs(folder: Path, names: Collection[str]) -> None:
+    """Delete the `left_overs` of killed processes."""
+    for path in left_overs(folder, names):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def write_manifest(folder: Path, names: Iterable[str]) -> None:
@@ -318,7 +374,9 @@ def sha256(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    r"""Write a file in UTF-8; half of a surrogate pair, as in an odd file name, becomes \udcff."""
+    data = text.encode("utf-8", "backslashreplace")  # in JSON the escape means the same
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
 def write_json(path: Path, value: Any) -> None:

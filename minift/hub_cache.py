@@ -19,14 +19,11 @@ import hashlib
 import os
 import re
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
 from urllib.parse import quote
 
 from huggingface_hub import constants
@@ -48,7 +45,8 @@ FILE_NAME = re.compile(r"\w[\w.,+=@ -]*")
 REVISION = re.compile(r"(?!.*\.\.)[^\s/.~^:?*\[\\\0-\x1f\x7f][^\s/~^:?*\[\\\0-\x1f\x7f]*")
 SCRATCH = re.compile(r"\.fetching-[a-z0-9_]{8}")
 
-MAX_SMALL_FILE = 200_000_000  # bytes of any file but weights; the largest tokenizer.json has 35 MB
+MAX_SMALL_FILE = 100_000_000  # bytes of any file but weights; the largest tokenizer.json has 35 MB
+MAX_UNANNOUNCED = 40_000_000  # bytes of a small file whose size the hub does not announce
 PROGRESS_BYTES = 1_000_000  # a connection that brought so much may break again
 
 
@@ -57,16 +55,29 @@ class Announced:
     """What a hub says of a file before it sends it.
 
     etag: 64 hexadecimal digits, the SHA-256 of the content, or 40, its SHA-1 as a blob of git.
+    size: in bytes; None: not announced, of a small file.
     """
 
     etag: str
-    size: int
+    size: int | None
 
-    def new_digest(self) -> Any:
-        """A hash object, as of `hashlib`, whose result for the right content is `etag`."""
-        if len(self.etag) == 64:
-            return hashlib.sha256()
-        return hashlib.sha1(f"blob {self.size}\0".encode(), usedforsecurity=False)
+    def matches(self, path: Path) -> bool:
+        """Whether there is a file of this size, or if that is not known, of this checksum."""
+        if not path.is_file():
+            return False
+        if self.size is None:
+            return self.checksum(path) == self.etag
+        return path.stat().st_size == self.size
+
+    def checksum(self, path: Path) -> str:
+        """The checksum of a file, of the same kind as `etag`."""
+        head = f"blob {path.stat().st_size}\0".encode()
+        git = len(self.etag) == 40
+        digest = hashlib.sha1(head, usedforsecurity=False) if git else hashlib.sha256()
+        with open(path, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+        return digest.hexdigest()
 
 
 class CachedRepository:
@@ -89,10 +100,13 @@ class CachedRepository:
         return commit if COMMIT.fullmatch(commit) else None
 
     def set_commit(self, revision: str, commit: str) -> None:
-        """Remember the commit of a branch or tag."""
+        """Remember the commit of a branch or tag; `UserError` for links as in `find`."""
         if self.commit_of(revision) == commit:
             return
         ref = self.folder / "refs" / checked_revision(revision)
+        real, folder = os.path.realpath(ref.parent), os.path.realpath(self.folder)
+        if not Path(real).is_relative_to(folder):
+            raise _leads_out(ref, real)
         with _writing(self.folder), scratch_folder(self.folder) as scratch:
             ref.parent.mkdir(parents=True, exist_ok=True)
             (scratch / "ref").write_text(commit, "ascii")
@@ -112,10 +126,7 @@ class CachedRepository:
         real, folder = Path(os.path.realpath(path)), Path(os.path.realpath(self.folder))
         blobs, snapshot = folder / "blobs", folder / "snapshots" / commit
         if blobs.is_symlink() or real.parent not in (blobs, snapshot):
-            raise UserError(
-                f"{path}: leads out of its repository's folder in the cache, to {real}; "
-                "delete that link"
-            )
+            raise _leads_out(path, real)
         return path if real.is_file() else None
 
     def fetch(self, connection: Connection, commit: str, names: list[str]) -> Path:
@@ -136,7 +147,7 @@ class CachedRepository:
             log(f"downloading {self.repo} from {connection.url}")
             self._said = True
         with _writing(self.folder), scratch_folder(self.folder) as scratch:
-            needed = sum(announced[name].size for name in missing)
+            needed = sum(announced[name].size or 0 for name in missing)
             if needed > (free := shutil.disk_usage(self.folder).free):
                 raise TransferError(
                     f"its files take {needed / 1e6:,.0f} MB, but {free / 1e6:,.0f} MB are free in "
@@ -145,7 +156,7 @@ class CachedRepository:
                 )
             for name in missing:
                 blob = self.folder / "blobs" / announced[name].etag
-                if blob.is_symlink() or not _has_size(blob, announced[name].size):
+                if blob.is_symlink() or not announced[name].matches(blob):
                     part = scratch / "part"
                     with _about(name):
                         _save(connection, self._path(commit, name), announced[name], part)
@@ -170,16 +181,19 @@ class CachedRepository:
         if not ETAG.fullmatch(etag):
             raise TransferError(f"it is announced without a checksum, with the ETag {etag!r:.80}")
         length = None if "Location" in headers else headers.get("Content-Length")
-        size = headers.get("X-Linked-Size") or length or ""
-        if not re.fullmatch("[0-9]{1,15}", size):
+        size = headers.get("X-Linked-Size") or length
+        small = not name.endswith(".safetensors")
+        if size is None and small:
+            return Announced(etag, None)
+        if not re.fullmatch("[0-9]{1,15}", size or ""):
             raise TransferError("it is announced without a size")
-        if not name.endswith(".safetensors") and int(size) > MAX_SMALL_FILE:
+        if small and int(size) > MAX_SMALL_FILE:
             raise TransferError(f"it has {int(size):,} bytes, more than {MAX_SMALL_FILE:,}")
         return Announced(etag, int(size))
 
     def _has(self, commit: str, name: str, announced: Announced) -> bool:
         path = self.find(commit, name)
-        if path is None or not _has_size(path, announced.size):
+        if path is None or not announced.matches(path):
             return False
         return not path.is_symlink() or os.path.basename(os.path.realpath(path)) == announced.etag
 
@@ -192,6 +206,12 @@ class CachedRepository:
         except OSError:
             shutil.copyfile(blob, new)
         os.replace(new, path)
+
+
+def _leads_out(path: Path, real: object) -> UserError:
+    return UserError(
+        f"{path}: leads out of its repository's folder in the cache, to {real}; delete that link"
+    )
 
 
 def checked_revision(revision: str) -> str:
@@ -207,21 +227,20 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
     Folders that killed processes left there are deleted first.  A process locks its folder, so
     that nobody deletes it while the process lives; on Windows and on disks without locks, folders
-    of killed processes stay.  Signals as in `ended_by_signals`.
+    of killed processes stay.
     """
     parent.mkdir(parents=True, exist_ok=True)
     for path in parent.glob(".fetching-*"):
         if SCRATCH.fullmatch(path.name) and (lock := _lock(path)) is not None:
             shutil.rmtree(path, ignore_errors=True)
             os.close(lock)
-    with ended_by_signals():
-        folder, lock = _new_scratch_folder(parent)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            if lock is not None:
-                os.close(lock)
+    folder, lock = _new_scratch_folder(parent)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
 def _new_scratch_folder(parent: Path) -> tuple[Path, int | None]:
@@ -250,32 +269,6 @@ def _lock(folder: Path) -> int | None:
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Within `with`, Ctrl-C raises KeyboardInterrupt, and SIGTERM SystemExit.
-
-    So files are deleted and child processes end, even in a program that puts off these signals.
-    """
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    if threading.current_thread() is not threading.main_thread():
-        previous = {}  # another thread cannot set handlers
-
-    def end(number: int, _: object) -> NoReturn:
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-
-    # A signal that is ignored, as under nohup, stays ignored; None: another language's handler.
-    previous = {
-        n: handler for n, handler in previous.items() if handler not in (signal.SIG_IGN, None)
-    }
-    try:
-        for number in previous:
-            signal.signal(number, end)
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
 def _about(name: str) -> Iterator[None]:
     """Let errors name the file."""
     try:
@@ -296,41 +289,35 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def _has_size(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
-
-
 def _save(connection: Connection, path: str, announced: Announced, part: Path) -> None:
     """Fetch the file at a path of the hub into `part`, and check it.
 
     A connection that breaks is made again, and the file goes on where it broke.
     """
-    name = path.rpartition("/")[2]
-    digest, furthest, failures = announced.new_digest(), 0, 0
+    size = announced.size
+    limit = MAX_UNANNOUNCED if size is None else size
+    furthest = failures = 0
     with open(part, "xb") as file:
-        while (done := file.tell()) < announced.size:
+        while True:
+            done = file.tell()
+            bar = ProgressBar(path.rpartition("/")[2], size, done, unit="B")
             try:
-                bar = ProgressBar(name, announced.size, done, unit="B")
-                for block in bar.over(connection.blocks(path, done, announced.size), len):
+                for block in bar.over(connection.blocks(path, done, size=size, limit=limit), len):
                     if not block:  # the hub sends all of it again
                         file.truncate(0)
                         file.seek(0)
-                        digest = announced.new_digest()
                     file.write(block)
-                    digest.update(block)
+                break
             except TransferError as error:
                 failures = 1 if file.tell() - furthest >= PROGRESS_BYTES else failures + 1
                 furthest = max(furthest, file.tell())
                 wait_or_raise(error, failures)
-                if error.status == 416:  # the hub cannot send the rest only
+                if size is None or error.status == 416:  # the hub cannot send the rest only
                     file.truncate(0)
                     file.seek(0)
-                    digest = announced.new_digest()
-        file.flush()
-    if digest.hexdigest() != announced.etag:
-        raise TransferError(
-            f"its checksum is {digest.hexdigest()}, not the {announced.etag} that was announced"
-        )
+    if (checksum := announced.checksum(part)) != announced.etag:
+        kind = "sha256" if len(checksum) == 64 else "sha1 as a blob of git"
+        raise TransferError(f"its {kind} is {checksum}, not {announced.etag} as announced")
     sync(part)
 
 

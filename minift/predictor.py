@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import torch
 
+from minift.data.lines import MAX_LINE_BYTES
+from minift.data.streams import part_of, preview
 from minift.errors import UserError
 from minift.models.base import PretrainedModel
 from minift.nn.int8 import quantize_int8
@@ -20,8 +23,6 @@ from minift.tasks.base import Task
 from minift.tasks.display import is_blank
 from minift.tasks.registry import task_of
 from minift.terminal import json_line, warn
-
-CHUNK_SIZE = 1024  # inputs that are sorted by length and predicted together
 
 
 def predict_lines(
@@ -36,6 +37,7 @@ def predict_lines(
     *,
     as_csv: bool = False,
     columns: Mapping[str, Any] | None = None,
+    at_once: bool = False,
     warn: Callable[[str], object] = warn,
 ) -> Iterator[str]:
     """Yield one string for each input, in the order of the inputs: text for people, JSON or CSV.
@@ -50,10 +52,12 @@ def predict_lines(
     int8: compute linear layers in 8-bit integers, on the CPU: faster and slightly less exact.
     as_csv: the fields of the JSON object as a line of CSV, after a header.
     columns: where a file has its columns, `text_column` -> "review"; default: as in training.
+    at_once: predict each line before reading the next, as for somebody who types them.
     warn: called with each warning; default: print to stderr.
 
-    Inputs are read, predicted and yielded a thousand at a time.  Raises `UserError` for a folder or
-    an input that cannot be used, after the results of the inputs before it.
+    Inputs are read, predicted and yielded a thousand at a time (data/streams.py), so the memory
+    does not grow with their number.  Raises `UserError` for a folder or an input that cannot be
+    used, after the results of the inputs before it, but at once in the first thousand of a file.
     """
     task, model = task_of(folder).from_pretrained(folder)
     model.register_forward_hook(_refuse_nan(folder))
@@ -62,13 +66,14 @@ def predict_lines(
     if not isinstance(lines, Path):
         lines = map(_checked, lines, range(1, sys.maxsize))
     records = task.read_inputs(lines, questions, columns)
-    if isinstance(records, list):  # of a file
-        for warning in task.input_checks(records):
-            warn(warning)
-    results = _results(task, model, records, batch_size, warn)
+    first: list[Any] = []
+    if isinstance(lines, Path):
+        _refuse_pipe(lines)
+        first, records = preview(task.check_inputs(records, warn))
+    results = _results(task, model, records, batch_size, at_once, warn)
     if as_csv:
         rows = (_row(task, result) for result in results)
-        yield from _csv_lines(rows, _extra_columns(records))
+        yield from _csv_lines(rows, _extra_columns(first), warn)
         return
     for result in results:
         if as_json:
@@ -77,6 +82,15 @@ def predict_lines(
             yield ""
         else:
             yield from task.display.to_lines([result.prediction], [result.record], colour)
+
+
+def _refuse_pipe(path: Path) -> None:
+    """`UserError` for a pipe or a device, which cannot be opened twice and may have no end."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise UserError(
+            f"{path}: is a pipe or a device, not a file; pipe its lines into standard input, "
+            "without --file, or write them to a file"
+        )
 
 
 class Result(NamedTuple):
@@ -92,22 +106,23 @@ def _results(
     model: PretrainedModel,
     records: Iterable[Any],
     batch_size: int,
+    at_once: bool,
     warn: Callable[[str], object],
 ) -> Iterator[Result]:
-    count = num_truncated = 0
+    total = num_truncated = 0
     try:
-        for chunk in _chunks(records):
+        for chunk in _chunks(iter(records), at_once):
             for part, features in _featurized(task, chunk):
                 predictions = task.predict(model, features, batch_size)
                 truncated = truncated_records(features)
-                count += len(part)
+                total += len(part)
                 num_truncated += len(truncated or ())
                 for i, pair in enumerate(zip(part, predictions, strict=True)):
                     yield Result(*pair, None if truncated is None else i in truncated)
     finally:
         if num_truncated:
             warn(
-                f"{num_truncated} of {count} inputs have more than {task.max_length} tokens and "
+                f"{num_truncated} of {total} inputs have more than {task.max_length} tokens and "
                 'were truncated; --json and --csv mark them as "truncated"'
             )
 
@@ -133,14 +148,16 @@ def truncated_records(features: Sequence[Any]) -> set[int] | None:
     return {f.record for f in features if f.truncated and counts[f.record] == 1}
 
 
-def _chunks(records: Iterable[Any]) -> Iterator[list[Any]]:
-    """The records in chunks; an error of reading is raised after what was read before it."""
-    stream = iter(records)
+def _chunks(records: Iterator[Any], at_once: bool) -> Iterator[list[Any]]:
+    """The records in chunks; an error of reading is raised after what was read before it.
+
+    The records of a chunk are sorted by length and predicted together.
+    """
     error: UserError | None = None
     while error is None:
         chunk: list[Any] = []
         try:
-            for record in islice(stream, CHUNK_SIZE):
+            for record in islice(records, 1) if at_once else part_of(records):
                 chunk.append(record)  # one by one, so that an error keeps those before it
         except UserError as found:
             error = found
@@ -167,12 +184,27 @@ def _featurized(task: Task, records: list[Any]) -> Iterator[tuple[list[Any], lis
 # ---- standard input and output -------------------------------------------------------------------
 
 
-def lines_of(stream: TextIO) -> Iterator[str]:
-    """The lines of standard input; `UserError` for one that is not in its encoding."""
+def lines_of(stream: TextIO | None) -> Iterator[str]:
+    """The lines of standard input; `UserError` for one that is too long or not in its encoding.
+
+    A line is read up to the limit only, because it may never end.
+    """
+    if stream is None:
+        raise UserError("standard input is closed; give texts, a file with --file, or a pipe")
     if not hasattr(stream, "buffer"):
         yield from stream
         return
-    for number, line in enumerate(stream.buffer, start=1):
+    for number in count(1):
+        try:
+            line = stream.buffer.readline(MAX_LINE_BYTES + 1)
+        except OSError as error:
+            raise UserError(f"standard input cannot be read ({error.strerror})") from None
+        if not line:
+            return
+        if len(line) > MAX_LINE_BYTES:
+            raise UserError(
+                f"input {number}: has more than {MAX_LINE_BYTES:,} bytes; divide the text"
+            )
         try:
             text = line.decode(stream.encoding)
         except UnicodeDecodeError as error:
@@ -214,23 +246,40 @@ def _refuse_nan(folder: Path) -> Callable[..., None]:
 # ---- CSV -----------------------------------------------------------------------------------------
 
 
-def _extra_columns(records: Iterable[Any]) -> list[str]:
-    """The names of the columns that the file has beside those that were read."""
-    if not isinstance(records, list):
-        return []
+def _extra_columns(records: Sequence[Any]) -> list[str]:
+    """The names of the columns that the file has beside those that were read.
+
+    records: the first part of the file.
+    """
     return list(dict.fromkeys(name for r in records for name in getattr(r, "extra", {})))
 
 
-def _csv_lines(rows: Iterator[dict[str, Any]], extra: Sequence[str]) -> Iterator[str]:
-    """A header and the rows.  extra: columns that the first row may lack."""
+def _csv_lines(
+    rows: Iterator[dict[str, Any]], extra: Sequence[str], warn: Callable[[str], object]
+) -> Iterator[str]:
+    """A header and the rows.  extra: columns that the first row may lack.
+
+    A column that occurs only later is left out, and a warning at the end says so.
+    """
     first = next(rows, None)
     if first is None:
         return
     missing = (name for name in extra if name not in first and f"input_{name}" not in first)
     header = [*first, *(name for name in missing if name != "id")]
     yield _csv_line(header)
-    for row in chain([first], rows):
-        yield _csv_line([row.get(name) for name in header])
+    names, unwritten, example = set(header), 0, ""
+    try:
+        for row in chain([first], rows):
+            if missed := [name for name in row if name not in names]:
+                unwritten += 1
+                example = example or missed[0]
+            yield _csv_line([row.get(name) for name in header])
+    finally:
+        if unwritten:
+            warn(
+                f"{unwritten} records have a column that the first part of the file lacks, such as "
+                f"{example!r:.60}, which --csv leaves out; --json writes it"
+            )
 
 
 def _csv_line(values: Sequence[Any]) -> str:

@@ -56,8 +56,11 @@ def print_line(text: object = "", *, to_stderr: bool = False) -> None:
 
 
 def print_record(line: str) -> None:
-    """Print a line for another program: unchanged into a pipe or a file, escaped on a terminal."""
-    _write_line(escape_controls(line) if _is_terminal(sys.stdout) else line, sys.stdout)
+    """Print a record for another program: unchanged into a pipe or a file.
+
+    On a terminal, which would obey its control characters, it is one line and escaped.
+    """
+    _write_line(escape_fields(line) if _is_terminal(sys.stdout) else line, sys.stdout)
 
 
 def flush_stdout() -> None:

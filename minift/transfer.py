@@ -94,17 +94,7 @@ class Connection:
     def json(self, path: str) -> Any:
         """The JSON value at a path of the hub."""
 
-        def attempt() -> bytes:
-            data = bytearray()
-            for block in self.blocks(path):
-                data += block
-                if len(data) > MAX_JSON_ANSWER:
-                    raise TransferError(
-                        f"its answer is longer than the {MAX_JSON_ANSWER:,} bytes that are read"
-                    )
-            return bytes(data)
-
-        data = self._patiently(attempt)
+        data = self._patiently(lambda: b"".join(self.blocks(path, limit=MAX_JSON_ANSWER)))
         try:
             return json.loads(data)
         except (ValueError, RecursionError):  # also numbers of 5,000 digits, deep nesting
@@ -125,12 +115,14 @@ class Connection:
             raise TransferError(WEB_PAGE, WEB_PAGE_REMEDY)
         return answer
 
-    def blocks(self, path: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
+    def blocks(
+        self, path: str, start: int = 0, *, size: int | None = None, limit: int
+    ) -> Iterator[bytes]:
         """The bytes at a path of the hub as they come, in one attempt.
 
         start: the first byte to send.  If the hub sends all bytes instead, the first block is
             empty, and all follow.
-        size: of the whole, which is a limit and is reached exactly; None: not known.
+        size: of the whole, if the hub has announced it; limit: of the whole.
         """
         wanted = {"range": f"bytes={start}-"} if start else {}
         with self._open("GET", f"{self.url}/{path}", wanted) as (answer, exchange):
@@ -147,10 +139,12 @@ class Connection:
                 )
             for block in exchange.blocks():
                 start += len(block)
-                if size is not None and start > size:
-                    raise TransferError(f"it sends more than the {size:,} bytes it announced")
+                if start > limit:
+                    raise TransferError(f"it sends more than {limit:,} bytes")
                 if block:
                     yield block
+                if start == size:  # the hub may keep the connection open
+                    return
         if size is not None and start < size:
             raise TransferError(f"it broke off at {start:,} of {size:,} bytes", may_pass=True)
 
@@ -169,8 +163,8 @@ class Connection:
     ) -> Iterator[tuple[Any, _Exchange]]:
         """The answer to a request, and the exchange that its bytes come from.
 
-        Redirects are followed, but for HEAD only on the hub's own host: the redirect to another
-        host, which stores the file, carries the announcement itself.
+        Redirects are followed, but for HEAD not one to another host that carries the announcement
+        itself, as the redirect to the store of large files does.
         """
         for _ in range(MAX_REDIRECTS + 1):
             exchange = _Exchange(method, url, lambda to=url: self._headers(to) | wanted)
@@ -179,8 +173,8 @@ class Connection:
                 self._answered = True
                 if answer.status_code in REDIRECTS and "Location" in answer.headers:
                     target = _redirected(url, answer.headers["Location"])
-                    same_host = urlsplit(target).hostname == urlsplit(url).hostname
-                    if method != "HEAD" or same_host:
+                    announced = method == "HEAD" and "X-Repo-Commit" in answer.headers
+                    if not announced or _same_site(url, target):
                         url = target
                         continue
                 else:
@@ -276,10 +270,10 @@ class _Exchange:
 
     def _run(self) -> None:
         try:
-            client = hf.get_session()
-            request = client.build_request(
-                self._method, self._url, headers=self._headers(), timeout=READ_TIMEOUT
-            )
+            client, headers = hf.get_session(), self._headers()
+            # The clock of `_next` ends the wait; this one ends the thread that is left behind.
+            limit = 2 * (TIMEOUT + READ_TIMEOUT)
+            request = client.build_request(self._method, self._url, headers=headers, timeout=limit)
             answer = client.send(request, stream=True, follow_redirects=False)
             try:
                 if self._put(answer) and self._method == "GET":

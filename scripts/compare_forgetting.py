@@ -2,7 +2,7 @@
 
 --first-train-file and --first-dev-file hold the first task, --train-file and --dev-file the second.
 Writes a table of both tasks' scores, before and after, into --output-dir.  The same command
-continues an interrupted comparison.
+with the same --output-dir continues an interrupted comparison.
 """
 
 from minift.experiments.comparison import CompareOptions

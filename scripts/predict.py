@@ -5,6 +5,10 @@ and one record for each text.  Each further line of a printed result begins with
 Each line of stdin, of a .txt or of a .tsv is a text (a .txt is one document for summarization), as
 is each record of a .csv, .json or .jsonl and each sentence of a file of tagged words.  A blank text
 has no result: an empty line, null with --json, no entities.  Labels are not needed and are ignored.
+
+Inputs are read as a stream, some thousand at a time (in a terminal one by one), so there may be any
+number of them.  A line, and a .txt that is one document, may have ten million bytes.  The first
+thousand records of a file decide about its scheme of tags and its columns in CSV.
 """
 
 import dataclasses
@@ -32,7 +36,11 @@ def main() -> None:
         help="question to ask of each text, or of a plain text --file as a whole; repeatable (qa)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    parser.add_argument("--csv", action="store_true", help="print the fields of --json as CSV")
+    parser.add_argument(
+        "--csv",
+        action="store_true",
+        help="print the fields of --json as CSV: exactly, but escaped on a terminal",
+    )
     parser.add_argument(
         "--batch-size",
         type=int,
@@ -64,6 +72,8 @@ def main() -> None:
         parser.error(f"{flag_of(next(iter(columns)))} is a column of a --file; give one")
     if options.device == "auto" and options.int8:
         options.device = "cpu"
+    inputs_are_typed = not (options.file or options.texts) and sys.stdin is not None
+    inputs_are_typed = inputs_are_typed and sys.stdin.isatty()
     inputs = options.file or options.texts or lines_of(sys.stdin)
     device = pick_device(options.device)
     for line in predict_lines(
@@ -77,6 +87,7 @@ def main() -> None:
         options.int8,
         as_csv=options.csv,
         columns=columns,
+        at_once=inputs_are_typed,
     ):
         (print_record if options.csv else print_line)(line)
 

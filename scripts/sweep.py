@@ -2,7 +2,7 @@
 
 sweep.py TASK FLAGS: TASK is that of a training script, train_TASK.py; FLAGS are its flags and the
 values to try.  Writes a table of dev scores, a heat map and learning curves into --output-dir.  The
-same command continues an interrupted sweep.
+same command with the same --output-dir continues an interrupted sweep.
 """
 
 import sys

@@ -25,11 +25,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
-from minift.data.lines import read_lines
+from minift.data.lines import MAX_LINE_BYTES, read_lines
 from minift.data.read import checked
 from minift.data.rows import begins_json, read_jsonl
+from minift.data.streams import check_length, preview
 from minift.data.tags import BRACKETS, TagError, detect_scheme, parse, to_iob2
 from minift.errors import UserError, location
 
@@ -37,6 +38,7 @@ DOCSTART = "-DOCSTART-"
 # How a comment may begin; "# O" and "# 's" are words if the line is complete (`_is_comment`).
 COMMENT = re.compile(r"#(\s|begin\s|end\s|\w+\s+(\d+\s*$|=))")
 DUMMY_TAGS = ("_", "-", "?", "-1")  # of test files, whose tags are not known
+Split: TypeAlias = Callable[[str], Sequence[tuple[int, int]]]  # text -> the words' (start, end)
 PREVIEW = 1000  # lines by which a file is recognised
 
 
@@ -112,6 +114,8 @@ def kind_of_file(
         if fields and fields[0] != DOCSTART and not COMMENT.match(line):
             tag = fields[tag_column if len(fields) >= required else -1]
             found.append(tag if len(fields) > 1 and _is_tag(tag) else None)
+            if found[-1] is None:
+                break
     if len(found) > 1 and None not in found and not set(found) <= set(DUMMY_TAGS):
         return "columns"
     ending = os.path.splitext(path.name.lower().removesuffix(".gz"))[1]
@@ -152,7 +156,7 @@ def read_tagged(
     """
     path = Path(path)
     json = kind_of_file(path, token_column, tag_column) == "json"
-    sentences = _sentences(path, json, token_column, tag_column, True)
+    sentences = list(_sentences(path, json, token_column, tag_column, True))
     if not json:
         _refuse_header(path, sentences)
     try:
@@ -183,57 +187,59 @@ def _refuse_header(path: Path, sentences: Sequence[Sentence]) -> None:
 
 def read_words(
     path: Path,
-    split: Callable[[str], Sequence[tuple[int, int]]],
+    split: Split,
     *,
     token_column: int = 0,
     tag_column: int = -1,
     scheme: str = "auto",
     has_columns: bool = False,
-) -> list[TagRecord]:
-    """The sentences or texts of a file for prediction; tags that cannot be read are None.
+) -> Iterator[TagRecord]:
+    """Yield the sentences or texts of a file for prediction; tags that cannot be read are None.
 
     split: text -> (start, end) of each of its words.
     has_columns: the file is known to have columns, whatever it looks like.
+    The first part of the file (`preview`) decides what its first line is, and the scheme.
     """
     kind = kind_of_file(path, token_column, tag_column)
     if has_columns and kind == "text":
         kind = "columns"
     if kind == "text":
-        return list(untagged((line, split(line)) for _, line in read_lines(path)))
-    sentences = _sentences(path, kind == "json", token_column, tag_column, False)
+        yield from untagged((line for _, line in read_lines(path)), split)
+        return
+    first, sentences = preview(_sentences(path, kind == "json", token_column, tag_column, False))
     if kind == "columns":
-        _refuse_header(path, sentences)
+        _refuse_header(path, first)
     try:
-        tagged = (sentence.tags for sentence in sentences if sentence.tags is not None)
+        tagged = (sentence.tags for sentence in first if sentence.tags is not None)
         found = detect_scheme(tagged) if scheme == "auto" else scheme
     except TagError:
         found = ""
-    records = []
     for i, sentence in enumerate(sentences):
         if sentence.text is not None:
-            (record,) = untagged([(sentence.text, split(sentence.text))])
             where = location(path, sentence.lines[0])
-            records.append(replace(record, id=str(i), where=where, extra=sentence.extra))
+            yield replace(_untagged(i, sentence.text, where, split), extra=sentence.extra)
             continue
         try:
             tags = tuple(to_iob2(sentence.tags, found)) if found and sentence.tags else None
         except TagError:
             tags = None
-        records.append(_record(path, i, sentence, tags, found))
-    return records
+        yield _record(path, i, sentence, tags, found)
 
 
 def _sentences(
     path: Path, json: bool, token_column: int, tag_column: int, require_tags: bool
-) -> list[Sentence]:
-    """All sentences of a file; `UserError` if it holds none."""
+) -> Iterator[Sentence]:
+    """Yield the sentences of a file; `UserError` if it holds none."""
     if json:
-        sentences = list(_json_sentences(path, require_tags))
+        sentences = _json_sentences(path, require_tags)
     else:
-        sentences = list(_column_sentences(path, token_column, tag_column, require_tags))
-    if not sentences:
+        sentences = _column_sentences(path, token_column, tag_column, require_tags)
+    empty = True
+    for sentence in sentences:
+        yield sentence
+        empty = False
+    if empty:
         raise UserError(f"{path}: holds no sentence; give a file with at least one")
-    return sentences
 
 
 def _record(
@@ -252,12 +258,12 @@ def _column_sentences(
 ) -> Iterator[Sentence]:
     # With both columns counted from the left, the number of columns may vary (as in OntoNotes).
     fixed_width = min(token_column, tag_column) < 0
-    rows = [(number, line, _fields(line)) for number, line in read_lines(path)]
     # Comments often come first, so the first line without # gives the number of columns.
-    words_only = (f for _, line, f in rows if f and f[0] != DOCSTART and line[0] != "#")
+    rows = ((line, _fields(line)) for _, line in read_lines(path))
+    words_only = (f for line, f in rows if f and f[0] != DOCSTART and line[0] != "#")
     usual_width = len(next(words_only, ()))
     required = _required((token_column, tag_column))
-    width = first = 0
+    width = first = size = 0
     lines: list[int] = []
     words: list[str] = []
     tags: list[str] = []
@@ -269,10 +275,18 @@ def _column_sentences(
         for part in (lines, words, tags):
             part.clear()
 
-    for number, line, fields in rows:
+    for number, line in read_lines(path):
+        fields = _fields(line)
         if not fields or fields[0] == DOCSTART:
             yield from end_sentence()
+            size = 0
             continue
+        size += len(line)
+        if size > MAX_LINE_BYTES:
+            raise UserError(
+                f"{location(path, number)}: the sentence has more than {MAX_LINE_BYTES:,} "
+                "characters; separate sentences by blank lines"
+            )
         if _is_comment(line, fields, usual_width, tag_column):
             continue
         if not require_tags and len(fields) == 1:  # the word, whatever its column elsewhere
@@ -355,8 +369,14 @@ def _strings(fields: dict[str, Any], name: str, where: str) -> list[str] | None:
     return [checked(value, name, where) for value in values]
 
 
-def untagged(texts: Iterable[tuple[str, Sequence[tuple[int, int]]]]) -> Iterator[TagRecord]:
-    """Records without tags, from texts and the (start, end) of the words in each."""
-    for i, (text, spans) in enumerate(texts):
-        words = tuple(text[start:end] for start, end in spans)
-        yield TagRecord(str(i), words, None, f"input {i + 1}", text, tuple(spans))
+def untagged(texts: Iterable[str], split: Split) -> Iterator[TagRecord]:
+    """Yield records without tags.  split: text -> (start, end) of each of its words."""
+    for i, text in enumerate(texts):
+        yield _untagged(i, text, f"input {i + 1}", split)
+
+
+def _untagged(number: int, text: str, where: str, split: Split) -> TagRecord:
+    check_length(len(text), where)
+    spans = tuple(split(text))
+    words = tuple(text[start:end] for start, end in spans)
+    return TagRecord(str(number), words, None, where, text, spans)

@@ -11,14 +11,14 @@ used where a file can have them; the flags of predict.py replace them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from minift.data.lines import first_line
-from minift.data.read import TextRecord, read_classification, records_of
+from minift.data.read import TextRecord, classification_records, records_of
 from minift.data.rows import has_header, read_tsv, reader_of
+from minift.data.streams import preview
 from minift.errors import UserError
 
 DEFAULT_NAMES = {"text": "text", "text_pair": "text_pair", "label": "label"}
@@ -32,32 +32,36 @@ def read_texts(
     given: Mapping[str, str],
     pairs: bool | None,
     labels: Sequence[str],
-) -> Iterable[TextRecord]:
-    """The records of a file, or of lines, for a model of pairs or of single texts.
+) -> Iterator[TextRecord]:
+    """Yield the records of a file, or of lines, for a model of pairs or of single texts.
 
     columns: `text_column`, `pair_column` and `label_column` of the training data.
     given: those that the user named for this file, in place of the saved ones.
     pairs: the model reads pairs of texts, or single texts; None: it does not say.
     labels: of the model.
 
-    Raises `UserError` for a pair where the model reads single texts, and the reverse.
+    Raises `UserError` for a pair where the model reads single texts, and the reverse.  Whether the
+    second column of a file holds labels is decided from its first part (`preview`).
     """
     if not isinstance(source, Path):
-        return (_checked(record, pairs, "", "") for record in records_of(source))
-    records = read_classification(
-        source, **_columns_for(source, columns, given, pairs), require_label=False
-    )
+        for record in records_of(source):
+            yield _checked(record, pairs, "", "")
+        return
+    found = _columns_for(source, columns, given, pairs)
+    records: Iterator[TextRecord] = classification_records(source, **found, require_label=False)
     if given and "pair_column" not in given and not pairs:
-        records = [replace(record, text_pair=None) for record in records]
+        records = (replace(record, text_pair=None) for record in records)
+    first, records = preview(records)
     # The first record may be the header of a file without names that the model knows.
-    seconds = {record.text_pair for record in records[1:] or records if not record.is_blank}
+    seconds = {record.text_pair for record in first[1:] or first if not record.is_blank}
     if pairs and not given and seconds and seconds <= set(labels):
         raise UserError(
             f"{source}: the second column holds labels ({', '.join(sorted(seconds))}), not the "
             "second text of each pair, which the model needs; add it, or name the columns with "
             "--text-column and --pair-column"
         )
-    return [_checked(record, pairs, PAIR_ADVICE, SINGLE_ADVICE) for record in records]
+    for record in records:
+        yield _checked(record, pairs, PAIR_ADVICE, SINGLE_ADVICE)
 
 
 def _columns_for(
@@ -101,12 +105,25 @@ def _checked(
     return record
 
 
-def unknown_labels(records: Sequence[Any], labels: Sequence[str]) -> list[str]:
-    """A warning about labels that the model does not know; prediction ignores every label."""
-    unknown = [r for r in records if r.label is not None and r.label not in labels]
-    if not unknown:
-        return []
-    return [
-        f"{len(unknown)} of {len(records)} records have a label that the model does not know "
-        f"({unknown[0].where}: {unknown[0].label[:40]!r}); labels are not needed and are ignored"
-    ]
+def count_unknown_labels(
+    records: Iterable[TextRecord], labels: Sequence[str], warn: Callable[[str], object]
+) -> Iterator[TextRecord]:
+    """Yield the records, and warn at the end of labels that the model does not know.
+
+    Prediction ignores every label.
+    """
+    total = unknown = 0
+    example = ""
+    try:
+        for record in records:
+            total += 1
+            if record.label is not None and record.label not in labels:
+                unknown += 1
+                example = example or f"{record.where}: {record.label[:40]!r}"
+            yield record
+    finally:
+        if unknown:
+            warn(
+                f"{unknown} of {total} records have a label that the model does not know "
+                f"({example}); labels are not needed and are ignored"
+            )

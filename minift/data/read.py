@@ -10,7 +10,8 @@ All in UTF-8, with or without a byte-order mark, lines ended by LF, CRLF or (old
 as `.gz`.
 
 A reader for each kind of file (rows.py) yields rows: the fields, and their line.  A function for
-each task converts rows to records and checks their values.
+each task converts rows to records, checks their values, and yields them one by one, as prediction
+reads them.  `read_classification` and `read_summaries` give training all of them.
 """
 
 from __future__ import annotations
@@ -97,7 +98,28 @@ def read_classification(
     label_column: str = "label",
     require_label: bool = True,
 ) -> list[TextRecord]:
-    """The records of a classification file.
+    """The records of a classification file, as `classification_records` yields them.
+
+    With `require_label`, a header that no column was chosen by is an error too.
+    """
+    columns = {"text": text_column, "text_pair": pair_column, "label": label_column}
+    names = {"text_column": text_column, "pair_column": pair_column, "label_column": label_column}
+    records = list(classification_records(path, **names, require_label=require_label))
+    path = Path(path)
+    if require_label and reader_of(path) is read_tsv and not has_header(path, columns):
+        _refuse_header(records)
+    return records
+
+
+def classification_records(
+    path: str | os.PathLike,
+    *,
+    text_column: str = "text",
+    pair_column: str = "text_pair",
+    label_column: str = "label",
+    require_label: bool = True,
+) -> Iterator[TextRecord]:
+    """Yield the records of a classification file.
 
     The header of a CSV, or the keys of JSON, name the columns.  The columns of a TSV are text and
     label, or text, pair and label.  For others give their numbers, from 0, or their names in its
@@ -119,9 +141,9 @@ def read_classification(
         rows = read_tsv(path, columns, blank_lines=True)
     else:
         rows = reader(path, columns)
-    records: list[TextRecord] = []
+    count = 0
     first: TextRecord | None = None  # that is not blank
-    for row in rows:
+    for count, row in enumerate(rows, start=1):
         where = location(path, row.line)
         text = _text(row, "text", text_column, where, require_label)
         paired = row.fields.get("text_pair") is not None
@@ -134,7 +156,7 @@ def read_classification(
                 "pairs or single texts"
             )
         record = TextRecord(
-            id=str(len(records)),
+            id=str(count - 1),
             text=text,
             label=_label(row, label_column, where, require_label),
             text_pair=_text(row, "text_pair", pair_column, where, require_label)
@@ -144,12 +166,9 @@ def read_classification(
             extra=row.extra,
         )
         first = first or (record if text.strip() else None)
-        records.append(record)
-    if not records:
+        yield record
+    if not count:
         raise UserError(f"{path}: holds no record; give a file with at least one")
-    if require_label and reader is read_tsv and not has_header(path, columns):
-        _refuse_header(records)
-    return records
 
 
 def _refuse_header(records: Sequence[TextRecord]) -> None:
@@ -180,15 +199,20 @@ def _refuse_header(records: Sequence[TextRecord]) -> None:
     )
 
 
-def read_summaries(
+def read_summaries(path: str | os.PathLike, **settings: Any) -> list[SummaryRecord]:
+    """The records of a file of summaries; the settings are those of `summary_records`."""
+    return list(summary_records(path, **settings))
+
+
+def summary_records(
     path: str | os.PathLike,
     *,
     document_column: str = "document",
     summary_column: str = "summary",
     require_summary: bool = True,
     skip_bad: bool = False,
-) -> list[SummaryRecord]:
-    """The records of a CSV with a header, or of JSONL: {"document": ..., "summary": ...}.
+) -> Iterator[SummaryRecord]:
+    """Yield the records of a CSV with a header, or of JSONL: {"document": ..., "summary": ...}.
 
     JSONL may have a list of "summaries" beside the summary, or instead of it.  With both, the
     summary becomes the first one.  With `require_summary=False`, as for prediction, summaries that
@@ -200,7 +224,7 @@ def read_summaries(
     if reader is read_tsv:
         raise UserError(f"{path}: summaries are read from .jsonl, .json or .csv; give such a file")
     columns = {"document": document_column, "summary": summary_column, "summaries": "summaries"}
-    records: list[SummaryRecord] = []
+    count = 0
     skipped: list[UserError] = []
     for row in reader(path, columns):
         where = location(path, row.line)
@@ -212,11 +236,11 @@ def read_summaries(
                 raise
             skipped.append(error)
             continue
-        records.append(SummaryRecord(str(len(records)), document, summaries, where, row.extra))
-    print_skipped(skipped, len(records) + len(skipped))
-    if not records:
+        yield SummaryRecord(str(count), document, summaries, where, row.extra)
+        count += 1
+    print_skipped(skipped, count + len(skipped))
+    if not count:
         raise UserError(f"{path}: holds no record; give a file with at least one")
-    return records
 
 
 def _summaries(row: Row, columns: Mapping[str, str], where: str, required: bool) -> tuple[str, ...]:

@@ -18,20 +18,20 @@ know" (v2.0).
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minift.data.lines import read_lines
+from minift.data.json_text import JsonError, JsonText
+from minift.data.lines import read_pieces
 from minift.data.read import checked, print_skipped, shown, text_of
 from minift.errors import UserError, location
 
 MAX_SHIFT = 64  # characters before and after `answer_start` in which the answer is searched
 QUESTION_KEYS = ("id", "question", "answers", "is_impossible", "plausible_answers")
-MAX_LINE_BYTES = 2**31 - 1  # larger than that of rows.py, because the whole file is often one line
+MAX_ARTICLE_CHARACTERS = 500_000_000
 LAYOUT = (
     "give SQuAD's layout: "
     '{"data": [{"paragraphs": [{"context": ..., "qas": [{"id": ..., "question": ..., "answers": '
@@ -72,10 +72,17 @@ class QuestionRecord:
         return not self.question.strip() or not self.context.strip()
 
 
-def read_squad(
+def read_squad(path: str | os.PathLike, **settings: Any) -> list[QuestionRecord]:
+    """The questions of a SQuAD file; the settings are those of `squad_records`."""
+    return list(squad_records(path, **settings))
+
+
+def squad_records(
     path: str | os.PathLike, *, require_answers: bool = True, skip_bad: bool = False
-) -> list[QuestionRecord]:
-    """The questions of a SQuAD file (v1.1 or v2.0, plain or .gz), in order.
+) -> Iterator[QuestionRecord]:
+    """Yield the questions of a SQuAD file (v1.1 or v2.0, plain or .gz), in order.
+
+    Holds one article at a time.
 
     With `require_answers=False`, as for prediction, answers that are missing or cannot be used are
     unknown, and a question or a context may be blank.  Raises `UserError`, with the place in the
@@ -83,24 +90,26 @@ def read_squad(
     is printed.
     """
     path = Path(path)
-    records: list[QuestionRecord] = []
+    count = 0
     skipped: list[UserError] = []
-    for i, article in enumerate(_list(_json(path), "data", f"{path}")):
+    for i, article in enumerate(_articles(path)):
         title = _optional_title(article)
-        place = f"{path}, article {title!r}" if title else f"{path}, article {i + 1}"
+        place = f"{location(path)}, article {repr(title) if title else i + 1}"
         for j, paragraph in enumerate(_list(article, "paragraphs", place)):
             where = f"{place}, paragraph {j + 1}"
             for qa in _list(paragraph, "qas", where):
                 try:
-                    records.append(_record(qa, paragraph, title, where, require_answers))
+                    record = _record(qa, paragraph, title, where, require_answers)
                 except UserError as error:
                     if not skip_bad:
                         raise
                     skipped.append(error)
-    print_skipped(skipped, len(records) + len(skipped))
-    if not records:
+                    continue
+                yield record
+                count += 1
+    print_skipped(skipped, count + len(skipped))
+    if not count:
         raise UserError(f"{path}: holds no question; give a file with at least one")
-    return records
 
 
 def with_own_ids(records: Sequence[QuestionRecord]) -> list[QuestionRecord]:
@@ -244,15 +253,31 @@ def _find(text: str, start: int, context: str) -> int | None:
     return min(found, key=lambda place: abs(place - start), default=None)
 
 
-def _json(path: Path) -> Any:
-    text = "\n".join(line for _, line in read_lines(path, max_line_bytes=MAX_LINE_BYTES))
+def _articles(path: Path) -> Iterator[Any]:
+    """Yield the items of "data", in the object that the file holds."""
+    text = JsonText(read_pieces(path), MAX_ARTICLE_CHARACTERS)
+    found = False
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", "a number too large or nested too deeply")
+        if text.peek() != "{":
+            _list(text.value(), "data", f"{path}")
+        for key in text.members():
+            if key != "data":
+                text.value()
+                continue
+            if found:
+                raise UserError(f"{location(path, text.line)}: a second 'data'; join the two lists")
+            found = True
+            if text.peek() != "[":
+                _list({"data": text.value()}, "data", f"{path}")
+            for _ in text.items():
+                yield text.value()
+        text.end()
+    except JsonError as error:
         raise UserError(
-            f"{location(path, getattr(error, 'lineno', None))}: not valid JSON ({reason}); {LAYOUT}"
+            f"{location(path, error.line)}: not valid JSON ({error.reason}); {LAYOUT}"
         ) from None
+    if not found:
+        _list({}, "data", f"{path}")
 
 
 def _optional_title(article: Any) -> str:

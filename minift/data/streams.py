@@ -14,14 +14,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, TypeVar
 
+from minift.errors import UserError
+
 T = TypeVar("T")
 
 PART_RECORDS = 1024
-PART_CHARACTERS = 2_000_000  # of which the tokens and features take some 500 MB at most
+PART_CHARACTERS = 1_000_000
+MAX_CHARACTERS = 1_000_000  # of a text that is read in windows; its tokens and features take 400 MB
 
 
 def part_of(records: Iterator[T]) -> Iterator[T]:
-    """The next records, at least one if there is any: at most 1,024, and two million characters.
+    """The next records, at least one if there is any: at most 1,024, and a million characters.
 
     The last one may exceed the number of characters, so a part may hold that many and one record.
     """
@@ -43,6 +46,15 @@ def preview(records: Iterable[T]) -> tuple[list[T], Iterator[T]]:
     stream = iter(records)
     first = list(part_of(stream))
     return first, chain(first, stream)
+
+
+def check_length(characters: int, where: str) -> None:
+    """`UserError` for a text that is too long to be read in windows, all of which are held."""
+    if characters > MAX_CHARACTERS:
+        raise UserError(
+            f"{where}: has more than {MAX_CHARACTERS:,} characters, which the model would read at "
+            "once; divide the text"
+        )
 
 
 def size_of(record: Any) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minift.errors import NonFiniteError, UserError
-from minift.files import check_output_dir, read_json, write_json, write_text
+from minift.files import read_json, write_json, write_text
 from minift.options import check_range, option
 from minift.reports.plots import scatter_plot
 from minift.reports.tables import markdown_table, mean_and_spread
@@ -23,17 +23,18 @@ from minift.training.cli import command_line
 from minift.training.defaults import resolve_options
 from minift.training.options import MAX_SEED, TrainOptions
 from minift.training.progress import numbers
+from minift.training.resume import check_same_options
 from minift.training.run import run
 from minift.training.run_dir import (
+    FAILED,
     METRICS,
-    OPTIONS,
-    check_same_options,
-    choose_output_dir,
-    write_options,
+    UNFINISHED,
+    experiment,
+    record_failure,
+    state_of,
 )
 from minift.training.signals import Stopped
 
-FAILED = "failed.json"
 MAX_SEEDS = 1000
 
 
@@ -85,15 +86,13 @@ def finished_run(
             raise NonFiniteError(found["error"])
         return found
     print_line(f"\n--- {name}, seed {options.seed}")
-    unfinished = folder.exists()
-    resume = options.resume and unfinished
-    changed = replace(options, resume=resume, overwrite=unfinished and not resume)
+    resume = options.resume and state_of(folder) == UNFINISHED
+    changed = replace(options, resume=resume, overwrite=not resume)
     try:
         return run(task_class, task_options, changed)
     except NonFiniteError as error:
-        if not (folder / OPTIONS).exists():  # it failed before it had logged anything
-            write_options(folder, resolve_options(task_class, task_options, options))
-        write_json(folder / FAILED, {"error": str(error)})
+        resolved = resolve_options(task_class, task_options, options)
+        record_failure(folder, resolved, str(error))
         raise
     except Stopped as stopped:
         message = f"stopped in {folder.name}, and saved; the same command with --resume continues"
@@ -133,7 +132,8 @@ def compare(
     task_class: type[Task],
     variants: Mapping[str, tuple[Any, TrainOptions]],
     seeds: int,
-    folder: Path,
+    output_dir: Path | None,
+    experiment_name: str,
     columns: Sequence[str],
     title: str,
     more: Callable[[Path, Any], Mapping[str, float]] | None = None,
@@ -141,21 +141,46 @@ def compare(
     """Run every variant with every seed; returns one table row for each variant.
 
     variants: name -> (task options, training options).
+    output_dir, experiment_name: as `training.run_dir.experiment` takes them.
     columns: the dev metrics to show; the plot shows the first of them against time.
     more: computes further columns of a finished run from its folder and task options.
 
     The column "failed" counts runs whose loss was not finite, which the means leave out, and runs
     that do not beat `Task.baseline_score`, which the means include.
-    Writes results.json, table.md and, if matplotlib is installed, plot.png to `folder`.
+    Writes results.json, table.md and, if matplotlib is installed, plot.png.
     """
-    check_output_dir(folder)
-    all_seeds = seed_range(next(iter(variants.values()))[1].seed, seeds)
+    some_task_options, some_options = next(iter(variants.values()))
+    all_seeds = seed_range(some_options.seed, seeds)
+    runs = [_run_name(name, seed) for seed in all_seeds for name in variants]
+    with experiment(output_dir, experiment_name, runs, some_task_options) as folder:
+        return compare_in(folder, task_class, variants, all_seeds, columns, title, more)
+
+
+def _run_name(variant: str, seed: int) -> str:
+    """The folder of a run.
+
+    >>> _run_name("head only", 2)
+    'head-only-seed2'
+    """
+    return f"{variant.replace(' ', '-')}-seed{seed}"
+
+
+def compare_in(
+    folder: Path,
+    task_class: type[Task],
+    variants: Mapping[str, tuple[Any, TrainOptions]],
+    seeds: Sequence[int],
+    columns: Sequence[str],
+    title: str,
+    more: Callable[[Path, Any], Mapping[str, float]] | None = None,
+) -> list[dict[str, Any]]:
+    """As `compare`, in a folder that is this comparison's."""
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
     extra_columns: dict[str, list[Mapping[str, float]]] = {name: [] for name in variants}
     # Seeds in the outer loop, so that every variant has its first result early.
-    for seed in all_seeds:
+    for seed in seeds:
         for name, (task_options, options) in variants.items():
-            target = folder / f"{name.replace(' ', '-')}-seed{seed}"
+            target = folder / _run_name(name, seed)
             changed = replace(options, seed=seed, output_dir=target)
             metrics = finished_or_failed(task_class, task_options, changed, name)
             if metrics is not None:
@@ -173,8 +198,8 @@ def compare(
             row[column] = mean_and_spread([metrics["dev"][column] for metrics in runs])
         for column in extra_columns[name][0]:
             row[column] = mean_and_spread([found[column] for found in extra_columns[name]])
-        failed = seeds - len(runs) + sum(metrics["collapsed"] for metrics in runs)
-        row["failed"] = f"{failed} of {seeds}"
+        failed = len(seeds) - len(runs) + sum(metrics["collapsed"] for metrics in runs)
+        row["failed"] = f"{failed} of {len(seeds)}"
         row["seconds"] = f"{sum(metrics['seconds'] for metrics in runs) / len(runs):.0f}"
         rows.append(row)
     points = {
@@ -208,8 +233,6 @@ def train_script(task_class: type[Task], description: str | None) -> None:
         return
     if task_options.train_file and not task_options.dev_file:
         raise UserError("--seeds compares runs by their dev scores; give a --dev-file")
-    if options.output_dir is None:
-        options = replace(options, output_dir=choose_output_dir(options, task_class.name))
 
     def scores_on_test(folder: Path, _: Any) -> dict[str, float]:
         scores = numbers(read_json(folder / METRICS).get("test", {}))
@@ -219,7 +242,8 @@ def train_script(task_class: type[Task], description: str | None) -> None:
         task_class,
         {task_class.name: (task_options, options)},
         seeds=repeat.seeds,
-        folder=options.output_dir,
+        output_dir=options.output_dir,
+        experiment_name=task_class.name,
         columns=[task_class.metric_named(options.metric_for_best_model).name],
         title=f"{task_class.name}, {repeat.seeds} seeds",
         more=scores_on_test,

@@ -28,9 +28,9 @@ import torch
 from minift import metrics
 from minift.data.read import SummaryRecord
 from minift.device import pick_device
-from minift.errors import escape_controls
+from minift.errors import UserError, escape_controls
 from minift.experiments.comparison import check_dev_file, finished_run
-from minift.files import check_output_dir, read_json, write_json, write_text
+from minift.files import write_json, write_text
 from minift.generation.config import GenerationConfig
 from minift.metrics.diversity import distinct, novelty, repetition
 from minift.options import check_range, option
@@ -42,7 +42,8 @@ from minift.terminal import print_line
 from minift.training.cli import as_dict
 from minift.training.defaults import with_defaults
 from minift.training.options import TrainOptions
-from minift.training.run_dir import METRICS, OPTIONS, check_same_options
+from minift.training.resume import check_same_options
+from minift.training.run_dir import FINISHED, decoding_results, made, read_options, state_of
 
 # Setting -> what it changes in `GenerationConfig`.
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
@@ -240,8 +241,10 @@ def options_of_run(
     given = {name: value for name, value in given.items() if value != usual[name]}
     contradicting = {name: value for name, value in given.items() if name not in FREE_OPTIONS}
     check_same_options(folder, contradicting, "leave it out, or choose another --output-dir")
-    run = read_json(folder / OPTIONS)
-    started_in = Path(run.get("started_in", ""))
+    run = read_options(folder)
+    if not (isinstance(run.get("train_file"), list) and "dev_file" in run):
+        raise UserError(f"{folder}: holds no run of train_summarization.py; give its folder")
+    started_in = Path(run["started_in"])
     dev_file = task_options.dev_file or (run["dev_file"] and started_in / run["dev_file"])
     train_file = tuple(started_in / file for file in run["train_file"])
     return replace(task_options, train_file=train_file, dev_file=dev_file)
@@ -255,9 +258,20 @@ def compare_decoding(
     Writes decoding.md, decoding.json, examples.md and, if matplotlib is installed, plot.png to the
     folder of the run.  Raises `UserError` if there is no dev data.
     """
-    folder = options.output_dir or Path("runs/compare-decoding")
-    check_output_dir(folder)
-    finished = (folder / METRICS).exists()
+    with made(options.output_dir, "compare-decoding") as folder:
+        return compare_in(folder, task_options, options, comparison)
+
+
+def compare_in(
+    folder: Path,
+    task_options: SummarizationOptions,
+    options: TrainOptions,
+    comparison: DecodingOptions,
+) -> list[Decoding]:
+    """As `compare_decoding`, with the run in a folder."""
+    finished = state_of(folder) == FINISHED
+    with decoding_results(folder, task_options):
+        pass  # refuses the folder before a run
     if finished:
         task_options = options_of_run(folder, task_options, options)
     check_dev_file(task_options)
@@ -272,11 +286,12 @@ def compare_decoding(
     decodings = score_settings(folder, records, comparison, batch_size, options.seed, device)
 
     table = markdown_table(table_rows(decodings, records, mean_and_spread))
-    write_text(folder / "decoding.md", table + "\n")
-    write_json(folder / "decoding.json", [asdict(decoding) for decoding in decodings])
-    write_text(folder / "examples.md", side_by_side(decodings, records, comparison.examples))
     x, y, title = "distinct-2", "rougeL", f"Decoding strategies, {len(records)} documents"
-    plotted = scatter_plot(folder / "plot.png", points(decodings, x, y), x, y, title)
+    with decoding_results(folder, task_options):
+        write_json(folder / "decoding.json", [asdict(decoding) for decoding in decodings])
+        write_text(folder / "decoding.md", table + "\n")
+        write_text(folder / "examples.md", side_by_side(decodings, records, comparison.examples))
+        plotted = scatter_plot(folder / "plot.png", points(decodings, x, y), x, y, title)
     written = f"decoding.md, decoding.json, examples.md{', plot.png' if plotted else ''}"
     print_line(f"\n{table}\n\n{len(records)} documents; {folder} holds {written}")
     if not plotted:

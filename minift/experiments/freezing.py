@@ -8,7 +8,6 @@ representations to diverse tasks").
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from minift import hub
@@ -55,7 +54,8 @@ def compare_freezing(
             if not (frozen and pooling == "pooler" and without_pooler)
         },
         seeds=repeat.seeds,
-        folder=options.output_dir or Path("runs/compare-freezing"),
+        output_dir=options.output_dir,
+        experiment_name="compare-freezing",
         columns=["accuracy", "matthews_correlation"],
         title="Full fine-tuning and head only",
     )

@@ -43,7 +43,8 @@ def compare_label_strategies(
             for strategy in LABEL_STRATEGIES
         },
         seeds=repeat.seeds,
-        folder=options.output_dir or Path("runs/compare-label-strategies"),
+        output_dir=options.output_dir,
+        experiment_name="compare-label-strategies",
         columns=["f1"],
         title="Label strategies",
         more=score_aggregation_strategies,

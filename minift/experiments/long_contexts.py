@@ -30,7 +30,6 @@ from minift.experiments.comparison import (
     seed_range,
     table_of_means,
 )
-from minift.files import check_output_dir
 from minift.models.base import PretrainedModel
 from minift.options import check_range, option
 from minift.tasks.qa import QaOptions, QaTask
@@ -38,6 +37,7 @@ from minift.terminal import print_line
 from minift.text.tokenizer import Tokenizer
 from minift.training.defaults import with_defaults
 from minift.training.options import TrainOptions
+from minift.training.run_dir import experiment
 
 SEPARATOR = "\n\n"
 COLUMNS = ("f1", "exact", "f1_at_zero", "answerable_f1")  # scores in the table, if computed
@@ -194,14 +194,26 @@ def compare_long_contexts(
     there is no dev data.
     """
     check_dev_file(task_options)
-    folder = options.output_dir or Path("runs/compare-long-contexts")
-    check_output_dir(folder)
+    seeds = seed_range(options.seed, repeat.seeds)
+    runs = [f"seed{seed}" for seed in seeds]
+    with experiment(options.output_dir, "compare-long-contexts", runs, task_options) as folder:
+        return compare_in(folder, task_options, options, comparison, seeds)
+
+
+def compare_in(
+    folder: Path,
+    task_options: QaOptions,
+    options: TrainOptions,
+    comparison: LongContextOptions,
+    seeds: Sequence[int],
+) -> dict[str, list[list[dict[str, Any]]]]:
+    """As `compare_long_contexts`, in a folder that is this comparison's."""
     records = QaTask.read_splits(task_options)["dev"]
     joined = join_paragraphs(records, comparison.join)
     check_windows(task_options.model, joined, comparison)
     options, _ = with_defaults(QaTask, task_options, options)
     windows, thresholds = [], []
-    for seed in seed_range(options.seed, repeat.seeds):
+    for seed in seeds:
         target = folder / f"seed{seed}"
         finished_run(QaTask, task_options, replace(options, seed=seed, output_dir=target))
         windows.append(score_windows(target, joined, comparison, options.batch_size))

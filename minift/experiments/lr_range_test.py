@@ -28,7 +28,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from minift.errors import UserError
-from minift.files import check_output_dir, write_json, write_text
+from minift.files import write_json, write_text
 from minift.reports.plots import scatter_plot
 from minift.reports.tables import markdown_table
 from minift.tasks.base import Task
@@ -37,6 +37,7 @@ from minift.training.defaults import with_defaults
 from minift.training.log import LOG
 from minift.training.options import TrainOptions
 from minift.training.run import run
+from minift.training.run_dir import experiment
 from minift.training.signals import Stopped
 
 HIGHEST, STEPS = 0.1, 100  # defaults: the learning rate of the last step, the number of steps
@@ -159,8 +160,6 @@ def find_learning_rate(task_class: type[Task], task_options: Any, options: Train
         and evaluation options have no effect.
     Writes range.json, table.md and, if matplotlib is installed, plot.png to the output directory.
     """
-    folder = options.output_dir or Path("runs/find-lr")
-    check_output_dir(folder)
     highest, steps = options.learning_rate or HIGHEST, options.min_steps or STEPS
     if steps < LEAST_STEPS:
         raise UserError(
@@ -170,7 +169,15 @@ def find_learning_rate(task_class: type[Task], task_options: Any, options: Train
     changed, reasons = with_defaults(task_class, task_options, changed)
     for reason in reasons:
         print_line(f"defaults  {reason}")
-    learning_rates, losses, ended = measure(task_class, task_options, changed)
+    with experiment(options.output_dir, "find-lr", (), task_options) as folder:
+        return measure_and_suggest(folder, task_class, task_options, changed)
+
+
+def measure_and_suggest(
+    folder: Path, task_class: type[Task], task_options: Any, options: TrainOptions
+) -> float:
+    """As `find_learning_rate`, in a folder that is its own; options: of the short run."""
+    learning_rates, losses, ended = measure(task_class, task_options, options)
     smoothed = smooth(losses)
     lowest, exploded = suggest_learning_rate(learning_rates, smoothed)
 

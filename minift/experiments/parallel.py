@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from minift.errors import UserError
+from minift.files import open_to_append, read_bytes, write_atomically, writing
 from minift.terminal import EscapingStream
 from minift.training.signals import interrupts_blocked
 
@@ -91,9 +92,14 @@ def call_logged(log: Path, function: Callable[..., object], arguments: tuple[Any
     In the main process its progress bar (stderr) stays on the terminal; several at once would
     overwrite each other.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
+    with writing(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if log.exists():  # a new file, because other names of the old one are not ours
+            earlier = read_bytes(log)
+            write_atomically(log, lambda temporary: temporary.write_bytes(earlier))
+        file = open_to_append(log)
     with (
-        log.open("a", encoding="utf-8", buffering=1) as file,
+        file,
         redirect_stdout(EscapingStream(file)),
         redirect_stderr(EscapingStream(file)) if parent_process() else nullcontext(),
     ):

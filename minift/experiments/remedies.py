@@ -9,7 +9,7 @@ well the encoder still supports masked language modelling (pretraining/probe.py)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ from typing import Any
 from minift import hub
 from minift.experiments.comparison import CompareOptions, finished_run, seed_range, table_of_means
 from minift.experiments.forgetting import TwoTaskOptions, TwoTasks
-from minift.files import check_output_dir
 from minift.pretraining.probe import ProbeOptions, probe_loss, train_probe
 from minift.tasks.classification import ClassificationTask
 from minift.terminal import print_line
 from minift.training.defaults import with_defaults
 from minift.training.options import LORA, PARTIAL, WHOLE, TrainOptions
+from minift.training.run_dir import experiment
 
+FIRST, PROBE = "first", "probe"  # the runs beside those of the remedies
 REPLAY = "replay"  # the one remedy that changes the data, by `TwoTaskOptions.replay_ratio`
 # Options that the comparison varies or replaces; its script has no flags for them.
 WITHOUT = {
@@ -68,16 +69,39 @@ def compare_remedies(
     Returns a list of rows for each seed, one row for each remedy; accuracies and the Matthews
     correlation are multiplied by 100.  Writes the means over the seeds to table.md.
     """
-    folder = options.output_dir or Path("runs/compare-forgetting")
-    check_output_dir(folder)
     TwoTasks.model_class(hub.find_checkpoint(task_options.model))  # refuses other families first
+    seeds = seed_range(options.seed, repeat.seeds)
+    stages = (FIRST, *remedies(1.0, layers=2))
+    names = [PROBE, *(_run_name(stage, seed) for seed in seeds for stage in stages)]
+    inputs = (task_options, probe_options)
+    with experiment(options.output_dir, "compare-forgetting", names, *inputs) as folder:
+        return compare_in(folder, task_options, options, probe_options, seeds)
+
+
+def _run_name(stage: str, seed: int) -> str:
+    """The folder of a run; stage: `FIRST`, or the remedy in the second task.
+
+    >>> _run_name("LoRA, rank 8", 2)
+    'LoRA-rank-8-seed2'
+    """
+    return f"{stage.replace(' ', '-').replace(',', '')}-seed{seed}"
+
+
+def compare_in(
+    folder: Path,
+    task_options: TwoTaskOptions,
+    options: TrainOptions,
+    probe_options: ProbeOptions,
+    seeds: Sequence[int],
+) -> list[list[dict[str, Any]]]:
+    """As `compare_remedies`, in a folder that is this comparison's."""
     probe = None
     if probe_options.probe_file:
-        probe = train_probe(task_options.model, probe_options, folder / "probe")
+        probe = train_probe(task_options.model, probe_options, folder / PROBE)
     learning_rate = with_defaults(TwoTasks, task_options, options)[0].learning_rate
     runs = []
-    for seed in seed_range(options.seed, repeat.seeds):
-        before = folder / f"first-seed{seed}"
+    for seed in seeds:
+        before = folder / _run_name(FIRST, seed)
         first = finished_run(
             TwoTasks,
             replace(task_options, stage="first", replay_ratio=0.0),
@@ -85,10 +109,10 @@ def compare_remedies(
             "the first task",
         )
         _, model = ClassificationTask.from_pretrained(before)
-        loss_before = probe_loss(model, folder / "probe", probe) if probe else None
+        loss_before = probe_loss(model, folder / PROBE, probe) if probe else None
         rows = []
         for name, changes in remedies(learning_rate, model.num_layers).items():
-            target = folder / f"{name.replace(' ', '-').replace(',', '')}-seed{seed}"
+            target = folder / _run_name(name, seed)
             replay_ratio = task_options.replay_ratio if name == REPLAY else 0.0
             second = finished_run(
                 TwoTasks,
@@ -108,7 +132,7 @@ def compare_remedies(
             if probe:
                 _, model_after = ClassificationTask.from_pretrained(target)
                 row["masked-LM loss before"] = loss_before
-                row["masked-LM loss after"] = probe_loss(model_after, folder / "probe", probe)
+                row["masked-LM loss after"] = probe_loss(model_after, folder / PROBE, probe)
             rows.append(row)
         runs.append(rows)
     print_line(

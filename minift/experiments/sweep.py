@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -30,14 +29,13 @@ from typing import Any, NamedTuple
 
 from minift.errors import UserError
 from minift.experiments.comparison import (
-    FAILED,
     MAX_SEEDS,
     check_dev_file,
     finished_or_failed,
     seed_range,
 )
 from minift.experiments.parallel import call_all
-from minift.files import check_output_dir, read_json, write_json, write_text
+from minift.files import read_json, write_json, write_text
 from minift.options import check_range, flag_of, option
 from minift.reports.plots import curves, heat_map
 from minift.reports.tables import markdown_table, mean_and_spread
@@ -47,7 +45,8 @@ from minift.terminal import print_line
 from minift.training.defaults import resolve_options, with_defaults
 from minift.training.log import LOG
 from minift.training.options import MAX_BATCH_SIZE, TrainOptions
-from minift.training.run_dir import METRICS, check_same_options
+from minift.training.resume import check_same_options
+from minift.training.run_dir import FAILED, LOGS, METRICS, experiment
 
 # Options that a sweep varies; its script has no flags for them.
 WITHOUT = {
@@ -55,7 +54,6 @@ WITHOUT = {
     "epochs": "a sweep tries several; use --epochs-list",
     "batch_size": "a sweep tries several; use --batch-sizes",
 }
-LOGS = "logs"  # folder of the printed output of each run
 DEFAULT_TRAIN_EVAL_SAMPLES = 500  # training records to score, which shows over-fitting
 SCORED = "{metric} {score:.4f}  gap {gap:+.4f}  {seconds:.0f} s"
 
@@ -136,15 +134,29 @@ def sweep(
     Bad input of any run ends the sweep with `UserError`, and so do runs that all failed.
     """
     check_sweep_options(task_options, options)
-    folder = options.output_dir or Path("runs/sweep")
-    check_output_dir(folder)
-    metric = task_class.metric_named(options.metric_for_best_model)
+    task_class.metric_named(options.metric_for_best_model)  # a wrong name is an error at once
     # An epoch count is given, because the cells decide it: no recipe for few records.
     options, reasons = with_defaults(task_class, task_options, replace(options, epochs=1))
     for reason in reasons:
         print_line(f"defaults  {reason}")
     cells = choose_cells(search, options)
     seeds = seed_range(options.seed, search.seeds)
+    names = [f"{cell}-seed{seed}" for seed, cell in product(seeds, cells)]
+    with experiment(options.output_dir, "sweep", names, task_options) as folder:
+        return sweep_in(folder, task_class, task_options, options, search.jobs, cells, seeds)
+
+
+def sweep_in(
+    folder: Path,
+    task_class: type[Task],
+    task_options: TaskOptions,
+    options: TrainOptions,
+    jobs: int,
+    cells: Sequence[Cell],
+    seeds: Sequence[int],
+) -> list[Row]:
+    """As `sweep`, in a folder that is its own; options: without None for the task to decide."""
+    metric = task_class.metric_named(options.metric_for_best_model)
     # Seeds in the outer loop, so that every cell has a score early.
     runs = [
         replace(
@@ -176,13 +188,7 @@ def sweep(
 
     calls = [(task_class, task_options, run, run.output_dir.name) for run in todo]
     logs = [folder / LOGS / f"{run.output_dir.name}.log" for run in todo]
-    is_new = not folder.exists()
-    try:
-        call_all(finished_or_failed, calls, logs, search.jobs, finished)
-    except UserError:
-        if is_new and {path.name for path in folder.iterdir()} <= {LOGS}:
-            shutil.rmtree(folder)  # no run has started
-        raise
+    call_all(finished_or_failed, calls, logs, jobs, finished)
 
     rows = [read_row(run, metric) for run in runs]
     table = markdown_table(table_rows(rows, metric))

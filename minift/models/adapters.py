@@ -105,6 +105,7 @@ def save_adapter(
     }
     tensors = adapter_tensors(model, layers)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    Path(folder).mkdir(parents=True, exist_ok=True)
     write_json(Path(folder) / ADAPTER_CONFIG, config)
     write_atomically(
         Path(folder) / ADAPTER_WEIGHTS,

@@ -21,7 +21,7 @@ import numpy as np
 
 from minift.data.lines import read_lines
 from minift.errors import UserError
-from minift.files import write_atomically
+from minift.files import open_regular, write_atomically
 
 MAX_PARAGRAPH_BYTES = 100_000_000
 
@@ -45,11 +45,16 @@ def _lines(path: Path) -> Iterator[str]:
         yield from (line for _, line in read_lines(path, max_line_bytes=MAX_PARAGRAPH_BYTES))
         return
     try:
-        with lzma.open(path, "rt", encoding="utf-8") as file:
-            for line in file:
+        with (
+            open_regular(path) as packed,
+            lzma.open(packed, "rt", encoding="utf-8") as file,
+        ):
+            while line := file.readline(MAX_PARAGRAPH_BYTES + 1):
+                if len(line) > MAX_PARAGRAPH_BYTES:
+                    raise UserError(
+                        f"{path}: a line has more than {MAX_PARAGRAPH_BYTES:,} characters; split it"
+                    )
                 yield line.rstrip("\r\n")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; check the path") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8; convert it") from None
     except (lzma.LZMAError, EOFError, OSError) as error:

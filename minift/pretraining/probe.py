@@ -19,7 +19,8 @@ from minift.pretraining.masked_lm import MaskedLM
 from minift.pretraining.run import PretrainOptions, eval_loss, make_blocks, pretrain
 from minift.text.tokenizer import Tokenizer
 from minift.training.cli import as_dict
-from minift.training.run_dir import METRICS, check_same_options
+from minift.training.resume import check_same_options
+from minift.training.run_dir import FINISHED, state_of
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def train_probe(encoder: str, probe: ProbeOptions, folder: Path) -> PretrainOpti
         model=encoder,
         freeze_encoder=True,
         output_dir=folder,
-        overwrite=folder.exists(),
+        overwrite=True,
         max_steps=probe.probe_steps or 500,
         batch_size=32,
         block_size=48,
@@ -62,7 +63,7 @@ def train_probe(encoder: str, probe: ProbeOptions, folder: Path) -> PretrainOpti
         save_steps=0,
     )
     model = ModelOptions(family=read_model_type(hub.find_checkpoint(encoder)))
-    if (folder / METRICS).exists():
+    if state_of(folder) == FINISHED:
         resolved = as_dict(model, options)
         check_same_options(folder, resolved, "choose another --output-dir")
     else:
@@ -78,6 +79,7 @@ def probe_loss(fine_tuned: EncoderWithHead, folder: Path, options: PretrainOptio
     tokenizer = Tokenizer.from_pretrained(folder)
     objective = MaskedLM(tokenizer, ModelOptions())
     model = model_class(folder, EncoderForMaskedLM, "masked-word probe").from_pretrained(folder)
+    tokenizer.check_fits(model.config.vocab_size)
     model.load_encoder(fine_tuned.encoder)
     blocks = make_blocks(folder, tokenizer, objective.end_token_id, options)
     return eval_loss(model, blocks, objective, options)

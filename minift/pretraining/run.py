@@ -53,7 +53,8 @@ from minift.training.optim import (
 )
 from minift.training.options import MAX_BATCH_SIZE, MAX_SEED, check_resume
 from minift.training.progress import describe_model, describe_options
-from minift.training.run_dir import METRICS, check_same_options, choose_output_dir, run_lock
+from minift.training.resume import check_same_options
+from minift.training.run_dir import METRICS, run_lock, started
 from minift.training.schedules import cosine
 from minift.training.signals import Stopped, StopRequest, interrupts_blocked, stopped_at
 from minift.training.state import TrainerState
@@ -130,9 +131,9 @@ class PretrainOptions:
 def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str, Any]:
     """Pre-train a model and save it, with weights in float16; returns the contents of metrics.json.
 
-    `UserError` for bad input, before the output directory is touched.
+    `UserError` for bad input, before a file is changed in the output directory.
     """
-    started = time.perf_counter()
+    began = time.perf_counter()
     pick_device(options.device)  # refuses a missing device before the folder is touched
     objective_class, model_class = objective_of(model_options, options)
     if options.freeze_encoder and not objective_class.has_head:
@@ -140,23 +141,26 @@ def pretrain(model_options: ModelOptions, options: PretrainOptions) -> dict[str,
             "--freeze-encoder leaves an encoder-decoder no parameter to train; leave it out"
         )
     check_used(model_options, options, objective_class)
-    folder = choose_output_dir(options, "pretrain")
-    for path in options.train_file:
-        if next(read_documents([path]), None) is None:
-            raise UserError(f"{path}: holds no text; give files of plain text")
-    if options.model is not None:  # refuses a tokenizer without the special tokens, likewise
-        objective_class(Tokenizer.from_pretrained(options.model), model_options)
     if options.learning_rate is None:
         options = replace(options, learning_rate=objective_class.default_learning_rate)
-    resolved = {**as_dict(model_options, options), "output_dir": str(folder)}
-    if options.resume:
-        check_same_options(folder, resolved, "resume it with the same options")
-    with run_lock(folder, options, resolved):
-        objective = (objective_class, model_class)
-        metrics = pretrain_in(*objective, model_options, options, resolved, folder)
-        metrics["seconds"] = round(time.perf_counter() - started, 2)
-        write_json(folder / METRICS, metrics)
-        remove_state(folder)
+    with run_lock("pretrain", options) as folder:
+        for path in options.train_file:
+            if next(read_documents([path]), None) is None:
+                raise UserError(f"{path}: holds no text; give files of plain text")
+        if options.model is not None:  # refuses a tokenizer without the special tokens, likewise
+            tokenizer = Tokenizer.from_pretrained(options.model)
+            objective_class(tokenizer, model_options)
+            start = hub.find_checkpoint(options.model)
+            tokenizer.check_fits(model_class.config_class.from_pretrained(start).vocab_size)
+        resolved = {**as_dict(model_options, options), "output_dir": str(folder)}
+        if options.resume:
+            check_same_options(folder, resolved, "resume it with the same options")
+        with started(folder, options, resolved):
+            objective = (objective_class, model_class)
+            metrics = pretrain_in(*objective, model_options, options, resolved, folder)
+            metrics["seconds"] = round(time.perf_counter() - began, 2)
+            write_json(folder / METRICS, metrics)
+            remove_state(folder)
     print_line(f"held-out loss {metrics['dev']['loss']:.4f}; the model is in {folder}")
     return metrics
 

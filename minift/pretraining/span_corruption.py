@@ -85,7 +85,7 @@ class SpanCorruption(Objective):
             )
         self.sentinels: list[int] = ids
         self.prefix = tokenizer.ids(["summarize:"])[0]
-        tokens = tokenizer.tokens_by_id()
+        tokens = tokenizer.convert_ids_to_tokens(range(tokenizer.vocab_size))
         # (V,) whether a token can end a sentence, and whether it can begin the next one.
         self.is_end = np.array([token.endswith((".", "!", "?")) for token in tokens])
         # Not only capitals can follow "▁": a rare word may begin with the bare "▁".

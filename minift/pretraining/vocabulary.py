@@ -111,5 +111,6 @@ def save_wordpiece(backend: Tokenizer, folder: Path) -> None:
 
 
 def _save(backend: Tokenizer, config: dict[str, Any], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "tokenizer.json", backend.to_str(pretty=True))
     write_json(folder / "tokenizer_config.json", config)

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from minift.files import write_atomically
+
 
 def scatter_plot(
     path: Path,
@@ -31,7 +33,7 @@ def scatter_plot(
     axes.set(xlabel=x_label, ylabel=y_label, title=title, xscale="log" if log_x else "linear")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper")
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
     return True
 
 
@@ -84,7 +86,7 @@ def heat_map(
     row[0].set_ylabel("epochs")
     figure.colorbar(image, ax=list(row))
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
     return True
 
 
@@ -109,5 +111,9 @@ def curves(path: Path, panels: Mapping[str, Sequence[Mapping[str, Any]]], metric
         axes.grid(alpha=0.3)
     row[0].set_ylabel(metric)
     row[0].legend()
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
     return True
+
+
+def _save(figure: Any, path: Path) -> None:
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120))

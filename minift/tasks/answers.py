@@ -167,7 +167,7 @@ class AnswerDisplay(Display):
 
     def describe(self, records: Sequence[QuestionRecord], features: Sequence[Any]) -> str:
         first, feature = records[0], features[0]
-        tokens = self.task.tokenizer.convert_ids_to_tokens(feature.input_ids)
+        answers = dict.fromkeys(on_one_line(answer.text) for answer in first.answers or ())
         num_windows = np.bincount([f.record for f in features], minlength=len(records))
         found = {f.record for f in features if f.answer not in (None, (NULL, NULL))}
         answerable = [i for i, record in enumerate(records) if record.answers]
@@ -177,14 +177,14 @@ class AnswerDisplay(Display):
         label = "no answer"
         if feature.answer not in (None, (NULL, NULL)):
             first_token, last_token = feature.answer
-            answer = " ".join(tokens[first_token : last_token + 1])
+            answer = self.tokens(feature.input_ids[first_token : last_token + 1])
             label = f"tokens {first_token} to {last_token}: {answer}"
         lines = [
             f"first record ({first.where})",
-            f"  question  {first.question}",
+            f"  question  {on_one_line(first.question)}",
             f"  context   {' '.join(first.context.split()):.200}",
-            f"  answers   {' | '.join(dict.fromkeys(a.text for a in first.answers or ())) or '-'}",
-            f"  tokens    {' '.join(tokens):.400}",
+            f"  answers   {' | '.join(answers) or '-'}",
+            f"  tokens    {self.tokens(feature.input_ids):.400}",
             f"  label     {label}",
             f"questions   {len(records)}, of which {len(records) - len(answerable)} have no answer",
             f"answers     those of {lost} questions are in no window whole",

@@ -11,7 +11,7 @@ reports know tasks only through these two classes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_type_hints
@@ -317,6 +317,8 @@ class Task(ABC):
     ) -> Iterable[Any]:
         """Records for prediction, from lines of text or from a data file, labels optional.
 
+        They are read one by one, so the memory does not grow with their number.
+
         inputs: the lines, or the path of the file.
         questions: asked of every input; `UserError` if the task answers no questions.
         columns: where this file has its columns, `token_column` -> 1, instead of where the
@@ -347,6 +349,6 @@ class Task(ABC):
                     f"{self.name}, whose files have no such column; leave it out"
                 )
 
-    def input_checks(self, records: Sequence[Any]) -> list[str]:
-        """Warnings about the records of a file that is predicted."""
-        return []
+    def check_inputs(self, records: Iterable[Any], warn: Callable[[str], object]) -> Iterable[Any]:
+        """Yield the records of a file that is predicted, and warn at the end of doubtful ones."""
+        return records

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minift import metrics
-from minift.data.inputs import read_texts, unknown_labels
+from minift.data.inputs import count_unknown_labels, read_texts
 from minift.data.read import TextRecord, read_classification
 from minift.errors import UserError, escape_fields
 from minift.models.encoder import POOLINGS
@@ -118,7 +118,7 @@ class ClassificationDisplay(Display):
             f"first record ({first.where})",
             f"  text    {on_one_line(first.text)}",
             *([f"  pair    {on_one_line(first.text_pair)}"] if first.text_pair is not None else []),
-            f"  tokens  {' '.join(self.task.tokenizer.convert_ids_to_tokens(feature.input_ids))}",
+            f"  tokens  {self.tokens(feature.input_ids)}",
             f"  label   {escape_fields(first.label)} -> {feature.label}",
             "labels    " + escape_fields(", ".join(f"{n} {counts[n]}" for n in self.task.labels)),
             f"f1        {f1_of(positive)}",
@@ -206,8 +206,8 @@ class ClassificationTask(Task):
     ) -> Iterable[TextRecord]:
         return read_texts(source, self.options.file_columns, columns, self.pairs, self.labels)
 
-    def input_checks(self, records: Records) -> list[str]:
-        return unknown_labels(records, self.labels)
+    def check_inputs(self, records: Iterable[TextRecord], warn: Any) -> Iterable[TextRecord]:
+        return count_unknown_labels(records, self.labels, warn)
 
     @classmethod
     def labels_of(

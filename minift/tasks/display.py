@@ -30,15 +30,18 @@ class Display(ABC):
         """The first record as text, tokens and labels, and counts; printed before training."""
         fields = {name: value for name, value in vars(records[0]).items() if value is not None}
         fields = {name: value for name, value in fields.items() if name not in ("where", "extra")}
-        tokens = self.task.tokenizer.convert_ids_to_tokens(features[0].input_ids)
         width = max(map(len, [*fields, "tokens"]))
         lines = [
             f"first record ({records[0].where})",
             *(f"  {name:{width}}  {on_one_line(value):.200}" for name, value in fields.items()),
-            f"  {'tokens':{width}}  {' '.join(tokens):.200}",
+            f"  {'tokens':{width}}  {self.tokens(features[0].input_ids):.200}",
             f"features  {len(features)} of {len(records)} records",
         ]
         return "\n".join(lines)
+
+    def tokens(self, input_ids: Sequence[int]) -> str:
+        """Tokens on one line, separated by blanks."""
+        return escape_fields(" ".join(self.task.tokenizer.convert_ids_to_tokens(input_ids)))
 
     def format_report(
         self, predictions: Sequence[Any], records: Sequence[Any], score: dict[str, Any]

@@ -61,7 +61,7 @@ class EntityDisplay(Display):
             f"first record ({first.where})",
             f"  words   {escape_fields(' '.join(first.words))}",
             f"  tags    {escape_fields(' '.join(first.tags or ()))}",
-            f"  tokens  {' '.join(self.task.tokenizer.convert_ids_to_tokens(feature.input_ids))}",
+            f"  tokens  {self.tokens(feature.input_ids)}",
             f"  labels  {escape_fields(' '.join(names))}  "
             f"(label strategy {self.task.options.label_strategy})",
             f"schemes   {', '.join(self.task.schemes)} -> iob2",

@@ -11,7 +11,7 @@ from minift.errors import NonFiniteError, UserError
 from minift.files import write_json, write_manifest
 from minift.generation.config import GenerationConfig
 from minift.models.base import PretrainedModel
-from minift.models.config import CONFIG, PretrainedConfig, default_labels
+from minift.models.config import CONFIG, default_labels
 from minift.models.seq2seq import Seq2SeqConfig
 from minift.tasks.options import TaskOptions
 from minift.text.tokenizer import TOKENIZER_FILES, Tokenizer
@@ -76,7 +76,7 @@ def load_initial_model(
         model.apply(model.init_weights)
         model.load_report = None  # no weight of the checkpoint is left
     tokenizer = Tokenizer.from_pretrained(folder)
-    check_vocabulary(folder, config, tokenizer)
+    tokenizer.check_fits(config.vocab_size)
     limit = config.max_tokens
     if options.max_length is not None and config.has_max_tokens and options.max_length > limit:
         raise UserError(
@@ -118,6 +118,7 @@ def save_generation(
     ids = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
     settings = generation.to_dict()
     ids_of = {name: getattr(model.config, name) for name in ids}
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / GENERATION_CONFIG, {**settings, **ids_of})
     params = {"summarization": {"prefix": source_prefix, **settings}}
     other_keys = {**model.config.other_keys, "task_specific_params": params}
@@ -140,20 +141,8 @@ def load_task(
                 f"{RENAMED_SETTINGS[name]!r}; rename it there"
             )
     tokenizer = Tokenizer.from_pretrained(folder)
-    check_vocabulary(folder, model.config, tokenizer)
+    tokenizer.check_fits(model.config.vocab_size)
     return model, tokenizer.for_model(model.config.input_names), settings
-
-
-def check_vocabulary(source: object, config: PretrainedConfig, tokenizer: Tokenizer) -> None:
-    """Refuse a tokenizer with an id that the model's embedding has no row for.
-
-    source: the checkpoint, for the message.
-    """
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{source}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, but the model only "
-            f"{config.vocab_size} embeddings; use the tokenizer that belongs to the model"
-        )
 
 
 def saved_settings(config: Mapping[str, Any]) -> dict[str, Any]:

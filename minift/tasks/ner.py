@@ -39,6 +39,7 @@ from torch import Tensor
 
 from minift.data.batching import IGNORE_INDEX, pad
 from minift.data.columns import TagRecord, read_tagged, read_words, untagged
+from minift.data.streams import check_length, preview
 from minift.data.tags import allowed_transitions, tag_names, to_iob2
 from minift.errors import UserError
 from minift.models.base import PretrainedModel
@@ -164,8 +165,7 @@ class NerTask(Task):
     ) -> Iterable[TagRecord]:
         """A file of words and tags; or, for prediction, lines of raw text."""
         if not isinstance(source, Path):
-            lines = (line.rstrip("\r\n") for line in source)
-            return untagged((line, split_words(line)) for line in lines)
+            return untagged((line.rstrip("\r\n") for line in source), split_words)
         columns = {**options.file_columns, "scheme": options.scheme}
         return read_tagged(source, **columns)
 
@@ -179,9 +179,9 @@ class NerTask(Task):
         default = {"tag_column": -1} if columns else {}
         given, columns = bool(columns), {**self.options.file_columns, **default, **columns}
         settings = {**columns, "scheme": self.options.scheme, "has_columns": given}
-        records = read_words(source, split_words, **settings)
-        _check_words([r for r in records if r.original is None], columns["token_column"])
-        return records
+        first, records = preview(read_words(source, split_words, **settings))
+        _check_words([r for r in first if r.original is None], columns["token_column"])
+        return map(_checked, records)
 
     @classmethod
     def labels_of(cls, options: NerOptions, splits: Mapping[str, Records]) -> tuple[str, ...]:
@@ -337,6 +337,11 @@ def _check_words(records: Records, column: int) -> None:
             f"{records[0].where}: {' '.join(sentences[0]):.40} and so on are not words; column "
             f"{column} does not hold them, so choose theirs with --token-column"
         )
+
+
+def _checked(record: TagRecord) -> TagRecord:
+    check_length(sum(map(len, record.words)) + len(record.words), record.where)
+    return record
 
 
 def _check_types(records: Records, types: set[str]) -> None:

@@ -43,7 +43,8 @@ from torch import Tensor
 
 from minift.data.lines import read_document, read_lines
 from minift.data.rows import begins_json
-from minift.data.squad import QuestionRecord, check_ids, read_squad, unanswered, with_own_ids
+from minift.data.squad import QuestionRecord, check_ids, squad_records, unanswered, with_own_ids
+from minift.data.streams import check_length
 from minift.errors import UserError, location
 from minift.models.heads import EncoderForQuestionAnswering
 from minift.options import check_range, option
@@ -157,10 +158,10 @@ class QaTask(Task):
         if isinstance(source, Path):
             if require_labels or begins_json(source):
                 skip_bad = options.skip_bad_records
-                return read_squad(source, require_answers=require_labels, skip_bad=skip_bad)
+                return squad_records(source, require_answers=require_labels, skip_bad=skip_bad)
             lines = ((location(source, number), line) for number, line in read_lines(source))
-            return list(unanswered(_question_and_context(line, where) for where, line in lines))
-        lines = ((f"input {i + 1}", line) for i, line in enumerate(source))
+        else:
+            lines = ((f"input {i + 1}", line) for i, line in enumerate(source))
         return unanswered(_question_and_context(line, where) for where, line in lines)
 
     @classmethod
@@ -182,7 +183,7 @@ class QaTask(Task):
     ) -> Iterable[QuestionRecord]:
         """As for all tasks; or questions, each asked of a whole text file or of each line."""
         if not questions:
-            return super().inputs_of(source, questions, columns)
+            return map(_checked, super().inputs_of(source, questions, columns))
         for question in questions:
             if not question.strip():
                 raise UserError(f"--question is {question!r}; write a question")
@@ -193,7 +194,8 @@ class QaTask(Task):
                     "--question out to predict the questions in the file"
                 )
             source = [read_document(source)]
-        return unanswered((q, text.rstrip("\r\n")) for text in source for q in questions)
+        pairs = ((q, text.rstrip("\r\n")) for text in source for q in questions)
+        return map(_checked, unanswered(pairs))
 
     @classmethod
     def labels_of(cls, options: QaOptions, splits: Mapping[str, Records]) -> int:
@@ -363,6 +365,11 @@ class QaTask(Task):
 
     def baseline_score(self, train: Records, dev: Records) -> float:
         return 100 * sum(not record.answers for record in dev) / len(dev)
+
+
+def _checked(record: QuestionRecord) -> QuestionRecord:
+    check_length(len(record.question) + len(record.context), record.where)
+    return record
 
 
 def _question_and_context(line: str, where: str) -> tuple[str, str]:

@@ -38,16 +38,14 @@ class SummaryDisplay(Display):
 
     def describe(self, records: Records, features: Features) -> str:
         first, feature = records[0], features[0]
-        tokens = self.task.tokenizer.convert_ids_to_tokens(feature.input_ids)
-        labels = self.task.tokenizer.convert_ids_to_tokens(feature.labels or ())
         long = len({feature.record for feature in features if feature.truncated})
         long_targets = sum(feature.target_truncated for feature in features)
         lines = [
             f"first record ({first.where})",
             f"  document  {on_one_line(first.document):.200}",
             f"  summary   {on_one_line(first.summaries[0]):.200}",
-            f"  tokens    {' '.join(tokens):.200}",
-            f"  labels    {' '.join(labels):.200}",
+            f"  tokens    {self.tokens(feature.input_ids):.200}",
+            f"  labels    {self.tokens(feature.labels or ()):.200}",
             f"documents   {long} of {len(records)} have more than {self.task.max_length} tokens "
             "and are truncated",
             f"summaries   {long_targets} have more than {self.task.max_target_length} tokens "

@@ -36,7 +36,7 @@ from torch import Tensor
 from minift import hub, metrics
 from minift.data.batching import IGNORE_INDEX, pad, sorted_batches
 from minift.data.lines import read_document
-from minift.data.read import SummaryRecord, read_summaries
+from minift.data.read import SummaryRecord, summary_records
 from minift.data.rows import begins_json
 from minift.errors import UserError
 from minift.generation.config import GenerationConfig
@@ -194,7 +194,7 @@ class SummarizationTask(Task):
         if isinstance(source, Path):
             is_text = source.name.lower().removesuffix(".gz").endswith(".txt")
             if require_labels or not is_text or begins_json(source):
-                return read_summaries(
+                return summary_records(
                     source,
                     **options.file_columns,
                     require_summary=require_labels,

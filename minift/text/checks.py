@@ -6,7 +6,6 @@ Each raises `UserError`, which names the file, the field, its value and what to 
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,17 +43,15 @@ def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
         if field is None and name.endswith("_token") and not isinstance(value, bool):
             field = TOKEN  # such as image_token; add_bos_token is true or false
         if field is not None and value is not None and not field.accepts(value):
-            raise UserError(f"{path}: {name} is {value!r:.80}; give {field.wants}")
+            raise UserError(f"{path}: {name} is {field.told(value)}; give {field.wants}")
 
 
-def check_tokenizer_json(path: Path, value: Any) -> dict[str, Any]:
+def check_tokenizer_json(path: Path, value: Mapping[str, Any]) -> dict[str, Any]:
     """The contents of a tokenizer.json for the library.
 
     Without truncation and padding, which minift does itself.  A model has a "type", which the
     first versions of the library did not write.
     """
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: holds {type(value).__name__}, not an object; restore the file")
     model = value.get("model")
     if not isinstance(model, dict):
         raise UserError(f"{path}: not a tokenizer (its model is {model!r:.80}); restore the file")
@@ -119,7 +116,8 @@ def _leaves(path: Path, part: str, value: Any) -> Iterator[dict[str, Any]]:
 def _check_field(path: Path, values: Mapping[str, Any], name: str, field: Field, of: str) -> None:
     if not field.accepts(value := values.get(name)):
         raise UserError(
-            f"{path}: {name} of {of} is {value!r:.80}; give {field.wants}, or use another tokenizer"
+            f"{path}: {name} of {of} is {field.told(value)}; give {field.wants}, or use another "
+            "tokenizer"
         )
 
 
@@ -201,9 +199,9 @@ def _check_growth(path: Path, leaves: Sequence[Mapping[str, Any]]) -> None:
                 raise UserError(f"{path}: precompiled_charsmap {error}; {OTHERWISE}") from None
         else:
             growth *= GROWTH.get(leaf["type"], 1.0)
-    if not growth <= MAX_GROWTH or math.isinf(growth):
+    if growth > MAX_GROWTH:
         raise UserError(
-            f"{path}: its normalizers or decoders can make a text {growth:.0e} times longer; "
+            f"{path}: its normalizers or decoders can make a text {growth:.4g} times longer; "
             f"minift accepts {MAX_GROWTH:,}; use another tokenizer"
         )
 

@@ -30,10 +30,18 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 @dataclass(frozen=True)
 class Field:
-    """wants: the end of "give ...", for the message."""
+    """wants: the end of "give ...", for the message.  accepts_item: of a list, what it may hold."""
 
     wants: str
     accepts: Callable[[Any], bool]
+    accepts_item: Callable[[Any], bool] | None = None
+
+    def told(self, value: Any) -> str:
+        """A value that is refused; of a list, its first item that is."""
+        if self.accepts_item is not None and isinstance(value, list):
+            at = next(i for i, item in enumerate(value) if not self.accepts_item(item))
+            return f"{value[at]!r:.80} in place {at}"
+        return f"{value!r:.80}"
 
 
 def integer(low: int, high: int) -> Field:
@@ -60,7 +68,9 @@ def optional(field: Field) -> Field:
 
 def list_of(wants: str, accepts: Callable[[Any], bool]) -> Field:
     return Field(
-        f"a list of {wants}", lambda value: isinstance(value, list) and all(map(accepts, value))
+        f"a list of {wants}",
+        lambda value: isinstance(value, list) and all(map(accepts, value)),
+        accepts,
     )
 
 
@@ -85,7 +95,8 @@ def _are_tokens(value: Any) -> bool:
 def _is_decoder(value: Any) -> bool:
     """{"0": token, "1": token, ...}"""
     ids = isinstance(value, dict) and all(
-        i.isascii() and i.isdecimal() and int(i) <= MAX_ID for i in value
+        i.isascii() and i.isdecimal() and len(i) <= len(str(MAX_ID)) and int(i) <= MAX_ID
+        for i in value
     )
     return ids and all(isinstance(token, dict) and is_token(token) for token in value.values())
 
@@ -93,7 +104,7 @@ def _is_decoder(value: Any) -> bool:
 FLAG = Field("true or false", lambda value: isinstance(value, bool))
 TEXT = text(MAX_PATTERN_CHARS)
 AFFIX = text(MAX_AFFIX_CHARS)
-CHARACTER = text(1, 1)
+CHARACTER = Field("one character", text(1, 1).accepts)
 WORD = Field("a string", lambda value: isinstance(value, str))
 TOKEN = Field("the token as a string", is_token)
 TOKENS = Field("a list of tokens", _are_tokens)
@@ -223,7 +234,7 @@ PARTS: dict[str, dict[str, dict[str, Field]]] = {
             "max_input_chars_per_word": integer(0, MAX_WORD_CHARS),
         },
         "WordLevel": {"vocab": VOCAB, "unk_token": WORD},
-        "Unigram": {"vocab": PIECES, "unk_id": ID, "byte_fallback": FLAG},
+        "Unigram": {"vocab": PIECES, "unk_id": optional(ID), "byte_fallback": FLAG},
         "BPE": {
             "vocab": VOCAB,
             "merges": list_of("pairs", _is_merge),

@@ -18,11 +18,12 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from minift.errors import UserError
-from minift.files import is_present, read_json, read_saved
+from minift.files import is_present, read_json_object, read_saved
 from minift.text.checks import check_ids, check_settings, check_tokenizer_json
 from minift.text.fields import FLAGS, ID, MAX_ID
 from minift.text.library import library_errors
 from minift.text.special_tokens import (
+    NONCHARACTER,
     WORDPIECE_SPECIAL_TOKENS,
     content,
     default_tokens,
@@ -54,6 +55,7 @@ BERT_SETTINGS = {
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
 
+MAX_HOLES = 100_000  # ids without a token
 MANY_CAPITALS = 0.05  # share of the tokens; that of bert-base-cased is 0.4
 ADDED_TOKENS = ("additional_special_tokens", "extra_special_tokens")
 
@@ -136,10 +138,7 @@ def token_id(
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty if there is no such file."""
-    value = read_json(path) if is_present(path) else {}
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: holds {type(value).__name__}, not an object; restore the file")
-    return value
+    return read_json_object(path) if is_present(path) else {}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -165,7 +164,9 @@ def _read_tokenizer_json(path: Path, config: dict[str, Any]) -> tokenizers.Token
 
     As in `transformers`, BERT's settings in tokenizer_config.json override those in the file.
     """
-    value = check_tokenizer_json(path, read_json(path, MAX_BYTES, MAX_VALUES))
+    value = check_tokenizer_json(path, read_json_object(path, MAX_BYTES, MAX_VALUES))
+    if isinstance(vocab := value["model"]["vocab"], dict):
+        value["model"] = {**value["model"], "vocab": _without_holes(path, vocab)}
     with library_errors(f"{path}: not a tokenizer", "restore the file"):
         # Written again, so that the library reads what was checked.
         backend = tokenizers.Tokenizer.from_str(json.dumps(value, ensure_ascii=False))
@@ -187,7 +188,7 @@ def _build_bert(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
     longest subword token that matches; a word of more than 100 characters becomes [UNK].
     """
     config = {**WORDPIECE_SPECIAL_TOKENS, "strip_accents": None, **config}
-    vocab = _read_vocab(path)
+    vocab = _without_holes(path, _read_vocab(path))
     backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token=content(config["unk_token"])))
     token_id(path, backend, config, "unk_token")
     backend.normalizer = normalizers.BertNormalizer(
@@ -220,6 +221,21 @@ def _read_vocab(path: Path) -> dict[str, int]:
     if len(lines) > MAX_ID:
         raise UserError(f"{path}: has {len(lines):,} tokens; minift reads {MAX_ID:,}")
     return {line.rstrip(RUST_SPACES): i for i, line in enumerate(lines)}
+
+
+def _without_holes(path: Path, vocab: dict[str, int]) -> dict[str, int]:
+    """The vocabulary with a token that no text has for each id below the greatest without one.
+
+    The library would count added tokens from the number of tokens, not after the greatest id, and
+    print a line about holes to standard output, in the middle of the user's results.
+    """
+    holes = sorted(set(range(max(vocab.values(), default=-1) + 1)) - set(vocab.values()))
+    if len(holes) > MAX_HOLES:
+        raise UserError(
+            f"{path}: the token {max(vocab, key=vocab.get)!r:.80} has the id "
+            f"{max(vocab.values())}, but there are {len(vocab)} tokens; restore the file"
+        )
+    return vocab | {f" {NONCHARACTER}[unused{i}]": i for i in holes}
 
 
 def _is_cased(tokens: Iterable[str]) -> bool:

@@ -33,6 +33,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ from tokenizers import normalizers
 from minift import hub
 from minift.errors import UserError
 from minift.files import write_json, write_text
-from minift.text.library import library_errors
+from minift.text.library import check_text, library_errors
+from minift.text.pieces import PIECE, can_be_cut, cut
 from minift.text.pipeline import BERT_SETTINGS, read_pipeline, stored_limit, template
 from minift.text.special_tokens import content, control_tokens, spelled_in, without_tokens
 from minift.text.windows import truncate_pair
@@ -130,8 +132,15 @@ class Tokenizer:
         """
         folder = hub.find_checkpoint(source)
         backend, config = read_pipeline(folder)
-        limits = [limit for limit in (max_length, stored_limit(config)) if limit]
-        return cls(backend, config, min(limits, default=None), split_special_tokens, folder)
+        stored = stored_limit(config)
+        limits = [limit for limit in (max_length, stored) if limit]
+        tokenizer = cls(backend, config, min(limits, default=None), split_special_tokens, folder)
+        if stored is not None and stored <= (special := tokenizer.num_special(pair=False)):
+            raise UserError(
+                f"{folder / TOKENIZER_FILES[1]}: model_max_length is {stored}, and every text gets "
+                f"{special} special tokens; give a greater number, or remove it"
+            )
+        return tokenizer
 
     def for_model(self, input_names: Sequence[str], max_length: int | None = None) -> Tokenizer:
         """The same tokenizer with a model's inputs and limit, which `save_pretrained` writes.
@@ -201,8 +210,15 @@ class Tokenizer:
         ]
 
     def ids(self, texts: Sequence[Any], *, is_split_into_words: bool = False) -> list[list[int]]:
-        """Only the ids of `tokens`: twice as fast, with a fraction of the memory."""
-        return [e.ids for e in self._run(texts, is_split_into_words, fast=True)]
+        """Only the ids of `tokens`: twice as fast, with a fraction of the memory.
+
+        A long text is read in pieces where that changes nothing (pieces.py).
+        """
+        long = not is_split_into_words and any(len(text) > PIECE for text in texts)
+        if not long or not can_be_cut(self._reader):
+            return [e.ids for e in self._run(texts, is_split_into_words, fast=True)]
+        parts = ((e.ids for p in cut(t) for e in self._run([p], False, fast=True)) for t in texts)
+        return [list(chain.from_iterable(part)) for part in parts]
 
     def unknown(self, texts: Sequence[str]) -> Counter[str]:
         """The texts of the unknown tokens, and how often each occurs.
@@ -273,7 +289,7 @@ class Tokenizer:
         for start in range(0, len(texts), CHUNK):
             chunk = list(texts[start : start + CHUNK])
             for i, text in enumerate(chunk, start):
-                _check_text(text, i, words)
+                check_text(text, i, words)
             with self._errors("cannot read a text"):
                 encodings = encode(chunk, is_pretokenized=words, add_special_tokens=False)
             yield from encodings
@@ -299,20 +315,19 @@ class Tokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
-        """The greatest id plus 1, added tokens included.
-
-        A model's embedding needs that many rows.  Compare them before a tokenizer and a model that
-        do not come from one folder are used together: an id beyond the embedding is an `IndexError`
-        on the CPU, and an error that ends the process on a GPU.
-        """
+        """The greatest id plus 1, added tokens included: the rows that an embedding needs."""
         return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
-    def tokens_by_id(self) -> list[str]:
-        """The token of each id below `vocab_size`; "" for an id that no token has."""
-        found: list[str] = [""] * self.vocab_size
-        for token, i in self._backend.get_vocab(with_added_tokens=True).items():
-            found[i] = token
-        return found
+    def check_fits(self, num_embeddings: int) -> None:
+        """Raise `UserError` if a model with so many embeddings has no row for one of the ids.
+
+        Call it before a tokenizer and a model of your own choice meet (`model.config.vocab_size`).
+        """
+        if self.vocab_size > num_embeddings:
+            raise UserError(
+                f"{self.source}: the tokenizer has ids up to {self.vocab_size - 1}, but the model "
+                f"only {num_embeddings} embeddings; use the tokenizer that belongs to the model"
+            )
 
     @property
     def pad_token(self) -> str:
@@ -387,21 +402,6 @@ class Tokenizer:
         splits = self.split_special_tokens and special <= set(self.control_tokens)
         split = {"split_special_tokens": True} if splits else {}
         config = {"tokenizer_class": name, **kept, **settings, **limit, **split}
+        Path(folder).mkdir(parents=True, exist_ok=True)
         write_text(Path(folder, TOKENIZER_FILES[0]), self._backend.to_str(pretty=True))
         write_json(Path(folder, TOKENIZER_FILES[1]), config)
-
-
-def _check_text(text: Any, index: int, words: bool) -> None:
-    """Raise an error that names the text and the reason, where Rust's error would name neither."""
-    if words and isinstance(text, str):
-        raise TypeError(f"text {index} is a str; with is_split_into_words give lists of words")
-    for part in text if words else [text]:
-        if not isinstance(part, str):
-            raise TypeError(f"text {index} is or holds {type(part).__name__} {part!r}; give str")
-        try:
-            part.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"text {index}: its character {error.start} is half of a surrogate pair "
-                f"(U+{ord(part[error.start]):04X}), which is not text; remove it"
-            ) from None

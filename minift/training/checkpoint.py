@@ -4,9 +4,10 @@
     OUTPUT_DIR/state/state.json           `TrainerState`: step, best score, sums of the log
 
 state.py lists the contents.
-Saving is atomic: a state is written beside the old one and then replaces it by renaming.  A run
-killed at any moment, even during a save, therefore finds the newest complete state.  No pickle is
-used, so reading a state runs no code.
+Saving is atomic: a state is written into a temporary folder; once it is complete, the folder is
+renamed, and its files replace the old ones.  A run killed at any moment, even during a save,
+therefore finds the newest complete state (`finish_save`).  Other files in the folder stay.  No
+pickle is used, so reading a state runs no code.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -27,9 +28,12 @@ from torch import Tensor, nn
 from minift.errors import UserError
 from minift.files import (
     check_whole,
+    left_overs,
     read_json,
     require_space,
     sync,
+    temporary_name,
+    write_atomically,
     write_json,
     write_manifest,
     writing,
@@ -37,7 +41,8 @@ from minift.files import (
 from minift.training.state import TrainerState
 
 STATE = "state"
-NEW, OLD = f".{STATE}.new", f".{STATE}.old"
+STATE_FILES = ("state.safetensors", "state.json", "manifest.json")
+COMPLETE = "new"  # the end of the temporary folder's name once the state in it is complete
 
 
 def save_state(
@@ -51,7 +56,6 @@ def save_state(
 
     mean: a mean of weights, by the names of the parameters.
     """
-    new, old, current = folder / NEW, folder / OLD, folder / STATE
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         slots = optimizer.state.get(parameter, {})
@@ -61,25 +65,36 @@ def save_state(
     if (device := _device(model)).type == "cuda":
         tensors["random.cuda"] = torch.cuda.get_rng_state(device)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with writing(current):
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
+    finish_save(folder)
+    new = temporary_name(folder / STATE)
+    with writing(folder / STATE):
+        new.mkdir()
         try:
             require_space(folder, sum(tensor.nbytes for tensor in tensors.values()))
-            save_file(tensors, new / "state.safetensors")
+            write_atomically(new / "state.safetensors", lambda path: save_file(tensors, path))
             write_json(new / "state.json", asdict(state))
             write_manifest(new, ("state.safetensors", "state.json"))
-            for path in (new / "state.safetensors", new):
-                sync(path)
-            # Between the two renames there is no `state`, but `load_state` finds `.state.old`.
-            if current.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                os.rename(current, old)
-            os.rename(new, current)
+            os.rename(new, new.with_suffix(f".{COMPLETE}"))
             sync(folder)
+            finish_save(folder)
         finally:
             shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def finish_save(folder: Path) -> None:
+    """Let a complete new state replace the old one, which a killed process may not have done."""
+    for new in left_overs(folder, {STATE}, COMPLETE):
+        current = folder / STATE
+        with writing(current):
+            if current.is_symlink():
+                current.unlink()  # its target is somebody's
+            current.mkdir(exist_ok=True)
+            for name in STATE_FILES:
+                if (new / name).exists():  # else it was moved before the process was killed
+                    os.replace(new / name, current / name)
+            sync(current)
+            shutil.rmtree(new)
+            sync(folder)
 
 
 def load_state(
@@ -92,10 +107,10 @@ def load_state(
 
     Returns None if no state was saved.  `UserError` for a state that is damaged or does not fit.
     """
-    state, saved = read_state(folder), _state_folder(folder)
-    if state is None or saved is None:
+    state = read_state(folder)
+    if state is None:
         return None
-    path = saved / "state.safetensors"
+    path = folder / STATE / "state.safetensors"
     check_whole(path)
     with _fitting(path):
         tensors = load_file(path)
@@ -114,22 +129,24 @@ def load_state(
 
 def read_state(folder: Path) -> TrainerState | None:
     """The position of the run in a folder; None if no state was saved."""
-    saved = _state_folder(folder)
-    if saved is None:
+    finish_save(folder)
+    path = folder / STATE / "state.json"
+    if not path.exists():
         return None
-    path = saved / "state.json"
     with _fitting(path):
         return TrainerState.from_dict(read_json(path))
 
 
 def remove_state(folder: Path) -> None:
-    """Delete the state of a finished run."""
-    for name in (STATE, NEW, OLD):
-        shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def _state_folder(folder: Path) -> Path | None:
-    return next((folder / name for name in (STATE, OLD) if (folder / name).is_dir()), None)
+    """Delete the state of a finished run; the folder too, if it holds nothing else."""
+    current = folder / STATE
+    with writing(current):
+        if current.is_symlink():
+            current.unlink()
+        for name in STATE_FILES:
+            (current / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            current.rmdir()
 
 
 @contextmanager

@@ -12,10 +12,10 @@ from minift.models.base import PretrainedModel
 from minift.tasks.base import Feature, Task
 from minift.terminal import print_line
 from minift.training.options import TrainOptions
-from minift.training.run_dir import records_digest
+from minift.training.resume import records_digest
+from minift.training.run_dir import ADAPTER
 from minift.training.state import TrainerState
 
-ADAPTER = "adapter"  # folder of the LoRA adapter in the output directory
 Split = tuple[Sequence[Feature], Sequence[Any]]  # features and their records
 
 

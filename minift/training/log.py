@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from minift.files import writing
+from minift.files import open_to_append, read_bytes, write_text, writing
 
 try:
     import resource
@@ -32,12 +32,18 @@ class Log:
 
     def __init__(self, folder: Path, keep_lines: int = 0):
         self.path = folder / LOG
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        self.path.write_text("".join(lines[:keep_lines]))
+        text = (
+            read_bytes(self.path).decode(errors="replace")
+            if keep_lines and self.path.exists()
+            else ""
+        )
+        lines = text.splitlines(keepends=True)
+        # A new file, because another name of the old one, or the target of a link, is not ours.
+        write_text(self.path, "".join(lines[:keep_lines]))
         self.num_lines = min(keep_lines, len(lines))
 
     def write(self, row: Mapping[str, Any]) -> None:
-        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path), open_to_append(self.path) as file:
             file.write(json.dumps(row) + "\n")
         self.num_lines += 1
 

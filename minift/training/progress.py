@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from minift.errors import escape_fields
 from minift.models.base import PretrainedModel
 
 
@@ -29,7 +30,9 @@ def describe_options(resolved: Mapping[str, Any], *classes: type) -> str:
         field.name: list(field.default) if isinstance(field.default, tuple) else field.default
         for field in fields
     }
-    changed = [f"{n}={value}" for n, value in resolved.items() if value != defaults[n]]
+    changed = [
+        escape_fields(f"{n}={value}") for n, value in resolved.items() if value != defaults[n]
+    ]
     return f"options   {', '.join(changed)} (the others have their defaults)"
 
 
@@ -42,5 +45,8 @@ def describe_model(model: PretrainedModel) -> str:
         lines.append(f"weights   {model.load_report.loaded} tensors read")
         if model.load_report.new:
             lines.append(f"  new     {', '.join(model.load_report.new)}")
-        lines += [f"  ignored {name}: {why}" for name, why in model.load_report.ignored.items()]
+        lines += [
+            f"  ignored {escape_fields(name)}: {why}"
+            for name, why in model.load_report.ignored.items()
+        ]
     return "\n".join(lines)

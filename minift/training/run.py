@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from minift.device import autocast, pick_device
-from minift.errors import UserError
+from minift.errors import UserError, location
 from minift.files import write_json, write_jsonl
 from minift.models.base import PretrainedModel
 from minift.tasks.base import Feature, Task
@@ -31,15 +31,8 @@ from minift.training.memory import compile_layers, enable_gradient_checkpointing
 from minift.training.options import TrainOptions
 from minift.training.plan import Plan
 from minift.training.progress import describe_model, describe_options, one_line
-from minift.training.run_dir import (
-    METRICS,
-    check_same_options,
-    check_same_start,
-    choose_output_dir,
-    digests,
-    run_lock,
-    write_options,
-)
+from minift.training.resume import check_same_options, check_same_start, digests
+from minift.training.run_dir import METRICS, run_lock, started, write_options
 from minift.training.signals import StopRequest
 
 TRAIN_SAMPLE = "train sample"  # the split of training records that evaluations score
@@ -48,11 +41,18 @@ TRAIN_SAMPLE = "train sample"  # the split of training records that evaluations 
 def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dict[str, Any]:
     """Do the whole job; returns the contents of metrics.json.
 
-    Bad input raises `UserError` before the output directory is changed.
+    Bad input raises `UserError` before a file is changed in the output directory.
     """
-    started = time.perf_counter()
     task_class.metric_named(options.metric_for_best_model)  # a wrong name is an error at once
-    folder = choose_output_dir(options, task_class.name)
+    with run_lock(task_class.name, options, task_options) as folder:
+        return run_in(folder, task_class, task_options, options)
+
+
+def run_in(
+    folder: Path, task_class: type[Task], task_options: Any, options: TrainOptions
+) -> dict[str, Any]:
+    """Do the whole job in a folder that is this run's; returns the contents of metrics.json."""
+    began = time.perf_counter()
     device = pick_device(options.device)
     torch.manual_seed(options.seed)
     task, model, splits = task_class.from_options(task_options)
@@ -110,7 +110,7 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
         if split in splits
     }
     resolved_and_inputs = {**resolved, "digests": initial_digests}
-    with run_lock(folder, options, resolved_and_inputs):
+    with started(folder, options, resolved_and_inputs):
         if options.accept_changes:
             write_options(folder, resolved_and_inputs)
         with StopRequest() as stop:
@@ -129,13 +129,13 @@ def run(task_class: type[Task], task_options: Any, options: TrainOptions) -> dic
             ),
             "peak_memory_mb": memory and round(memory, 1),
             "train_seconds": round(throughput.seconds, 2),
-            "seconds": round(time.perf_counter() - started, 2),
+            "seconds": round(time.perf_counter() - began, 2),
             "environment": environment(device),
         }
         write_json(folder / METRICS, metrics)
         remove_state(folder)
     which = "best" if "dev" in splits else "last"
-    print_line(f"\nthe {which} model is in {folder} ({metrics['seconds']:.0f} s in all)")
+    print_line(f"\nthe {which} model is in {location(folder)} ({metrics['seconds']:.0f} s in all)")
     if (reason := best.unlike_transformers) is not None:
         print_line(f"transformers cannot load it: {reason}")
     if "dev" not in splits:

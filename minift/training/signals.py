@@ -6,8 +6,8 @@
 
 "At once" is within two seconds.  Python runs a handler between two instructions of the main thread,
 so a call of native code delays it (the training of a tokenizer, a large matrix product), and so
-does a wait for a thread that does not end.  A script that is still there `PATIENCE` seconds after
-the signal is therefore ended by a thread.
+does a wait for a thread that does not end.  A script that is still there `GRACE_SECONDS` after the
+signal is therefore ended by a thread.
 
 Only scripts handle signals so.  Called from Python code, minift installs no handler but that of
 `StopRequest`, while a run trains.
@@ -27,7 +27,7 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PATIENCE = 1.5  # seconds that a script has for ending by itself
+GRACE_SECONDS = 1.5  # seconds that a script has for ending by itself
 
 
 class Interrupted(KeyboardInterrupt):
@@ -96,10 +96,10 @@ class StopRequest:
 
 
 @contextmanager
-def ends_on_signals(say: Callable[[], None]) -> Iterator[None]:
-    """Within `with`, a signal raises `Interrupted`, and ends the process `PATIENCE` seconds later.
+def ends_on_signals(show_end: Callable[[], None]) -> Iterator[None]:
+    """Within `with`, a signal raises `Interrupted`, and ends the process `GRACE_SECONDS` later.
 
-    say: called by the thread that ends the process; it may not wait for the main thread.
+    show_end: called by the thread that ends the process; it may not wait for the main thread.
     Without effect outside the main thread, and in an interactive session, whose process stays.
     """
     if threading.current_thread() is not threading.main_thread() or hasattr(sys, "ps1"):
@@ -124,10 +124,10 @@ def ends_on_signals(say: Callable[[], None]) -> Iterator[None]:
                     continue  # a signal that somebody else handles
                 if request is not None and not request.granted:
                     request.granted = True  # the training loop ends by itself
-                elif not has_ended.wait(PATIENCE):
+                elif not has_ended.wait(GRACE_SECONDS):
                     with lock:
                         if not has_ended.is_set():
-                            say()
+                            show_end()
                             os._exit(128 + number)
 
     # Python's handler in C writes the number of each signal at once, whatever the main thread does.

@@ -32,7 +32,7 @@ def read(tmp_path, text, name="x.conll", require_tags=True, **options):
     path.write_text(text, encoding="utf-8")
     if require_tags:
         return read_tagged(path, **options)
-    return read_words(path, split_words, **options)
+    return list(read_words(path, split_words, **options))
 
 
 def pairs_of(records):
@@ -243,7 +243,7 @@ def test_bad_json(tmp_path, line, words):
 
 
 def test_raw_text():
-    (record,) = untagged([("Ada  sleeps", [(0, 3), (5, 11)])])
+    (record,) = untagged(["Ada  sleeps"], split_words)
     assert record.words == ("Ada", "sleeps")
     assert (record.text, record.offsets, record.tags) == ("Ada  sleeps", ((0, 3), (5, 11)), None)
 

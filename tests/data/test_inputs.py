@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from minift.data.inputs import read_texts, unknown_labels
+from minift.data.inputs import count_unknown_labels, read_texts
 from minift.errors import UserError
 
 DEFAULT = {"text_column": "text", "pair_column": "text_pair", "label_column": "label"}
@@ -79,10 +79,16 @@ def test_single_texts_for_a_model_of_pairs_are_refused_and_the_reverse(tmp_path)
 
 def test_labels_that_the_model_does_not_know_are_counted(tmp_path):
     records = read(tmp_path, "a\tis it good ?\nb\tyes\nc\t\n", pairs=False)
-    (warning,) = unknown_labels(records, ("no", "yes"))
+    warnings = []
+    stream = count_unknown_labels(records, ("no", "yes"), warnings.append)
+    assert next(stream) is records[0]
+    assert not warnings  # before the end
+    assert list(stream) == records[1:]
+    (warning,) = warnings
     assert warning.startswith("1 of 3 records")
     assert "'is it good ?'" in warning
-    assert not unknown_labels(records[1:], ("no", "yes"))
+    assert list(count_unknown_labels(records[1:], ("no", "yes"), warnings.append)) == records[1:]
+    assert len(warnings) == 1
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from minift.text.alignment import AGGREGATION_STRATEGIES
 from minift.training.defaults import resolve_options
 from minift.training.options import TrainOptions
 from minift.training.run import run
+from minift.training.run_dir import write_options
 
 
 @pytest.mark.slow
@@ -97,7 +98,7 @@ def test_several_seeds_with_those_that_failed(tiny_bert, reviews, tmp_path, monk
         if options.seed == 2:
             options.output_dir.mkdir(parents=True)
             resolved = resolve_options(task_class, task_options, options)
-            write_json(options.output_dir / "options.json", resolved)
+            write_options(options.output_dir, resolved)
             raise NonFiniteError("step 7: the loss is not finite")
         metrics = run(task_class, task_options, options)
         if options.seed == 3:

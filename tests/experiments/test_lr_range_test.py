@@ -19,6 +19,7 @@ from minift.experiments.lr_range_test import (
     suggest_learning_rate,
     with_few_records,
 )
+from minift.files import read_json
 from minift.options import flag_of
 from minift.tasks.classification import ClassificationOptions, ClassificationTask
 from minift.tasks.registry import TASKS
@@ -110,7 +111,8 @@ def test_the_suggested_learning_rate_trains_and_the_one_that_explodes_does_not(
     assert (tmp_path / "out" / "table.md").read_text() in said
     # Neither a model nor anything else of a run.
     left = {path.name for path in (tmp_path / "out").iterdir()}
-    assert left - {"plot.png"} == {"range.json", "table.md"}
+    assert left - {"plot.png"} == {"options.json", "range.json", "table.md"}
+    assert read_json(tmp_path / "out" / "options.json")["experiment"] == "find-lr"
 
     task = replace(task, dev_file=reviews["dev"])
     reached = {}
@@ -168,7 +170,7 @@ def test_the_script_has_the_options_of_the_task_and_of_training(tiny_bert, revie
         cwd=tmp_path,
     )
     assert "66 of them trained" in done.stdout
-    found = json.loads((tmp_path / "runs" / "find-lr" / "range.json").read_text())
+    found = json.loads((tmp_path / "runs" / "find-lr-1" / "range.json").read_text())
     assert len(found["points"]["loss"]) == 42  # six epochs of 7 steps
     assert found["points"]["loss"][-1][0] == 1
     assert done.stdout.splitlines()[-1].startswith("suggested --learning-rate ")

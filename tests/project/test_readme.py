@@ -48,7 +48,7 @@ COMMANDS = commands()
 TRAINING_SCRIPTS = {f"train_{task}.py" for task in TASKS}
 
 
-class Parsed(Exception):
+class Parsed(SystemExit):
     """The command line was understood; nothing more is to be done."""
 
 

@@ -34,15 +34,17 @@ def run_script(
     input: str = "",
     cwd: Path | None = None,
     process: bool = False,
+    terminal: bool = False,
 ) -> Done:
     """Run scripts/NAME.py; with `check`, a failure shows what it printed.
 
     In this process, which has torch already; `process`: in one of its own, as users do.
+    terminal: stdout and stderr say that they are terminals; only in this process.
     """
     path = str(ROOT / "scripts" / f"{name}.py")
     command = [path, *map(str, args)]
-    run = _in_a_process if process else _here
-    done = run(command, input, cwd or Path.cwd())
+    cwd = cwd or Path.cwd()
+    done = _in_a_process(command, input, cwd) if process else _here(command, input, cwd, terminal)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -60,8 +62,13 @@ def _in_a_process(command: list[str], input: str, cwd: Path) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def _here(command: list[str], input: str, cwd: Path) -> Done:
-    out, err = io.StringIO(), io.StringIO()
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def _here(command: list[str], input: str, cwd: Path, terminal: bool) -> Done:
+    out, err = (Terminal() if terminal else io.StringIO() for _ in range(2))
     before = sys.argv, sys.stdin, os.getcwd()
     sys.argv, sys.stdin = command, io.StringIO(input)
     os.chdir(cwd)

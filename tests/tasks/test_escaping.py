@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import pytest
 from support.running import run_script
 
@@ -12,6 +15,7 @@ from minift.reports.tables import markdown_table
 from minift.tasks.answers import answer_lines
 from minift.tasks.entities import marked_text
 from minift.tasks.summaries import SummaryDisplay, SummaryPrediction
+from minift.terminal import coloured, joined, print_line
 
 HOSTILE = "it was\x1b[2J\x9b31m\u202egood\x07"  # clears the screen, paints, writes backwards, rings
 
@@ -64,6 +68,24 @@ def test_lines_of_each_task():
     (line,) = SummaryDisplay(None).to_lines([SummaryPrediction(HOSTILE, False)], [record])
     assert tame(line)
     assert TagRecord("0", (HOSTILE,), None).text == HOSTILE  # what is stored stays as it is
+
+
+def test_only_whole_coloured_text_keeps_its_colours(capsys):
+    good = coloured(HOSTILE, 31)
+    for text in (good, joined(["so ", good, HOSTILE]), f"so {good}", good + HOSTILE, str(good)[:9]):
+        print_line(text)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.count("\x1b[1;31m") for line in lines] == [1, 1, 0, 0, 0]
+    assert all(
+        tame(f"{line}\\x1b[2J".replace("\x1b[1;31m", "").replace("\x1b[0m", "")) for line in lines
+    )
+
+
+def test_without_a_script_too_a_stream_takes_every_character(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    print_line("é 好 \udcff")
+    assert stream.buffer.getvalue() == b"\\u00e9 \\u597d \\udcff\n"
 
 
 def test_tables_keep_their_cells():

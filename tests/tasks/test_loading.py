@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -131,3 +132,28 @@ def test_an_option_that_the_family_lacks_is_refused_by_its_value(tiny_bert, tmp_
     DistilBertModel(DistilBertConfig(hidden_size=12)).save_pretrained(folder)
     with pytest.raises(UserError, match="x: pooling is 'pooler'; it must be one of 'cls', 'mean'"):
         load_initial_model(options, folder, model_class, 2, pooling="pooler")
+
+
+def test_a_tokenizer_with_ids_beyond_the_embedding_is_refused_before_training_and_prediction(
+    tiny_bert, tmp_path
+):
+    model = BertForSequenceClassification.from_pretrained(tiny_bert, labels=["a", "b"])
+    rows = model.config.vocab_size
+    save_task(model, Tokenizer.from_pretrained(tiny_bert), tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    path = tmp_path / "tokenizer.json"
+    state = json.loads(path.read_text())
+    model_state = state["model"]
+    # As many tokens as rows, but one has another id.
+    del model_state["vocab"][next(t for t, i in model_state["vocab"].items() if i == rows - 1)]
+    model_state["vocab"]["rare"] = rows - 1
+    path.write_text(json.dumps(state))
+    load_task(tmp_path, BertForSequenceClassification)
+    model_state["vocab"]["rare"] = rows
+    path.write_text(json.dumps(state))
+    assert len(model_state["vocab"]) == rows
+    message = f"the tokenizer has ids up to {rows}, but the model only {rows} embeddings; use"
+    with pytest.raises(UserError, match=message):
+        load_task(tmp_path, BertForSequenceClassification)
+    with pytest.raises(UserError, match=message):
+        load_initial_model(TaskOptions(), tmp_path, BertForSequenceClassification, 2)

@@ -205,7 +205,7 @@ def test_options_out_of_range_are_refused(changes, words):
         (None, {"label-smoothing": 1.5}, ["--label-smoothing", "1.5"]),
         (None, {"beam-early-stopping": "maybe"}, ["--beam-early-stopping", "maybe"]),
         (None, {"metric-for-best-model": "bleu"}, ["--metric-for-best-model", "bleu", "rougeL"]),
-        (None, {"output-dir": "used"}, ["used", "--resume", "--overwrite"]),
+        (None, {"output-dir": "used"}, ["used: holds metrics.json", "--output-dir"]),
     ],
 )
 def test_bad_input(tiny_t5, tiny_bert, trees, tmp_path, monkeypatch, capsys, spoil, changes, words):

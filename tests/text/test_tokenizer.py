@@ -367,8 +367,11 @@ def test_a_pipeline_that_adds_no_special_tokens_gets_those_of_bert(tmp_path, tok
         ({"tokenizer.json": b"{}"}, r"tokenizer.json: not a tokenizer \(.*\); restore the file"),
         ({"tokenizer.json": b"\xff\xfe"}, "tokenizer.json: not a JSON file in UTF-8; restore"),
         ({"tokenizer_config.json": b"{"}, "tokenizer_config.json, line 1: not valid JSON"),
-        ({"tokenizer_config.json": b"[]"}, "tokenizer_config.json: holds list, not an object"),
-        ({"special_tokens_map.json": b"[]"}, "special_tokens_map.json: holds list, not an object"),
+        ({"tokenizer_config.json": b"[]"}, "tokenizer_config.json: it is not a JSON object; rest"),
+        (
+            {"special_tokens_map.json": b"[]"},
+            "special_tokens_map.json: it is not a JSON object; r",
+        ),
         ({"added_tokens.json": b'{"x": 99999}'}, "'x' gets the id .* but should have 99999; rest"),
         ({"added_tokens.json": b'{"x": "1", "y": 2}'}, "the token 'x' has the id '1'; give an int"),
     ],

@@ -68,7 +68,7 @@ def test_going_on_gives_the_same_numbers(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("moment", range(8))
+@pytest.mark.parametrize("moment", range(12))
 def test_killed_inside_a_save_the_old_or_the_new_state_is_whole(tmp_path, monkeypatch, moment):
     model, optimizer = trained(1)
     save_state(tmp_path, model, optimizer, TrainerState(step=1))
@@ -91,6 +91,7 @@ def test_killed_inside_a_save_the_old_or_the_new_state_is_whole(tmp_path, monkey
         patch.setattr(checkpoint, "save_file", dying(checkpoint.save_file))
         patch.setattr(checkpoint, "sync", dying(checkpoint.sync))
         patch.setattr(os, "rename", dying(os.rename))
+        patch.setattr(os, "replace", dying(os.replace))
         patch.setattr(checkpoint, "write_json", dying(checkpoint.write_json))
         with contextlib.suppress(Killed):
             save_state(tmp_path, model, optimizer, TrainerState(step=2))

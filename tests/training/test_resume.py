@@ -19,8 +19,8 @@ from minift.training import checkpoint
 from minift.training.checkpoint import load_state, read_state, save_state
 from minift.training.optim import make_optimizer
 from minift.training.options import TrainOptions
+from minift.training.resume import digests
 from minift.training.run import run
-from minift.training.run_dir import digests
 from minift.training.signals import Stopped, StopRequest
 from minift.training.state import TrainerState
 

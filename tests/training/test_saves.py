@@ -21,7 +21,8 @@ from minift.training import checkpoint
 from minift.training.checkpoint import load_state, save_state
 from minift.training.state import TrainerState
 
-WRITES = 17  # operations of a save that may find the disk full
+WRITES = 27  # operations of a save that may find the disk full
+COMPLETE = 20  # the one that makes the new state the one that counts
 
 
 def new_run(value: float):
@@ -42,7 +43,8 @@ class FullDisk:
             (os, "fsync"),
             (os, "replace"),
             (os, "rename"),
-            (Path, "write_text"),
+            (Path, "write_bytes"),
+            (Path, "touch"),
             (Path, "mkdir"),
             (checkpoint, "save_file"),
         ):
@@ -61,6 +63,7 @@ class FullDisk:
 def test_a_disk_that_is_full_at_any_write_leaves_the_last_good_state(tmp_path, monkeypatch):
     for at in range(1, WRITES + 2):
         folder = tmp_path / str(at)
+        folder.mkdir()
         model, optimizer = new_run(1.0)
         save_state(folder, model, optimizer, TrainerState(step=7))
         later, _ = new_run(2.0)
@@ -73,8 +76,7 @@ def test_a_disk_that_is_full_at_any_write_leaves_the_last_good_state(tmp_path, m
                 save_state(folder, later, optimizer, TrainerState(step=8))
                 assert disk.count == WRITES
         assert not list(folder.rglob("*.tmp"))
-        # The last write puts on the disk that the new state is there, which it then is.
-        saved, weight = (7, model.weight) if at < WRITES else (8, later.weight)
+        saved, weight = (7, model.weight) if at <= COMPLETE else (8, later.weight)
         found, optimizer = new_run(3.0)
         assert load_state(folder, found, optimizer).step == saved
         assert torch.equal(found.weight, weight)
@@ -146,11 +148,27 @@ def test_manifests_name_only_what_was_saved_together(tmp_path):
     check_whole(tmp_path / "missing.json")
 
 
-def test_left_overs_of_killed_processes_are_removed(tmp_path):
-    (tmp_path / ".model.safetensors.123.tmp").write_text("half")
-    (tmp_path / "kept").write_text("whole")
-    remove_left_overs(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+def test_left_overs_of_killed_processes_are_removed(tmp_path, monkeypatch):
+    def killed(temporary):
+        temporary.with_name(".tmpAbCdEf").write_text("half")  # as the library safetensors does
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.shutil, "rmtree", lambda *_, **__: None)  # as if nothing ran then
+        with pytest.raises(SystemExit):
+            files.write_atomically(tmp_path / "model.safetensors", killed)
+    (left,) = tmp_path.iterdir()
+    others = {
+        ".model.safetensors.123.tmp": "not one of our names",
+        ".mine.12-0123456789abcdef.tmp": "of a file that is not ours",
+        ".model.safetensors.1-0123456789abcdef.tmp": "not a folder",
+    }
+    for name, text in others.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / ".model.safetensors.2-0123456789abcdef.tmp").symlink_to(tmp_path)
+    remove_left_overs(tmp_path, {"model.safetensors"})
+    assert not left.exists()
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 @pytest.fixture

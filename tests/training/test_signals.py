@@ -158,7 +158,7 @@ def test_elsewhere_than_in_the_main_thread_no_signal_is_taken():
 def test_two_runs_cannot_share_a_folder(start, tmp_path):
     task, options = start()
     with (
-        run_lock(options.output_dir, options, {}),
+        run_lock("classification", options),
         pytest.raises(UserError, match="out: another run is using it now"),
     ):
         run(ClassificationTask, task, replace(options, overwrite=True))
