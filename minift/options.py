@@ -85,12 +85,15 @@ def bounded(default: Any, low: float, high: float) -> Any:
     return dataclasses.field(default=default, metadata={"bounds": (low, high)})
 
 
-def check_fields(config: object) -> None:
-    """Raise `ValueError` if a field of a dataclass has another type, or is out of its bounds."""
-    hints = get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        bounds = field.metadata.get("bounds", UNBOUNDED)
-        check_type(field.name, getattr(config, field.name), hints[field.name], bounds)
+def check_fields(kind: type, values: Mapping[str, Any]) -> None:
+    """Raise `ValueError` if a value for a field of a dataclass has another type, or is out of its
+    bounds.
+    """
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if field.name in values:
+            bounds = field.metadata.get("bounds", UNBOUNDED)
+            check_type(field.name, values[field.name], hints[field.name], bounds)
 
 
 def require(config: object, name: str, allowed: Sequence[Any]) -> None:

@@ -102,7 +102,7 @@ class PretrainedConfig(ABC):
     other_keys: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(type(self), vars(self))
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
             raise ValueError(f"label names must differ, not {list(self.labels)}")
 

@@ -67,7 +67,7 @@ class DistilBertConfig(EncoderConfig):
     poolings: ClassVar[Sequence[str]] = ("cls", "mean")
     supported_values: ClassVar[Mapping[str, Sequence[Any]]] = {"pruned_heads": ({}, None)}
 
-    num_hidden_layers: int = 6
+    num_hidden_layers: int = bounded(6, 1, 128)
     pooling: str = "cls"
     sinusoidal_pos_embds: bool = False  # new position embeddings are sines and cosines
     seq_classif_dropout: float = bounded(0.2, 0, 1)  # in the head on whole texts

@@ -41,7 +41,7 @@ class EncoderConfig(PretrainedConfig):
 
     vocab_size: int = bounded(30522, 1, 10**8)  # V
     hidden_size: int = bounded(768, 1, 10**5)  # H
-    num_hidden_layers: int = bounded(12, 1, 10**3)
+    num_hidden_layers: int = bounded(12, 1, 128)
     num_attention_heads: int = bounded(12, 1, 10**4)  # N
     intermediate_size: int = bounded(3072, 1, 10**6)  # I
     hidden_act: Literal[tuple(ACTIVATIONS)] = "gelu"

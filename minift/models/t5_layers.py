@@ -53,8 +53,8 @@ class T5Config(Seq2SeqConfig):
     d_model: int = bounded(512, 1, 10**5)  # H
     d_kv: int = bounded(64, 1, 10**4)  # D
     d_ff: int = bounded(2048, 1, 10**6)  # I
-    num_layers: int = bounded(6, 1, 10**3)  # of the encoder
-    num_decoder_layers: int | None = bounded(None, 1, 10**3)  # None: num_layers
+    num_layers: int = bounded(6, 1, 128)  # of the encoder
+    num_decoder_layers: int | None = bounded(None, 1, 128)  # None: num_layers
     num_heads: int = bounded(8, 1, 10**4)  # N
     # Default length limit of sources, as in training; None: 512.
     n_positions: int | None = bounded(512, 1, 10**7)

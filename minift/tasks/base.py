@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
@@ -24,7 +24,7 @@ from minift.errors import UserError
 from minift.models.base import PretrainedModel
 from minift.models.config import CONFIG
 from minift.models.registry import model_class
-from minift.options import LARGEST, check_type, flag_of
+from minift.options import LARGEST, check_fields, check_type, flag_of
 from minift.tasks.batches import Batch, Feature, with_encoder_outputs
 from minift.tasks.data_checks import overlaps, spelled_special_tokens, unknown_tokens
 from minift.tasks.defaults import TrainDefaults
@@ -294,20 +294,31 @@ class Task(ABC):
         model, tokenizer, saved = load_task(folder, cls.model_class(folder))
         limit = model.config.max_tokens
         max_length = saved.get("max_length", limit)
-        hints = {**get_type_hints(cls), **get_type_hints(cls.options_class), "max_length": int}
+        path = folder / CONFIG
+        cls.check_saved(path, saved)
         try:
-            for name in (*cls.saved_options, *cls.saved_fields, "max_length"):
-                if name in saved:
-                    check_type(name, saved[name], hints[name])
+            check_type("max_length", max_length, int)
             highest = limit if model.config.has_max_tokens else LARGEST
             if not 3 <= max_length <= highest:
                 raise ValueError(f"max_length is {max_length}; it must be from 3 to {highest}")
             options = cls.options_class(**{n: saved[n] for n in cls.saved_options if n in saved})
         except ValueError as error:
-            raise UserError(f'{folder / CONFIG}: {error}; correct it under "minift"') from None
+            raise UserError(f'{path}: {error}; correct it under "minift"') from None
         fields = {name: saved[name] for name in cls.saved_fields if name in saved}
         labels = model.config.labels or ()
         return cls(options, tokenizer, max_length, labels, **fields), model
+
+    @classmethod
+    def check_saved(cls, path: Path, saved: Mapping[str, Any]) -> None:
+        """Raise `UserError` for a saved setting of another type, or out of its field's bounds.
+
+        path: of the config.json that holds the settings.
+        """
+        for kind, names in ((cls.options_class, cls.saved_options), (cls, cls.saved_fields)):
+            try:
+                check_fields(kind, {name: saved[name] for name in names if name in saved})
+            except ValueError as error:
+                raise UserError(f'{path}: {error}; correct it under "minift"') from None
 
     def read_inputs(
         self,

@@ -13,6 +13,7 @@ from minift.generation.config import GenerationConfig
 from minift.models.base import PretrainedModel
 from minift.models.config import CONFIG, default_labels
 from minift.models.seq2seq import Seq2SeqConfig
+from minift.options import shorten
 from minift.tasks.options import TaskOptions
 from minift.text.tokenizer import TOKENIZER_FILES, Tokenizer
 from minift.weights import WEIGHTS
@@ -172,8 +173,8 @@ def check_special_tokens(source: object, config: Seq2SeqConfig, tokenizer: Token
         if ours != theirs:
             raise UserError(
                 f"{source}: {name}_id is {theirs} in {CONFIG}, but the tokenizer's {name} "
-                f"{tokenizer.convert_ids_to_tokens([ours])[0]!r} has the id {ours}; correct the "
-                "wrong one"
+                f"{shorten(tokenizer.convert_ids_to_tokens([ours])[0])} has the id {ours}; "
+                "correct the wrong one"
             )
     start = config.decoder_start_token_id
     if start not in map(tokenizer.id_of, tokenizer.control_tokens):

@@ -43,6 +43,7 @@ from minift.data.streams import check_length, preview
 from minift.data.tags import allowed_transitions, tag_names, to_iob2
 from minift.errors import UserError
 from minift.models.base import PretrainedModel
+from minift.models.config import CONFIG
 from minift.models.heads import EncoderForTokenClassification
 from minift.options import check_range, option
 from minift.tasks.base import Metric, Task, TrainDefaults
@@ -159,6 +160,13 @@ class NerTask(Task):
     def train_defaults(cls, options: NerOptions) -> TrainDefaults:
         return TrainDefaults(epochs=5)  # the built-in set has few sentences
 
+    def _check_stride(self, name: str) -> None:
+        if self.max_tokens <= (self.options.doc_stride or 0):
+            raise UserError(
+                f"{name} is {self.options.doc_stride}, but a window of {self.max_length} tokens "
+                f"holds {self.max_tokens} of the text; give a smaller value"
+            )
+
     @classmethod
     def read(
         cls, source: Path | Iterable[str], options: NerOptions, *, require_labels: bool = True
@@ -194,11 +202,7 @@ class NerTask(Task):
 
     def fit(self, splits: Mapping[str, Records]) -> NerTask:
         """The task with the schemes; an entity type that training lacks is an error."""
-        if self.max_tokens <= (self.options.doc_stride or 0):
-            raise UserError(
-                f"--doc-stride is {self.options.doc_stride}, but a window of {self.max_length} "
-                f"tokens holds {self.max_tokens} of the text; give a smaller value"
-            )
+        self._check_stride("--doc-stride")
         for records in splits.values():
             _check_types(records, {label[2:] for label in self.labels if label != "O"})
         schemes = (dict.fromkeys(r.scheme for r in records) for records in splits.values())
@@ -214,6 +218,7 @@ class NerTask(Task):
                 f"{folder}: the labels {', '.join(task.labels)[:80]} are not IOB2 tags; give a "
                 "model trained to tag entities"
             )
+        task._check_stride(f"{Path(folder) / CONFIG}: doc_stride")
         is_own = "task" in saved_settings(model.config.other_keys)
         return replace(task, is_iob2=is_own), model
 

@@ -41,8 +41,9 @@ from minift.data.rows import begins_json
 from minift.errors import UserError
 from minift.generation.config import GenerationConfig
 from minift.models.base import PretrainedModel
+from minift.models.config import CONFIG
 from minift.models.seq2seq import Seq2SeqModel
-from minift.options import check_range, flag_of, option
+from minift.options import bounded, check_range, flag_of, option, shorten
 from minift.tasks.base import Metric, Task, TrainDefaults
 from minift.tasks.batches import TokenBatch, TokenFeature, token_batch
 from minift.tasks.loading import check_special_tokens, save_generation, saved_settings
@@ -58,6 +59,8 @@ from minift.terminal import progress_bar
 from minift.text.line_breaks import decode_lines, encode_lines, newline_token
 
 # Encoder-decoders are fine-tuned with the optimiser that they were pretrained with.
+MAX_TARGET_LENGTH = 100_000  # tokens; attention over more fits into no memory
+
 DEFAULTS = TrainDefaults(epochs=3, batch_size=8, optimizer="adafactor")
 # On few documents the small default model soon forgets how to copy, so its lower half is frozen and
 # the saved weights are averages.
@@ -105,7 +108,7 @@ class SummarizationOptions(TaskOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, "max_target_length", 2)
+        check_range(self, "max_target_length", 2, MAX_TARGET_LENGTH)
         self.generation(1)
 
     def generation(self, max_target_length: int) -> GenerationConfig:
@@ -173,7 +176,7 @@ class SummarizationTask(Task):
     saved_fields = ("max_target_length", "newline_token")
 
     options: SummarizationOptions
-    max_target_length: int | None = None
+    max_target_length: int | None = bounded(None, 1, MAX_TARGET_LENGTH)
     newline_token: str | None = None
 
     @classmethod
@@ -228,10 +231,11 @@ class SummarizationTask(Task):
         check_special_tokens(options.model, model.config, task.tokenizer)
         # A model that was trained for summaries writes line breaks and lengths of its own.
         saved = saved_settings(model.config.other_keys)
+        cls.check_saved(Path(options.model) / CONFIG, saved)
         token, length = saved.get("newline_token"), saved.get("max_target_length")
-        if task.newline_token is None and isinstance(token, str) and task.tokenizer.id_of(token):
+        if task.newline_token is None and token and task.tokenizer.id_of(token):
             task = replace(task, newline_token=token)
-        if options.max_target_length is None and isinstance(length, int):
+        if options.max_target_length is None and length is not None:
             task = replace(task, max_target_length=max(task.max_target_length, length))
         return task, model
 
@@ -241,7 +245,7 @@ class SummarizationTask(Task):
         check_special_tokens(folder, model.config, task.tokenizer)
         if task.newline_token and task.tokenizer.id_of(task.newline_token) is None:
             raise UserError(
-                f'{folder}: newline_token is {task.newline_token!r} under "minift" in '
+                f'{folder}: newline_token is {shorten(task.newline_token)} under "minift" in '
                 "config.json, which is no token of the tokenizer; use the files of one model"
             )
         if task.max_target_length is None:

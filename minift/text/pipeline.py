@@ -89,8 +89,8 @@ def read_pipeline(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     named, found = config.get("unk_token"), unknown_token(backend)
     if named is not None and found is not None and content(named) != found:
         raise UserError(
-            f"{path}: maps unknown subwords to {found!r}, but unk_token is "
-            f"{content(named)!r}; correct unk_token in tokenizer_config.json"
+            f"{path}: maps unknown subwords to {found!r:.80}, but unk_token is "
+            f"{content(named)!r:.80}; correct unk_token in tokenizer_config.json"
         )
     return backend, config
 
@@ -130,8 +130,8 @@ def token_id(
     number = backend.token_to_id(text) if isinstance(text, str) else None
     if number is None:
         raise UserError(
-            f"{path}: its {name} is {token!r}, which is not in the vocabulary; restore the file, "
-            "or name another token in tokenizer_config.json"
+            f"{path}: its {name} is {token!r:.80}, which is not in the vocabulary; restore the "
+            "file, or name another token in tokenizer_config.json"
         )
     return text, number
 

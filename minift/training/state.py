@@ -75,7 +75,7 @@ class TrainerState:
         throughput = Throughput(**values["throughput"])
         state = cls(**{**values, "orders": orders, "throughput": throughput})
         for part in (state, throughput, *orders):
-            check_fields(part)
+            check_fields(type(part), vars(part))
         return state
 
     def count_scores_of(self, scored_by: str) -> None:
