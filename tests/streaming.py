@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -138,7 +139,13 @@ def measure(
     command += ["--device", "cpu"]
     with open(path, "rb") as typed, open(folder / "out", "wb") as out:
         typed_in = None if source.ending else typed
-        done = subprocess.run(command, stdin=typed_in, stdout=out, stderr=subprocess.PIPE)
+        done = subprocess.run(
+            command,
+            stdin=typed_in,
+            stdout=out,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent)},
+        )
     path.unlink()
     if done.returncode:
         raise SystemExit(done.stderr.decode())
