@@ -38,7 +38,6 @@ from minift.hub_cache import (
     COMMIT,
     CachedRepository,
     checked_revision,
-    ended_by_signals,
     make_folder,
 )
 from minift.transfer import LOG_IN, Connection, TransferError, hide_passwords, log
@@ -230,8 +229,7 @@ def _from_hub(repo: str, revision: str | None) -> Path:
             f"{wanted}: not in the cache, and HF_HUB_OFFLINE is set; unset it, or {COPY}"
         )
     try:
-        with ended_by_signals():
-            return _download(repository, revision)
+        return _download(repository, revision)
     except TransferError as error:
         message = _explain(error, wanted)
         folder = None if error.code == "RevisionNotFound" else _cached(repository, branch)
@@ -256,7 +254,7 @@ def _download(repository: CachedRepository, revision: str | None) -> Path:
     return folder
 
 
-def _describe(connection: Connection, repo: str, revision: str | None) -> tuple[str, list[str]]:
+def _describe(connection: Connection, repo: str, revision: str | None) -> tuple[str, set[str]]:
     """The commit of a revision, and the names of its files, as the hub gives them."""
     suffix = f"/revision/{quote(revision, safe='')}" if revision else ""
     try:
@@ -273,8 +271,8 @@ def _describe(connection: Connection, repo: str, revision: str | None) -> tuple[
         raise TransferError(f"it describes another commit, {commit}")
     if not isinstance(files, list):
         raise TransferError("its description of the repository has no list of files")
-    names = [file.get("rfilename") for file in files if isinstance(file, dict)]
-    return commit, [name for name in names if isinstance(name, str)]
+    names = (file.get("rfilename") for file in files if isinstance(file, dict))
+    return commit, {name for name in names if isinstance(name, str)}
 
 
 def _cached(repository: CachedRepository, revision: str) -> Path | None:

@@ -19,14 +19,11 @@ import hashlib
 import os
 import re
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 from urllib.parse import quote
 
 from huggingface_hub import constants
@@ -230,21 +227,20 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
     Folders that killed processes left there are deleted first.  A process locks its folder, so
     that nobody deletes it while the process lives; on Windows and on disks without locks, folders
-    of killed processes stay.  Signals as in `ended_by_signals`.
+    of killed processes stay.
     """
     parent.mkdir(parents=True, exist_ok=True)
     for path in parent.glob(".fetching-*"):
         if SCRATCH.fullmatch(path.name) and (lock := _lock(path)) is not None:
             shutil.rmtree(path, ignore_errors=True)
             os.close(lock)
-    with ended_by_signals():
-        folder, lock = _new_scratch_folder(parent)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            if lock is not None:
-                os.close(lock)
+    folder, lock = _new_scratch_folder(parent)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
 def _new_scratch_folder(parent: Path) -> tuple[Path, int | None]:
@@ -270,32 +266,6 @@ def _lock(folder: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
-
-
-@contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Within `with`, Ctrl-C raises KeyboardInterrupt, and SIGTERM SystemExit.
-
-    So files are deleted and child processes end, even in a program that puts off these signals.
-    """
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    if threading.current_thread() is not threading.main_thread():
-        previous = {}  # another thread cannot set handlers
-
-    def end(number: int, _: object) -> NoReturn:
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-
-    # A signal that is ignored, as under nohup, stays ignored; None: another language's handler.
-    previous = {
-        n: handler for n, handler in previous.items() if handler not in (signal.SIG_IGN, None)
-    }
-    try:
-        for number in previous:
-            signal.signal(number, end)
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

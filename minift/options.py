@@ -166,10 +166,10 @@ def is_one_of(value: Any, allowed: Sequence[Any]) -> bool:
 
 
 def shorten(value: Any, width: int = 80) -> str:
-    """A value as a message shows it: on one line, control characters escaped.
+    r"""A value as a message shows it: on one line, control characters escaped.
 
     >>> shorten("\x1b[2J" + "x" * 99, 20)
-    "'\\\\x1b[2Jxxxxxxxx..."
+    "'\\x1b[2Jxxxxxxxxx..."
     """
     text = repr(value)
     return text if len(text) <= width else f"{text[: width - 3]}..."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, count, islice
@@ -86,7 +87,7 @@ def predict_lines(
 
 def _refuse_pipe(path: Path) -> None:
     """`UserError` for a pipe or a device, which cannot be opened twice and may have no end."""
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise UserError(
             f"{path}: is a pipe or a device, not a file; pipe its lines into standard input, "
             "without --file, or write them to a file"

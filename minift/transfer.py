@@ -143,6 +143,8 @@ class Connection:
                     raise TransferError(f"it sends more than {limit:,} bytes")
                 if block:
                     yield block
+                if start == size:  # the hub may keep the connection open
+                    return
         if size is not None and start < size:
             raise TransferError(f"it broke off at {start:,} of {size:,} bytes", may_pass=True)
 
@@ -161,8 +163,8 @@ class Connection:
     ) -> Iterator[tuple[Any, _Exchange]]:
         """The answer to a request, and the exchange that its bytes come from.
 
-        Redirects are followed, but for HEAD only within the hub: the redirect to another host,
-        which stores the file, carries the announcement itself.
+        Redirects are followed, but for HEAD not one to another host that carries the announcement
+        itself, as the redirect to the store of large files does.
         """
         for _ in range(MAX_REDIRECTS + 1):
             exchange = _Exchange(method, url, lambda to=url: self._headers(to) | wanted)
@@ -171,7 +173,8 @@ class Connection:
                 self._answered = True
                 if answer.status_code in REDIRECTS and "Location" in answer.headers:
                     target = _redirected(url, answer.headers["Location"])
-                    if method != "HEAD" or _same_site(url, target):
+                    announced = method == "HEAD" and "X-Repo-Commit" in answer.headers
+                    if not announced or _same_site(url, target):
                         url = target
                         continue
                 else:

@@ -135,7 +135,9 @@ def _split_lines(file: BinaryIO, max_bytes: int) -> Iterator[bytes]:
         while data := file.readline(max_bytes):
             yield data
     elif first:
-        yield from (line + b"\n" for line in first.removesuffix(b"\r").split(b"\r"))
+        *lines, last = first.removesuffix(b"\r").split(b"\r")
+        yield from (line + b"\n" for line in lines)
+        yield last
 
 
 @contextmanager

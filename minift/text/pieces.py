@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import tokenizers
@@ -32,12 +31,6 @@ LOCAL_NORMALIZERS = {
 }
 # `Replace` by patterns that a blank between two letters meets in every text, or in none.
 BLANKS = ({"Regex": r"\s+"}, {"Regex": " {2,}"})
-
-
-def in_pieces(texts: Sequence[str], backend: tokenizers.Tokenizer) -> list[list[str]]:
-    """The pieces of each text; empty if no text is long, or a piece would have other tokens."""
-    long = any(len(text) > PIECE for text in texts)
-    return [cut(text) for text in texts] if long and can_be_cut(backend) else []
 
 
 def can_be_cut(backend: tokenizers.Tokenizer) -> bool:

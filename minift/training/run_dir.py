@@ -223,7 +223,8 @@ def started(folder: Path, options: Any, resolved: Mapping[str, Any]) -> Iterator
     """Begin or continue the run in a folder that is locked.
 
     resolved: the contents of options.json.
-    A run that ends with a `UserError` before it has logged or saved anything leaves nothing.
+    A run that ends with a `UserError` or a signal before it has logged or saved anything leaves
+    nothing.
     """
     _check_state(folder, options)
     finish_save(folder)
@@ -235,7 +236,7 @@ def started(folder: Path, options: Any, resolved: Mapping[str, Any]) -> Iterator
         write_options(folder, resolved)
     try:
         yield
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         if not options.resume and _holds_nothing(folder):
             _delete_run(folder)
         raise

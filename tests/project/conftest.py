@@ -1,4 +1,4 @@
-"""Fixtures of the tests of downloads: a hub on the loopback, and nothing of the machine's own."""
+"""Fixtures of the tests of downloads: hubs on the loopback, and nothing of the machine's own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 from support.small_hub import Handler, Hub, no_package, point_to
+from support.world import World
 
-from minift import hub
+from minift import hub, transfer
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """weights/ and a cache of the test's own, no token, and no hub but a closed port."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
@@ -45,3 +46,25 @@ def server(monkeypatch: pytest.MonkeyPatch):
     listening.shutdown()
     listening.server_close()
     thread.join()
+
+
+@pytest.fixture
+def world(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A folder with all that a download may touch; a second try comes soon."""
+    world = World(tmp_path / "world", monkeypatch)
+    monkeypatch.setenv("HOME", str(world.root / "home"))
+    monkeypatch.setenv("MINIFT_WEIGHTS", str(world.weights))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(world.cache))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(world.root / "hf" / "token"))
+    monkeypatch.setattr(transfer, "RETRY_SECONDS", 0.01)
+    monkeypatch.chdir(world.work)
+    return world
+
+
+@pytest.fixture
+def hasty_world(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """As `world`, where a hub that says nothing is given up soon."""
+    for name in ("TIMEOUT", "READ_TIMEOUT", "SLOW_SECONDS"):
+        monkeypatch.setattr(transfer, name, 0.4)
+    monkeypatch.setattr(transfer, "RETRIES", 1)
+    return world

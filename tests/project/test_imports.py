@@ -18,8 +18,9 @@ BELOW_TASKS = BASE | {"hub", "weights", "nn", "data", "text", "generation", "mod
 ALLOWED = {
     "errors": set(),
     "options": set(),
+    "strict_json": set(),
     "terminal": {"errors"},
-    "files": {"errors", "terminal"},
+    "files": {"errors", "strict_json", "terminal"},
     "device": {"errors"},
     "transfer": BASE,
     "hub_cache": BASE | {"transfer"},

@@ -70,7 +70,7 @@ REACHES: dict[str, set[str]] = {
     "experiments.sweep": SWEEPS,
     "files.check_output_dir": RUNS | RANGE_TESTS | PRETRAIN,
     "files.lock_folder": RUNS | PRETRAIN,
-    "files.check_whole": RUNS | PRETRAIN,  # also read by others, of "its run"
+    "files._differs": RUNS | PRETRAIN,  # also read by others, of "its run"
     "nn.int8": PREDICT,
     "predictor": PREDICT,
     "pretraining": PRETRAIN | {"compare_forgetting"},

@@ -26,7 +26,6 @@ from support.running import ROOT
 from support.small_hub import GOOD, WEIGHTS, Handler, fails, git_blob_sha1, package, point_to
 
 from minift import hub, hub_cache, terminal, transfer
-from minift.training.signals import StopRequest
 
 pytestmark = pytest.mark.usefixtures("weights")
 
@@ -919,7 +918,8 @@ def test_a_signal_ends_a_fetch_and_the_next_start_cleans_up(number, slow_hub, tm
     stderr = process.communicate(timeout=20)[1]
     if number != signal.SIGKILL:
         assert seconds_until_the_end(stderr, began) < 2
-    assert process.returncode in (128 + number, -number)
+        assert process.returncode == 128 + number
+        assert stderr.splitlines()[-1].startswith("interrupted")
     assert "Traceback" not in stderr
     assert scratch.exists() is (number == signal.SIGKILL)
     assert not list(repository(tmp_path).rglob("model.safetensors"))
@@ -929,24 +929,6 @@ def test_a_signal_ends_a_fetch_and_the_next_start_cleans_up(number, slow_hub, tm
     folder = hub.find_checkpoint("o/x")
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
     assert list(repository(tmp_path).glob(".fetching-*")) == [theirs]
-
-
-@linux
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_program_that_puts_off_signals_does_not_put_them_off_in_a_fetch(number, slow_hub):
-    def interrupt():
-        slow_hub.waiting.wait(30)
-        os.kill(os.getpid(), number)
-
-    thread = threading.Thread(target=interrupt)
-    with StopRequest() as stop:
-        before = signal.getsignal(number)
-        thread.start()
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            hub.find_checkpoint("o/x")
-        assert signal.getsignal(number) == before
-    assert stop.requested is None
-    thread.join()
 
 
 @linux

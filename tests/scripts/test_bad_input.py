@@ -135,7 +135,7 @@ CASES = {
     "tokenizer of another model": (
         lambda f, t: write(f / "vocab.txt", (f / "vocab.txt").read_text() + "one\ntwo\n"),
         {},
-        ["tokenizer", "tokens"],
+        ["tokenizer", "embeddings"],
     ),
     "unknown flag": (None, {"learning-rat": "1e-3"}, ["--learning-rat", "--help"]),
     "value of another type": (None, {"epochs": "many"}, ["--epochs", "'many'"]),

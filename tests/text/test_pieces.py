@@ -10,7 +10,7 @@ from tokenizers import Regex, models, normalizers, pre_tokenizers
 
 from minift import Tokenizer
 from minift.pretraining.vocabulary import save_unigram, train_unigram
-from minift.text import pieces
+from minift.text import pieces, tokenizer
 from minift.text.pieces import can_be_cut, cut
 
 PARTS = [
@@ -56,7 +56,8 @@ def test_pieces_have_the_tokens_of_the_text(tiny_bert, t5, monkeypatch, name, sp
     object.__setattr__(read, "split_special_tokens", splits)
     assert can_be_cut(read._reader)
     whole = [e.ids for e in read._run(texts(300), False, fast=True)]
-    monkeypatch.setattr(pieces, "PIECE", 3)
+    for module in (pieces, tokenizer):
+        monkeypatch.setattr(module, "PIECE", 3)
     assert sum(len(cut(text)) for text in texts(300)) > 2000
     assert read.ids(texts(300)) == whole
 
