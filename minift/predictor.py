@@ -63,12 +63,13 @@ def predict_lines(
     model.register_forward_hook(_refuse_nan(folder))
     model = quantize_int8(model.to(device)) if int8 else model.to(device)
     lines = Path(lines) if isinstance(lines, str) else lines
-    if not isinstance(lines, Path):
+    if isinstance(lines, Path):
+        _refuse_pipe(lines)
+    else:
         lines = map(_checked, lines, range(1, sys.maxsize))
     records = task.read_inputs(lines, questions, columns)
     first: list[Any] = []
     if isinstance(lines, Path):
-        _refuse_pipe(lines)
         first, records = preview(task.check_inputs(records, warn))
     results = _results(task, model, records, batch_size, at_once, warn)
     if as_csv:

@@ -400,7 +400,7 @@ def try_case(
         assert status == 0, errors
         # A file without any LF has the line ends of old Macs.
         old_mac = kind.ending and b"\n" not in data
-        lines = data.removesuffix(b"\r").replace(b"\r", b"\n") if old_mac else data
+        lines = data.replace(b"\r", b"\n") if old_mac else data
         found, expected = results_in(output, mode), kind.count(lines)
         assert found in expected, f"{found} results for {expected} records: {data[:300]!r}"
     except BaseException:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,8 @@ FEW = 1000
 LIMIT_MB = 50  # what many records may take beyond that of a few
 WORDS = ("the", "good", "bad", "film", "was", "so", "it", "ada", "bo")
 
+Lines = Callable[[int, int], Iterator[str]]  # (records, width) -> parts of their file
+
 MEASURED = """
 import runpy, sys
 sys.argv = sys.argv[1:]
@@ -35,47 +38,69 @@ finally:
 """
 
 
-def text_of(i: int) -> str:
-    """A text of its own for each record."""
-    return f"{' '.join(WORDS[i // 9**k % 9] for k in range(i % 7 + 1))} {i}"
+def text_of(i: int, width: int) -> str:
+    """A text of its own for each record.  width: blanks in it, which hold memory but no tokens."""
+    words = " ".join(WORDS[i // 9**k % 9] for k in range(i % 7 + 1))
+    return f"{words}{' ' * width} {i}"
 
 
 def label_of(i: int) -> str:
     return ("neg", "pos")[i % 2]
 
 
-def json_lines(name: str) -> Callable[[int], Iterator[str]]:
-    return lambda n: (f"{json.dumps({'id': i, name: text_of(i)})}\n" for i in range(n))
+def texts(n: int, width: int) -> Iterator[str]:
+    return (f"{text_of(i, width)}\n" for i in range(n))
 
 
-def array(n: int) -> Iterator[str]:
+def labelled(n: int, width: int) -> Iterator[str]:
+    return (f"{text_of(i, width)}\t{label_of(i)}\n" for i in range(n))
+
+
+def pairs(n: int, width: int) -> Iterator[str]:
+    return (f"{text_of(i + 1, 0)}\t{text_of(i, width)}\n" for i in range(n))
+
+
+def table(n: int, width: int) -> Iterator[str]:
+    yield "text,label,year\n"
+    yield from (f"{text_of(i, width)},{label_of(i)},{i}\n" for i in range(n))
+
+
+def json_lines(name: str) -> Lines:
+    return lambda n, width: (
+        f"{json.dumps({'id': i, name: text_of(i, width)})}\n" for i in range(n)
+    )
+
+
+def array(n: int, width: int) -> Iterator[str]:
     for i in range(n):
-        yield f"{',' if i else '['}\n{json.dumps({'text': text_of(i), 'label': label_of(i)})}"
+        yield f"{',' if i else '['}\n{json.dumps({'text': text_of(i, width)})}"
     yield "\n]\n"
 
 
-def columns(n: int) -> Iterator[str]:
+def columns(n: int, width: int) -> Iterator[str]:
     for i in range(n):
-        yield "".join(f"{word} NN O\n" for word in text_of(i).split()) + "\n"
+        words = [*text_of(i, 0).split(), "x" * width + "x"]
+        yield "".join(f"{word} NN O\n" for word in words) + "\n"
 
 
-def squad(n: int) -> Iterator[str]:
-    """All on one line, as most such files are; an article for a hundred questions."""
+def squad(n: int, width: int) -> Iterator[str]:
+    """All on one line, as most such files are; an article for ten questions."""
     yield '{"version": "v2.0", "data": ['
-    for start in range(0, n, 100):
-        questions = [{"id": i, "question": text_of(i)} for i in range(start, min(n, start + 100))]
-        article = {"title": "t", "paragraphs": [{"context": text_of(start), "qas": questions}]}
+    for start in range(0, n, 10):
+        numbers = range(start, min(n, start + 10))
+        questions = [{"id": i, "question": text_of(i, 0), "note": "x" * width} for i in numbers]
+        article = {"title": "t", "paragraphs": [{"context": text_of(start, 0), "qas": questions}]}
         yield f"{', ' if start else ''}{json.dumps(article)}"
     yield "]}"
 
 
 @dataclass(frozen=True)
 class Source:
-    """How the records come: on standard input, or in a file with an ending."""
+    """Where the records come from.  ending: of their file; empty: standard input."""
 
     model: str
-    ending: str  # empty: standard input
-    lines: Callable[[int], Iterator[str]]
+    ending: str
+    lines: Lines
     flags: tuple[str, ...] = ()
 
     @property
@@ -83,48 +108,44 @@ class Source:
         return self.ending or "standard input"
 
 
-def texts(n: int) -> Iterator[str]:
-    return (f"{text_of(i)}\n" for i in range(n))
-
-
 SOURCES = (
     Source("single", "", texts),
-    Source("single", ".tsv", lambda n: (f"{text_of(i)}\t{label_of(i)}\n" for i in range(n))),
+    Source("single", ".tsv", labelled),
     Source("single", ".txt.gz", texts),
-    Source(
-        "single",
-        ".csv",
-        lambda n: (
-            f"{text_of(i)},{label_of(i)},{i}\n" if i >= 0 else "text,label,year\n"
-            for i in range(-1, n)
-        ),
-        ("--csv",),
-    ),
+    Source("single", ".csv", table, ("--csv",)),
     Source("single", ".jsonl", json_lines("text"), ("--csv",)),
     Source("single", ".json", array, ("--json",)),
-    Source("pair", ".tsv", lambda n: (f"{text_of(i)}\t{text_of(i + 1)}\n" for i in range(n))),
+    Source("pair", ".tsv", pairs),
     Source("ner", "", texts),
     Source("ner", ".conll", columns, ("--json",)),
     Source("ner", ".jsonl", json_lines("text")),
     Source("qa", "", texts, ("--question", "who was it")),
-    Source("qa", ".tsv", lambda n: (f"who was it\t{text_of(i)}\n" for i in range(n))),
+    Source("qa", ".tsv", pairs),
     Source("qa", ".json", squad, ("--json",)),
     Source("summaries", "", texts),
     Source("summaries", ".jsonl", json_lines("document"), ("--json",)),
 )
 
 
-def measure(source: Source, folder: Path, model: Path, count: int) -> tuple[float, int]:
+def measure(
+    source: Source, folder: Path, model: Path, count: int, width: int = 0
+) -> tuple[float, int]:
     """(largest memory in MB, lines of results) of predict.py for so many records."""
     path = folder / f"x{source.ending or '.txt'}"
     with gzip.open(path, "wt") if path.suffix == ".gz" else path.open("w") as file:
-        file.writelines(source.lines(count))
+        file.writelines(source.lines(count, width))
     command = [sys.executable, "-c", MEASURED, str(SCRIPT), str(model), *source.flags]
     command += ["--file", str(path)] if source.ending else []
     command += ["--device", "cpu"]
     with open(path, "rb") as typed, open(folder / "out", "wb") as out:
         typed_in = None if source.ending else typed
-        done = subprocess.run(command, stdin=typed_in, stdout=out, stderr=subprocess.PIPE)
+        done = subprocess.run(
+            command,
+            stdin=typed_in,
+            stdout=out,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent)},
+        )
     path.unlink()
     if done.returncode:
         raise SystemExit(done.stderr.decode())

@@ -63,7 +63,8 @@ class JsonText:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._position)
-                if end < len(self._text) or not self._read():  # else a number may continue
+                # Near the end a number may continue: of 1.5e3 there may be 1 or 1.5e so far.
+                if end < len(self._text) - LONGEST_WORD or not self._read():
                     self._move_to(end)
                     return value
             except json.JSONDecodeError as error:
