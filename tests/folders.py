@@ -71,25 +71,8 @@ TEXT = "the film was good , so it was bad ."
 def make_inputs(folder: Path) -> None:
     """A random BERT of a few KB and a dozen records of each kind."""
     torch.manual_seed(0)
-    words = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        "the",
-        "good",
-        "bad",
-        "film",
-        "was",
-        "so",
-        "it",
-        "a",
-        "b",
-        "c",
-        ",",
-        ".",
-    ]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [*special, *dict.fromkeys(TEXT.split())]
     bert = folder / "bert"
     bert.mkdir(parents=True)
     (bert / "vocab.txt").write_text("\n".join(words) + "\n")
@@ -113,7 +96,6 @@ def make_inputs(folder: Path) -> None:
     (folder / "text.txt").write_text("\n\n".join([TEXT] * 20))
     answers = [{"text": "good", "answer_start": 13}]
     questions = [{"id": str(i), "question": "it was", "answers": answers} for i in range(4)]
-
     articles = [{"title": "a", "paragraphs": [{"context": TEXT, "qas": questions}]}]
     (folder / "qa.json").write_text(json.dumps({"version": "1.1", "data": articles}))
 

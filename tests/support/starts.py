@@ -61,6 +61,9 @@ def begin(start: Start, log: Path, which: int) -> int:
         for stream, name in ((1, "out"), (2, "err")):
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
             os.dup2(os.open(log.with_suffix(f".{name}{which}"), flags), stream)
+        # Those of this process may be pytest's, which keeps what is printed.
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
         os.chdir(start.working_folder)
         time.sleep(start.delay)
         operations = watch_operations(start, log)
