@@ -158,7 +158,7 @@ def shard_names(index: Path) -> list[str]:
         names.add(name)
     if len(names) > MAX_SHARDS:
         raise UserError(
-            f"{index}: names {len(names):,} shards, of which minift reads {MAX_SHARDS:,}; give another model"
+            f"{index}: names {len(names):,} shards; minift reads {MAX_SHARDS:,}; give another model"
         )
     return sorted(names)
 
