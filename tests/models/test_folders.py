@@ -268,6 +268,7 @@ def test_every_field_has_a_type_and_every_number_bounds(config, field):
         ({"model_type": ["bert"]}, "model_type is ['bert']; it must be of type str or null"),
         ({"model_type": None}, "model_type is None"),
         ({"architectures": [1]}, "architectures is [1]; it must be a list of str"),
+        ({"architectures": 3}, "architectures is 3; it must be a list of str or null"),
         ({"architectures": "BertModel"}, "architectures is 'BertModel'; it must be a list of str"),
         ({"num_labels": [2]}, "num_labels is [2]; it must be of type int or null"),
         ({"num_labels": 2.0}, "num_labels is 2.0; it must be of type int or null"),

@@ -18,14 +18,11 @@ import base64
 import json
 import os
 import random
-import resource
 import shutil
-import signal
 import struct
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +34,9 @@ import tokenizers
 from minift import Tokenizer
 from minift.errors import UserError
 from minift.text.fields import PARTS, SEQUENCES, SETTINGS
-from support.fuzzes import Outcomes, command_line, tally
+from support.fuzzes import Outcomes, command_line, run_apart, tally
 from support.vocabulary import LETTERS, bert_folder, unigram_folder
 
-SECONDS, MEGABYTES = 2, 500
 TEXTS = [
     "The Council met, on Monday: 70 !",
     "",
@@ -325,33 +321,6 @@ def outcome_of(folder: Path) -> tuple[str, str]:
     return "accepted", ""
 
 
-def in_child(work: Callable[[], tuple[str, str]], place: Path) -> tuple[str, str]:
-    """What `work` returns in a forked process within its bounds; "failed" if it does not return."""
-    answer, errors = place / "answer", place / "errors"
-    answer.write_text("")
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-            for number in (signal.SIGPROF, signal.SIGALRM):  # then the kernel ends the process
-                signal.signal(number, signal.SIG_DFL)
-            signal.setitimer(signal.ITIMER_PROF, SECONDS)
-            signal.alarm(60)  # for one that waits
-            answer.write_text(json.dumps(work()))
-        finally:
-            os._exit(0)
-    _, status, usage = os.wait4(child, 0)
-    noise = errors.read_text(errors="replace")
-    grown = (usage.ru_maxrss * 1024 - before) / 2**20
-    if os.WIFSIGNALED(status) or not answer.read_text():
-        return "failed", f"ended by signal {os.WTERMSIG(status)}: {noise}"
-    outcome, why = json.loads(answer.read_text())
-    if grown > MEGABYTES:
-        return "failed", f"took {grown:.0f} MB; {outcome}: {why}"
-    return "panicked" if outcome == "refused" and "panicked at" in noise else outcome, why
-
-
 def try_case(seed: int, valid: list[Path], place: Path) -> tuple[str, str, str]:
     """(kind, "accepted" | "refused" | "panicked" | "failed", message) of one changed folder."""
     draw = random.Random(seed)
@@ -359,7 +328,7 @@ def try_case(seed: int, valid: list[Path], place: Path) -> tuple[str, str, str]:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(source, folder)
     mutate(folder, draw, valid)
-    return source.name, *in_child(lambda: outcome_of(folder), place)
+    return source.name, *run_apart(lambda: outcome_of(folder), place / "errors")
 
 
 def fuzz(first: int, count: int) -> Outcomes:
@@ -367,7 +336,7 @@ def fuzz(first: int, count: int) -> Outcomes:
         place = Path(name)
         valid = make_valid(place)
         for folder in valid:
-            assert in_child(lambda: outcome_of(folder), place) == ("accepted", ""), folder  # noqa: B023
+            assert run_apart(lambda: outcome_of(folder), place / "errors")[0] == "accepted", folder  # noqa: B023
             shutil.rmtree(folder / "saved")
         return tally(range(first, first + count), lambda seed: try_case(seed, valid, place))
 
