@@ -51,7 +51,9 @@ PATHS = {
 def test_an_etag_is_no_path(name, when, world):
     value = PATHS[name].format(canary=world.canary)
     quoted = value if name in ("only quotes", "weak", "empty") else f'"{value}"'
-    world.survives(on("files", hostile.etag(quoted), when))
+    # The first answer, to HEAD, announces the file.  The transport does not pass a NUL on.
+    ends = ANY if name == "NUL" else TAKEN if when == LATER else REFUSED
+    world.survives(on("files", hostile.etag(quoted), when), ends)
 
 
 @pytest.mark.parametrize("sha", [*PATHS.values(), COMMIT[:7], COMMIT.upper(), COMMIT + "\n", 7])
@@ -61,7 +63,7 @@ def test_a_commit_is_no_path(sha, place, world):
     if place == "api":
         world.survives(hostile.about(sha=sha), REFUSED)
     elif "\n" not in str(sha):
-        world.survives(on("file", hostile.header("X-Repo-Commit", sha)))
+        world.survives(on("file", hostile.header("X-Repo-Commit", sha)), REFUSED)
 
 
 @pytest.mark.parametrize("sha", [None, ["x"], [], {}, True, 0.5, 10**50, "1" * 40 + "/../x"])
@@ -158,18 +160,21 @@ def test_a_flood_is_neither_read_nor_unpacked(place, flood, world):
         hostile.header("Content-Length", 3, 5),
         hostile.header("Transfer-Encoding", "chunked"),
         hostile.header("Content-Encoding", "gzip"),
-        hostile.header("Content-Range", "bytes 5-9/10"),
         hostile.no_http,
         hostile.endless_headers,
     ],
 )
 def test_a_body_that_is_not_the_file(file, body, world):
-    server = world.survives(on(file, body), ANY)
+    server = world.survives(on(file, body), REFUSED)
     assert server.sent < 60_000_000
 
 
 def test_a_body_without_a_length_is_read_to_its_end(world):
     world.survives(on("files", hostile.without_length), TAKEN)
+
+
+def test_a_range_that_was_not_asked_for_is_ignored(world):
+    world.survives(on("files", hostile.header("Content-Range", "bytes 5-9/10")), TAKEN)
 
 
 def test_a_whole_body_is_taken_though_the_connection_stays_open(world):
@@ -178,7 +183,7 @@ def test_a_whole_body_is_taken_though_the_connection_stays_open(world):
 
 @pytest.mark.parametrize("size", ["1", "131073", "-1", "9" * 30, "x", ""])
 def test_the_announced_size_is_compared(size, world):
-    world.survives(on("file", hostile.header("X-Linked-Size", size)))
+    world.survives(on("file", hostile.header("X-Linked-Size", size)), REFUSED)
 
 
 @pytest.mark.parametrize("spoil", [hostile.cut, hostile.reset, hostile.no_http])
@@ -308,7 +313,7 @@ def test_the_token_stays_with_the_hub(world, monkeypatch):
         assert [ask.kind for ask in other.asked if ask.method == "GET"] == ["store"]
         for place in ("api", "config.json"):
             target = f"{other.url}/o/x/resolve/main/config.json"
-            world.survives(on(place, hostile.redirect(target)))
+            world.survives(on(place, hostile.redirect(target)), REFUSED)
         assert {ask.token for ask in other.asked} == {None}
 
 
