@@ -150,6 +150,10 @@ class _RMSNormFunction(torch.autograd.Function):
 
 # ---- weights laid out for few rows of input ------------------------------------------------------
 
+# Rows of input that prepacked weights are used for.  The operator keeps code that it compiled for
+# each number of rows until the process ends, 1.5 MB for many rows.
+MAX_PREPACKED_ROWS = 256
+
 
 def linear(x: Tensor, weight: Tensor, prepacked: Tensor | None = None) -> Tensor:
     """x times weight transposed: (..., H), (I, H) -> (..., I).
@@ -159,6 +163,8 @@ def linear(x: Tensor, weight: Tensor, prepacked: Tensor | None = None) -> Tensor
         float32, and torch.compile cannot translate it; elsewhere the plain formula is used.
     """
     if prepacked is None or not _runs_in_float32(x) or torch.compiler.is_compiling():
+        return F.linear(x, weight)
+    if x.shape[:-1].numel() > MAX_PREPACKED_ROWS:  # not those of a step of generation
         return F.linear(x, weight)
     return torch.ops.mkldnn._linear_pointwise(x, prepacked, None, "none", [], "")
 

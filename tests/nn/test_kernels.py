@@ -18,6 +18,7 @@ from torch import nn
 from minift.nn import kernels
 from minift.nn.attention import attention, packed_attention
 from minift.nn.kernels import (
+    MAX_PREPACKED_ROWS,
     dropout,
     gradient_values,
     has_varlen_attention,
@@ -159,6 +160,16 @@ def test_prepacked_weights_give_the_same_products(rows):
         assert layer.prepacked is not None
         torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
     assert layer.prepacked is None
+
+
+def test_many_rows_take_the_plain_weights():
+    """Their number varies, and the operator would keep code for each number."""
+    layer, few = NoBiasLinear(16, 24), MAX_PREPACKED_ROWS
+    with torch.no_grad(), prepacked_weights([layer], num_rows=8):
+        layer.prepacked = layer.prepacked * 2  # so that the two products differ
+        for rows, times in ((few, 2), (few + 1, 1)):
+            x = torch.randn(rows, 16)
+            torch.testing.assert_close(layer(x), times * (x @ layer.weight.T))
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
