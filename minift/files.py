@@ -34,6 +34,7 @@ SHA256 = re.compile("[0-9a-f]{64}")
 MAX_BYTES = 500_000_000  # of a file that is read whole; the largest tokenizer.json in use has 35 MB
 MAX_JSON_BYTES = 20_000_000
 MAX_SHARDS = 1000  # of one model
+MAX_NAME = 255  # characters of a file's name, on most systems
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+-[0-9a-f]{16}\.[a-z]+")  # of `temporary_name`
 LONGEST_NAME = "n" * 150  # more than the path of any file that is written in an output folder
 
@@ -149,7 +150,7 @@ def shard_names(index: Path) -> list[str]:
         raise UserError(f"{index}: has no 'weight_map'; restore the file")
     names = set()
     for name in shards.values():
-        plain = isinstance(name, str) and Path(name).name == name
+        plain = isinstance(name, str) and Path(name).name == name and len(name) <= MAX_NAME
         if not plain or not name.endswith(".safetensors"):
             raise UserError(
                 f"{index}: names the shard {name!r:.80}, which is no safetensors file; "

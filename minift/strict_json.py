@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from typing import Any
 
 MAX_VALUES = 1_000_000  # in all lists and objects together
 MAX_DEPTH = 100
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 MAX_DIGITS = 40  # a model_max_length of 1e30, which many tokenizers have, is written with 31
 
 
@@ -47,7 +49,7 @@ def parse_json(data: bytes, max_values: int = MAX_VALUES) -> Any:
         level = [value for values in inner for value in values]
     if level:
         raise too_deep
-    if b"\\u" in data:  # only an escape can be half of a surrogate pair
+    if SURROGATE.search(data):  # only an escape can be half of a pair
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:

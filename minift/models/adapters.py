@@ -164,10 +164,10 @@ def read_adapter_config(path: Path, model: PretrainedModel) -> tuple[LoraConfig,
                 f"{path}: {error}; restore the file, or fold the adapter into its model with peft"
             ) from None
         if name not in FIELD_TYPES and not off:
+            shown = name if name.isidentifier() and len(name) < 80 else shorten(name)
             raise UserError(
-                f"{path}: {name if name.isidentifier() else shorten(name)} is {shorten(value)}, "
-                "which minift's LoRA does not do; "
-                "fold the adapter into its model with peft"
+                f"{path}: {shown} is {shorten(value)}, which minift's LoRA does not do; fold the "
+                "adapter into its model with peft"
             )
     listed, saved = values.get("target_modules") or [], values.get("modules_to_save") or []
     # One list may serve several kinds of model, so names that this model lacks are passed over.

@@ -45,7 +45,7 @@ from minift.errors import UserError
 from minift.models.base import PretrainedModel
 from minift.models.config import CONFIG
 from minift.models.heads import EncoderForTokenClassification
-from minift.options import check_range, option
+from minift.options import check_range, option, shorten
 from minift.tasks.base import Metric, Task, TrainDefaults
 from minift.tasks.batches import TokenBatch, TokenFeature, head_logits, run_batches, token_batch
 from minift.tasks.data_checks import contradictions, rare_labels, similar_labels
@@ -215,7 +215,7 @@ class NerTask(Task):
             label == "O" or label[:2] in ("B-", "I-") for label in task.labels
         ):
             raise UserError(
-                f"{folder}: the labels {', '.join(task.labels)[:80]} are not IOB2 tags; give a "
+                f"{folder}: the labels {shorten(', '.join(task.labels))} are not IOB2 tags; give a "
                 "model trained to tag entities"
             )
         task._check_stride(f"{Path(folder) / CONFIG}: doc_stride")
