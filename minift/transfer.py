@@ -143,8 +143,6 @@ class Connection:
                     raise TransferError(f"it sends more than {limit:,} bytes")
                 if block:
                     yield block
-                if start == size:  # the hub may keep the connection open
-                    return
         if size is not None and start < size:
             raise TransferError(f"it broke off at {start:,} of {size:,} bytes", may_pass=True)
 

@@ -1,6 +1,7 @@
 """Plots as PNG files: a scatter plot, the heat map of a sweep, and scores over training.
 
-matplotlib is optional: each function imports it, and returns False if it is not installed.
+matplotlib is optional: without it each function removes an older plot of that name, which would
+show other results than the table beside it, and returns False.
 """
 
 from __future__ import annotations
@@ -22,11 +23,8 @@ def scatter_plot(
     log_x: bool = False,
 ) -> bool:
     """Plot the points (x, y) of each series: name -> points."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
+    if (figure := _new_figure(path, 8, 4.5)) is None:
         return False
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for marker, (name, points) in zip("osD^vP*X" * len(series), series.items(), strict=False):
         axes.scatter(*zip(*points, strict=True), label=name, marker=marker, s=50, alpha=0.8)
@@ -50,17 +48,14 @@ def heat_map(
     All panels share one colour scale, better scores have brighter cells, and each cell shows its
     score.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
     learning_rates, epochs, sizes = (sorted(set(values)) for values in zip(*scores, strict=True))
     known = [score for score in scores.values() if score is not None]
     low, high = min(known), max(known)
     digits = 3 if high < 10 else 1  # three decimals for a share, one for a percentage
     width = 1.5 + (0.6 + 0.75 * len(learning_rates)) * len(sizes)
     height = 1.6 + 0.6 * len(epochs)
-    figure = Figure(figsize=(width, height), layout="constrained")
+    if (figure := _new_figure(path, width, height)) is None:
+        return False
     row = figure.subplots(1, len(sizes), squeeze=False, sharey=True)[0]
     for axes, size in zip(row, sizes, strict=True):
         grid = [[math.nan] * len(learning_rates) for _ in epochs]
@@ -95,11 +90,8 @@ def curves(path: Path, panels: Mapping[str, Sequence[Mapping[str, Any]]], metric
 
     panels: title -> the lines of log.jsonl with "epoch", "train" and "dev".
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
+    if (figure := _new_figure(path, 1 + 3 * len(panels), 3.5)) is None:
         return False
-    figure = Figure(figsize=(1 + 3 * len(panels), 3.5), layout="constrained")
     row = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (title, lines) in zip(row, panels.items(), strict=True):
         epochs = [line["epoch"] for line in lines]
@@ -113,6 +105,16 @@ def curves(path: Path, panels: Mapping[str, Sequence[Mapping[str, Any]]], metric
     row[0].legend()
     _save(figure, path)
     return True
+
+
+def _new_figure(path: Path, width: float, height: float) -> Any:
+    """An empty figure, in inches; None without matplotlib, and then `path` is gone."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        path.unlink(missing_ok=True)
+        return None
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -331,6 +331,19 @@ def test_curves_are_of_the_best_of_the_longest_runs(made_up, tmp_path, monkeypat
     }
 
 
+def test_without_matplotlib_no_older_plot_stays_beside_the_new_table(tmp_path, monkeypatch):
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name, plot in (
+        ("heatmap.png", lambda path: heat_map(path, {(1e-5, 1, 16): 0.5}, "dev f1")),
+        ("curves.png", lambda path: curves(path, {"one": []}, "f1")),
+    ):
+        (tmp_path / name).touch()
+        assert not plot(tmp_path / name)
+        assert not plot(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_plots_are_png(tmp_path):
     pytest.importorskip("matplotlib", reason="plots need matplotlib, which is not here")
     scores = {(1e-5, 1, 16): 0.5, (1e-4, 1, 16): None, (1e-5, 2, 32): 0.75}

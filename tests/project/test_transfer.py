@@ -260,6 +260,21 @@ def test_more_or_fewer_bytes_than_announced_are_refused(length, server, tmp_path
     refused(server, tmp_path, "131,072 bytes", "it")
 
 
+def test_bytes_after_all_that_were_announced_are_refused(server, tmp_path):
+    server.add("o/x", GOOD)
+    later = threading.Event()
+
+    def meddle(handler):
+        if is_content(handler, "model.safetensors"):
+            handler.answer(200, {}, WEIGHTS)  # a body that ends when the connection does
+            later.wait(0.1)
+            handler.wfile.write(b"!")
+            return True
+
+    server.meddle = meddle
+    refused(server, tmp_path, "it sends more than 131,072 bytes")
+
+
 def test_a_size_that_the_disk_has_no_room_for_is_refused_at_once(server, tmp_path):
     server.add("o/x", GOOD)
     server.meddle = changed({"X-Linked-Size": "900000000000000"}, "model.safetensors")
