@@ -122,7 +122,9 @@ class Connection:
 
         start: the first byte to send.  If the hub sends all bytes instead, the first block is
             empty, and all follow.
-        size: of the whole, if the hub has announced it; limit: of the whole.
+        size: of the whole, if the hub has announced it; bytes after these are left unread, since
+            the hub may keep the connection open.
+        limit: of the whole.
         """
         wanted = {"range": f"bytes={start}-"} if start else {}
         with self._open("GET", f"{self.url}/{path}", wanted) as (answer, exchange):
@@ -138,11 +140,15 @@ class Connection:
                     f"it announced {size:,} bytes, and sends {length[:20]} from byte {start:,} on"
                 )
             for block in exchange.blocks():
+                if size is not None:
+                    block = block[: size - start]
                 start += len(block)
                 if start > limit:
                     raise TransferError(f"it sends more than {limit:,} bytes")
                 if block:
                     yield block
+                if start == size:
+                    return
         if size is not None and start < size:
             raise TransferError(f"it broke off at {start:,} of {size:,} bytes", may_pass=True)
 
