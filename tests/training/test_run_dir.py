@@ -461,6 +461,7 @@ UNUSABLE = {
     "dangling": "is a link that points nowhere",
     "dangling/below": "dangling is a link that points nowhere",
     "file": "file: is a file",
+    "link to a file": "link to a file: is a file",
     "file/below": "file is a file",
     os.fsdecode(b"caf\xe9"): "is not UTF-8",
     "n" * 300: "is no usable --output-dir (File name too long)",
@@ -487,6 +488,7 @@ def test_a_folder_that_cannot_be_used_ends_each_script_with_one_line(
     script, tiny_bert, reviews, tmp_path
 ):
     (tmp_path / "file").touch()
+    (tmp_path / "link to a file").symlink_to("file")
     (tmp_path / "dangling").symlink_to("nowhere")
     (tmp_path / "loop").symlink_to("loop")
     before = sorted(os.listdir(tmp_path))
