@@ -70,7 +70,8 @@ RESOLVED = dict.fromkeys(run_dir.RUN_KEYS - {"started_in"}, 0)
 
 
 def make(folder: Path, state: str) -> Path:
-    """A folder in a state, with a dot file and a folder of the user's in it."""
+    """A folder in a state, with what a new disk holds, a dot file and a dot folder in it."""
+    (folder / "lost+found").mkdir(parents=True)
     (folder / ".git" / "objects").mkdir(parents=True)
     (folder / ".git" / "objects" / "ab").write_text(SECRET)
     (folder / ".env").write_text(SECRET)
@@ -215,7 +216,8 @@ def test_links_in_the_place_of_our_files_are_removed_and_not_followed(tmp_path):
     options = with_flag(folder, "--overwrite")
     with run_lock("task", options), started(folder, options, RESOLVED):
         names = {path.name for path in folder.iterdir()}
-        assert names == {".git", ".env", "notes", "thesis.txt", "state", "mine", OPTIONS}
+        kept = {".git", ".env", "lost+found", "notes", "thesis.txt"}
+        assert names == {*kept, "state", "mine", OPTIONS}
     assert set(contents(elsewhere)) == {"state.json", "mine", "log"}
     assert len(of_the_user(elsewhere)) == 3
 
