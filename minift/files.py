@@ -228,7 +228,7 @@ def check_output_dir(folder: Path) -> None:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{shown}: is no usable --output-dir ({reason}); choose another") from None
     if not existing.is_dir():
-        what = "is a link that points nowhere" if existing.is_symlink() else "is a file"
+        what = "is a file" if existing.exists() else "is a link that points nowhere"
         where = what if existing == folder else f"{existing} {what}"
         raise UserError(f"{folder}: {where}; give --output-dir a folder")
     if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import dataclasses
 import re
 import signal
@@ -24,7 +25,7 @@ from minift.terminal import (
     print_last_line,
     print_line,
 )
-from minift.training.signals import Stopped, ends_on_signals
+from minift.training.signals import Stopped, end_quietly, ends_on_signals
 
 # A flag's old name -> the flag to use now, with a remark.  Of several, the error names the first
 # that the script has; without any of them, the old name is an unknown flag.
@@ -290,6 +291,7 @@ def run_script(main: Callable[[], object]) -> NoReturn:
             with suppress(OSError):
                 flush_stdout()
             _print_last(INTERRUPTED)
+    atexit.register(end_quietly)  # registered last, so it is called first
     sys.exit(status)
 
 

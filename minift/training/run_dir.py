@@ -4,10 +4,12 @@
 no dot file, no file of the user's, no target of a link.
 
     the folder holds                       no flag    --resume     --overwrite
-    EMPTY       nothing, or dot files      begins     refused      begins
+    EMPTY       nothing, dot files (*)     begins     refused      begins
     FOREIGN     other files, but no run    refused    refused      refused
     UNFINISHED  a run without metrics.json refused    continues    replaces the run's files
     FINISHED    a run with metrics.json    refused    refused      replaces the run's files
+
+(*) and `lost+found`, which a new disk holds.
 
 A folder holds a run if its options.json has the keys that every run writes, whatever its name says.
 
@@ -121,11 +123,12 @@ def read_options(folder: Path) -> dict[str, Any]:
 
 
 def _visible(folder: Path) -> list[str]:
-    """The names in a folder that do not begin with a dot; none if the folder is missing."""
+    """The names in a folder, without dot files and a new disk's; none if the folder is missing."""
     try:
-        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+        names = os.listdir(folder)
     except FileNotFoundError:
         return []
+    return sorted(name for name in names if not name.startswith(".") and name != "lost+found")
 
 
 def _check_state(folder: Path, options: Any) -> None:

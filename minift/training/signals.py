@@ -147,6 +147,12 @@ def ends_on_signals(show_end: Callable[[], None]) -> Iterator[None]:
         writer.close()
 
 
+def end_quietly() -> None:
+    """Let Ctrl-C end the process at once; Python's own handler would print a traceback."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def interrupts_blocked() -> Iterator[None]:
     """Within `with`, Ctrl-C waits; processes that are started there never hear it.

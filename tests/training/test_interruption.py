@@ -163,6 +163,18 @@ def test_a_signal_that_was_ignored_when_the_script_began_stays_ignored():
     assert process.returncode == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", ["return", "sys.stdin.read()"])
+def test_ctrl_c_while_python_ends_prints_no_traceback(ends):
+    beginning = f"import atexit, time\natexit.register(time.sleep, 60)\n{BEGINNING}"
+    process = started(["-c", f"{beginning}    {ends}\nrun_script(main)\n"])
+    for _ in range(1 if ends == "return" else 2):
+        time.sleep(1.0)
+        process.send_signal(INT)
+    assert process.wait(SECONDS) == -INT
+    assert process.stderr.read() == ("" if ends == "return" else f"{LINE}\n")
+
+
 def test_the_handlers_are_those_of_before_when_a_script_has_ended():
     before = [signal.getsignal(number) for number in (INT, TERM)]
     descriptor = signal.set_wakeup_fd(-1)

@@ -70,7 +70,8 @@ RESOLVED = dict.fromkeys(run_dir.RUN_KEYS - {"started_in"}, 0)
 
 
 def make(folder: Path, state: str) -> Path:
-    """A folder in a state, with a dot file and a folder of the user's in it."""
+    """A folder in a state, with what a new disk holds, a dot file and a dot folder in it."""
+    (folder / "lost+found").mkdir(parents=True)
     (folder / ".git" / "objects").mkdir(parents=True)
     (folder / ".git" / "objects" / "ab").write_text(SECRET)
     (folder / ".env").write_text(SECRET)
@@ -215,7 +216,8 @@ def test_links_in_the_place_of_our_files_are_removed_and_not_followed(tmp_path):
     options = with_flag(folder, "--overwrite")
     with run_lock("task", options), started(folder, options, RESOLVED):
         names = {path.name for path in folder.iterdir()}
-        assert names == {".git", ".env", "notes", "thesis.txt", "state", "mine", OPTIONS}
+        kept = {".git", ".env", "lost+found", "notes", "thesis.txt"}
+        assert names == {*kept, "state", "mine", OPTIONS}
     assert set(contents(elsewhere)) == {"state.json", "mine", "log"}
     assert len(of_the_user(elsewhere)) == 3
 
@@ -461,6 +463,7 @@ UNUSABLE = {
     "dangling": "is a link that points nowhere",
     "dangling/below": "dangling is a link that points nowhere",
     "file": "file: is a file",
+    "link to a file": "link to a file: is a file",
     "file/below": "file is a file",
     os.fsdecode(b"caf\xe9"): "is not UTF-8",
     "n" * 300: "is no usable --output-dir (File name too long)",
@@ -487,6 +490,7 @@ def test_a_folder_that_cannot_be_used_ends_each_script_with_one_line(
     script, tiny_bert, reviews, tmp_path
 ):
     (tmp_path / "file").touch()
+    (tmp_path / "link to a file").symlink_to("file")
     (tmp_path / "dangling").symlink_to("nowhere")
     (tmp_path / "loop").symlink_to("loop")
     before = sorted(os.listdir(tmp_path))
