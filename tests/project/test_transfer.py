@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -983,6 +984,23 @@ def test_scratch_folders_of_dead_processes_only_are_removed(tmp_path, weights):
     left = {path.name for path in weights.iterdir()}
     assert left == {".fetching-notes", ".fetching-abcdefgh", ".fetching-12345678"}
     assert (tmp_path / "mine" / "file").exists()
+
+
+@linux
+def test_a_scratch_folder_that_another_process_is_deleting_is_not_used(tmp_path, monkeypatch):
+    deleted = []
+    make = tempfile.mkdtemp
+
+    def mkdtemp(**settings):
+        folder = make(**settings)
+        if not deleted:  # another process is faster than our lock
+            deleted.extend([Path(folder), hub_cache._lock(Path(folder))])
+        return folder
+
+    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
+    with hub_cache.scratch_folder(tmp_path) as folder:
+        assert folder != deleted[0]
+    os.close(deleted[1])
 
 
 # ---- pip -----------------------------------------------------------------------------------
