@@ -34,11 +34,21 @@ pytestmark = pytest.mark.usefixtures("weights")
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch):
-    """Time-outs that tests can wait for, and waits that take no time."""
-    for name in ("TIMEOUT", "READ_TIMEOUT", "SLOW_SECONDS"):
-        monkeypatch.setattr(transfer, name, 0.5)
+def _no_waits(monkeypatch):
+    """Waits before another attempt take no time, and a busy machine has time to answer."""
     monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(transfer, "TIMEOUT", 20.0)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A function: names of time-outs, which are then as short as a test can wait for."""
+
+    def shorten(*names: str) -> None:
+        for name in names:
+            monkeypatch.setattr(transfer, name, 0.5)
+
+    return shorten
 
 
 def is_description(handler: Handler) -> bool:
@@ -337,7 +347,8 @@ def trickle(handler: Handler, head: bytes, drop: bytes) -> bool:
 
 
 @pytest.mark.parametrize("which", ["description", "announcement", "content"])
-def test_a_hub_that_stalls_is_given_up(which, server, tmp_path, monkeypatch):
+def test_a_hub_that_stalls_is_given_up(which, server, tmp_path, monkeypatch, short):
+    short("TIMEOUT")
     monkeypatch.setattr(transfer, "RETRIES", 1)
     server.add("o/x", GOOD)
     end = threading.Event()
@@ -355,7 +366,8 @@ def test_a_hub_that_stalls_is_given_up(which, server, tmp_path, monkeypatch):
     end.set()
 
 
-def test_a_content_that_stops_is_given_up(server, tmp_path, monkeypatch):
+def test_a_content_that_stops_is_given_up(server, tmp_path, monkeypatch, short):
+    short("READ_TIMEOUT")
     monkeypatch.setattr(transfer, "RETRIES", 1)
     server.add("o/x", GOOD)
     end = threading.Event()
@@ -375,7 +387,8 @@ def test_a_content_that_stops_is_given_up(server, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("which", ["description", "content", "headers"])
-def test_a_trickle_is_refused(which, server, tmp_path, monkeypatch):
+def test_a_trickle_is_refused(which, server, tmp_path, monkeypatch, short):
+    short("TIMEOUT" if which == "headers" else "SLOW_SECONDS")
     monkeypatch.setattr(transfer, "RETRIES", 0)
     server.add("o/x", GOOD)
 
@@ -393,7 +406,8 @@ def test_a_trickle_is_refused(which, server, tmp_path, monkeypatch):
     refused(server, tmp_path, slow)
 
 
-def test_looking_up_a_name_that_takes_for_ever_is_given_up(monkeypatch, tmp_path):
+def test_looking_up_a_name_that_takes_for_ever_is_given_up(monkeypatch, tmp_path, short):
+    short("TIMEOUT")
     end = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: end.wait(20) and [])
     refused(None, tmp_path, "no answer within 0.5 seconds")
@@ -489,9 +503,13 @@ def test_a_web_page_in_place_of_a_file_is_one_line(server, tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["403", "503", "stall", "commit", "checksum", "page"])
-def test_whatever_is_wrong_a_complete_copy_is_used_and_said(fault, server, monkeypatch, capsys):
+def test_whatever_is_wrong_a_complete_copy_is_used_and_said(
+    fault, server, monkeypatch, capsys, short
+):
     repo = server.add("o/x", GOOD)
     folder = hub.find_checkpoint("o/x")
+    if fault == "stall":
+        short("TIMEOUT")
     repo.revisions["main"] = GOOD | {"config.json": b'{"new": 1}'}
     monkeypatch.setattr(repo, "commit", lambda _: "b" * 40)
     end = threading.Event()
