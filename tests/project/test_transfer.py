@@ -332,6 +332,21 @@ def test_a_hub_that_refuses_the_rest_sends_the_whole(server):
     assert (hub.find_checkpoint("o/x") / "model.safetensors").read_bytes() == WEIGHTS
 
 
+def test_a_connection_that_breaks_behind_the_last_byte_is_not_made_again(server):
+    server.add("o/x", GOOD)
+
+    def meddle(handler):
+        if is_content(handler, "model.safetensors"):
+            chunk = b"%x\r\n%s\r\n" % (len(WEIGHTS), WEIGHTS)  # the last one, of no bytes, lacks
+            head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+            return bool(handler.wfile.write(head + chunk))
+
+    server.meddle = meddle
+    assert (hub.find_checkpoint("o/x") / "model.safetensors").read_bytes() == WEIGHTS
+    gets = [line for line in server.requests if line.startswith("GET ")]
+    assert sum(line.endswith("model.safetensors") for line in gets) == 1
+
+
 # ---- time ----------------------------------------------------------------------------------
 
 
