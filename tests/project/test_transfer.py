@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import base64
-import hashlib
 import json
 import os
 import shutil
@@ -23,8 +22,9 @@ from types import SimpleNamespace
 import huggingface_hub as hf
 import pytest
 from huggingface_hub import constants
+from support.loopback_hub import WEIGHTS, git_oid, sha256
 from support.running import ROOT
-from support.small_hub import GOOD, WEIGHTS, Handler, fails, git_blob_sha1, package, point_to
+from support.small_hub import GOOD, Handler, fails, package, point_to
 
 from minift import hub, hub_cache, terminal, transfer
 
@@ -220,7 +220,7 @@ def test_a_small_file_without_a_size_has_a_limit_and_a_checksum(server, tmp_path
 
 def test_weak_and_bare_etags_are_checksums_too(server):
     server.add("o/x", GOOD)
-    etag = git_blob_sha1(b"{}")
+    etag = git_oid(b"{}")
     for form in (f'W/"{etag}"', etag):
         server.meddle = changed({"ETag": form}, ".json")
         assert (hub.find_checkpoint("o/x") / "config.json").read_bytes() == b"{}"
@@ -254,7 +254,7 @@ def test_other_bytes_of_the_right_length_are_refused(name, server, tmp_path):
     server.add("o/x", GOOD)
     wrong = GOOD[name][:-1] + b"!"
     server.meddle = lambda handler: is_content(handler, name) and handler.reply(wrong)
-    right = hashlib.sha256(WEIGHTS).hexdigest() if "model" in name else git_blob_sha1(b"{}")
+    right = sha256(WEIGHTS) if "model" in name else git_oid(b"{}")
     refused(server, tmp_path, f"{name}: its sha", right, "as announced")
 
 
@@ -567,7 +567,7 @@ def test_a_large_file_comes_from_another_host_without_the_token(server, monkeypa
         if handler.path.endswith("model.safetensors"):
             headers = {
                 "Location": f"{elsewhere(server)}/store?signature=1#part",
-                "X-Linked-Etag": f'"{hashlib.sha256(WEIGHTS).hexdigest()}"',
+                "X-Linked-Etag": f'"{sha256(WEIGHTS)}"',
                 "X-Linked-Size": len(WEIGHTS),
                 "X-Repo-Commit": server.repos["o/x"].commit("main"),
                 "ETag": '"of the redirect"',
