@@ -21,7 +21,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -231,9 +231,10 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     """
     parent.mkdir(parents=True, exist_ok=True)
     for path in parent.glob(".fetching-*"):
-        if SCRATCH.fullmatch(path.name) and (lock := _lock(path)) is not None:
-            shutil.rmtree(path, ignore_errors=True)
-            os.close(lock)
+        with suppress(BlockingIOError):
+            if SCRATCH.fullmatch(path.name) and (lock := _lock(path)) is not None:
+                shutil.rmtree(path, ignore_errors=True)
+                os.close(lock)
     folder, lock = _new_scratch_folder(parent)
     try:
         yield folder
@@ -246,14 +247,20 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 def _new_scratch_folder(parent: Path) -> tuple[Path, int | None]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=".fetching-", dir=parent))
-        lock = _lock(folder)
-        # Another process may have taken it for one that was left, before it was locked.
-        if folder.is_dir():
-            return folder, lock
+        # Before it is locked, another process may take it for one that was left, and delete it.
+        with suppress(BlockingIOError):
+            lock = _lock(folder)
+            if folder.is_dir():
+                return folder, lock
+            if lock is not None:
+                os.close(lock)
 
 
 def _lock(folder: Path) -> int | None:
-    """A descriptor that holds the lock of a folder; None if it cannot be had."""
+    """A descriptor that holds the lock of a folder; None if there is no folder, or no locks.
+
+    Raises `BlockingIOError` if another process holds it.
+    """
     if fcntl is None:
         return None
     try:
@@ -262,8 +269,10 @@ def _lock(folder: Path) -> int | None:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
         os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise
         return None
     return descriptor
 
@@ -309,6 +318,8 @@ def _save(connection: Connection, path: str, announced: Announced, part: Path) -
                     file.write(block)
                 break
             except TransferError as error:
+                if error.may_pass and file.tell() == size:
+                    break  # all of it is there; the hub has not ended as it should
                 failures = 1 if file.tell() - furthest >= PROGRESS_BYTES else failures + 1
                 furthest = max(furthest, file.tell())
                 wait_or_raise(error, failures)

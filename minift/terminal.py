@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import logging
 import os
 import select
 import sys
@@ -139,13 +140,26 @@ class EscapingStream:
 
 @contextmanager
 def escaping_streams() -> Iterator[None]:
-    """Within `with`, stdout and stderr are `EscapingStream`s."""
+    """Within `with`, stdout and stderr are `EscapingStream`s, also for libraries that log."""
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (s if s is None else EscapingStream(s) for s in streams)
+    # Libraries that were imported before, such as torch, log to the stream of that time.
+    handlers = [handler for handler in _log_handlers() if handler.stream is streams[1]]
+    for handler in handlers:
+        handler.setStream(sys.stderr)
     try:
         yield
     finally:
         sys.stdout, sys.stderr = streams
+        for handler in handlers:
+            handler.setStream(streams[1])
+
+
+def _log_handlers() -> list[logging.StreamHandler]:
+    """All handlers that log to a stream."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    found = [handler for logger in loggers for handler in getattr(logger, "handlers", ())]
+    return [handler for handler in found if isinstance(handler, logging.StreamHandler)]
 
 
 def _unescaped(stream: Any) -> Any:

@@ -284,5 +284,7 @@ def draw(folder: Path, runs: Sequence[TrainOptions], rows: Sequence[Row], metric
         for learning_rate, run in sorted(longest.items())
     }
     scores = {cell: mean for cell, mean, _ in by_cell(rows, metric)}
-    drawn = heat_map(folder / "heatmap.png", scores, f"dev {metric.name}", metric.higher_is_better)
-    return drawn and curves(folder / "curves.png", panels, metric.name)
+    title = f"dev {metric.name}"
+    # Both are called in any case: without matplotlib each removes its older plot.
+    heat_map_drawn = heat_map(folder / "heatmap.png", scores, title, metric.higher_is_better)
+    return curves(folder / "curves.png", panels, metric.name) and heat_map_drawn

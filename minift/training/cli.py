@@ -105,6 +105,7 @@ class ArgumentParser(argparse.ArgumentParser):
     def __init__(self, **settings: Any):
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **settings)
+        self.color = False  # Python 3.14 colours a help text, and terminal.py escapes all but ours
         self.common: set[str] = set()  # destinations that --help shows; empty: all
         self.refused: dict[str, str] = {}  # flag that this script does not have -> why
 

@@ -331,17 +331,18 @@ def test_curves_are_of_the_best_of_the_longest_runs(made_up, tmp_path, monkeypat
     }
 
 
-def test_without_matplotlib_no_older_plot_stays_beside_the_new_table(tmp_path, monkeypatch):
+def test_without_matplotlib_no_older_plot_stays_beside_the_new_table(
+    made_up, tmp_path, monkeypatch
+):
     for name in ("matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
-    for name, plot in (
-        ("heatmap.png", lambda path: heat_map(path, {(1e-5, 1, 16): 0.5}, "dev f1")),
-        ("curves.png", lambda path: curves(path, {"one": []}, "f1")),
-    ):
-        (tmp_path / name).touch()
-        assert not plot(tmp_path / name)
-        assert not plot(tmp_path / name)
-    assert not list(tmp_path.iterdir())
+    run, f1, folder = made_up(1e-3, [0.5], [0.6]), Metric("f1"), tmp_path / "sweep"
+    folder.mkdir()
+    for name in ("heatmap.png", "curves.png"):
+        (folder / name).touch()
+    for _ in range(2):
+        assert not draw(folder, [run], [read_row(run, f1)], f1)
+        assert not list(folder.iterdir())
 
 
 def test_plots_are_png(tmp_path):

@@ -16,7 +16,7 @@ from support.loopback_hub import COMMIT, GOOD, LoopbackHub, serving, tell_the_tr
 from support.small_hub import point_to
 from support.world import ANY, REFUSED, TAKEN
 
-from minift import hub
+from minift import hub, transfer
 
 
 def test_the_good_hub(world):
@@ -165,9 +165,7 @@ def test_a_flood_is_neither_read_nor_unpacked(place, flood, world):
     ],
 )
 def test_a_body_that_is_not_the_file(file, body, world):
-    # Of a body that goes on behind the file, the file is taken if it comes in blocks of its own.
-    ends = ANY if body is hostile.endless else REFUSED
-    server = world.survives(on(file, body), ends)
+    server = world.survives(on(file, body), REFUSED)
     assert server.sent < 60_000_000
 
 
@@ -180,6 +178,7 @@ def test_a_range_that_was_not_asked_for_is_ignored(world):
 
 
 def test_a_whole_body_is_taken_though_the_connection_stays_open(world):
+    world.patch.setattr(transfer, "READ_TIMEOUT", 0.4)
     world.survives(on("store", hostile.keeps_open), TAKEN)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import socket
@@ -14,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from support.small_hub import GOOD, WEIGHTS, Repo, fails, package, point_to
+from support.loopback_hub import WEIGHTS, sha256
+from support.small_hub import GOOD, Repo, fails, package, point_to
 
 from minift import hub, transfer
 
@@ -42,10 +42,6 @@ def trust(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     pins = {name: (len(data), sha256(data)) for name, data in files.items()}
     monkeypatch.setattr(hub, "DEFAULT_FILES", pins)
     monkeypatch.setattr(hub, "DEFAULT_REVISION", Repo({"main": {}}).commit("main"))
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def names(folder: Path) -> set[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import base64
-import hashlib
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -22,8 +22,9 @@ from types import SimpleNamespace
 import huggingface_hub as hf
 import pytest
 from huggingface_hub import constants
+from support.loopback_hub import WEIGHTS, git_oid, sha256
 from support.running import ROOT
-from support.small_hub import GOOD, WEIGHTS, Handler, fails, git_blob_sha1, package, point_to
+from support.small_hub import GOOD, Handler, fails, package, point_to
 
 from minift import hub, hub_cache, terminal, transfer
 
@@ -33,11 +34,21 @@ pytestmark = pytest.mark.usefixtures("weights")
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch):
-    """Time-outs that tests can wait for, and waits that take no time."""
-    for name in ("TIMEOUT", "READ_TIMEOUT", "SLOW_SECONDS"):
-        monkeypatch.setattr(transfer, name, 0.5)
+def _no_waits(monkeypatch):
+    """Waits before another attempt take no time, and a busy machine has time to answer."""
     monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(transfer, "TIMEOUT", 20.0)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A function: names of time-outs, which are then as short as a test can wait for."""
+
+    def shorten(*names: str) -> None:
+        for name in names:
+            monkeypatch.setattr(transfer, name, 0.5)
+
+    return shorten
 
 
 def is_description(handler: Handler) -> bool:
@@ -209,7 +220,7 @@ def test_a_small_file_without_a_size_has_a_limit_and_a_checksum(server, tmp_path
 
 def test_weak_and_bare_etags_are_checksums_too(server):
     server.add("o/x", GOOD)
-    etag = git_blob_sha1(b"{}")
+    etag = git_oid(b"{}")
     for form in (f'W/"{etag}"', etag):
         server.meddle = changed({"ETag": form}, ".json")
         assert (hub.find_checkpoint("o/x") / "config.json").read_bytes() == b"{}"
@@ -243,7 +254,7 @@ def test_other_bytes_of_the_right_length_are_refused(name, server, tmp_path):
     server.add("o/x", GOOD)
     wrong = GOOD[name][:-1] + b"!"
     server.meddle = lambda handler: is_content(handler, name) and handler.reply(wrong)
-    right = hashlib.sha256(WEIGHTS).hexdigest() if "model" in name else git_blob_sha1(b"{}")
+    right = sha256(WEIGHTS) if "model" in name else git_oid(b"{}")
     refused(server, tmp_path, f"{name}: its sha", right, "as announced")
 
 
@@ -320,6 +331,21 @@ def test_a_hub_that_refuses_the_rest_sends_the_whole(server):
     assert (hub.find_checkpoint("o/x") / "model.safetensors").read_bytes() == WEIGHTS
 
 
+def test_a_connection_that_breaks_behind_the_last_byte_is_not_made_again(server):
+    server.add("o/x", GOOD)
+
+    def meddle(handler):
+        if is_content(handler, "model.safetensors"):
+            chunk = b"%x\r\n%s\r\n" % (len(WEIGHTS), WEIGHTS)  # the last one, of no bytes, lacks
+            head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+            return bool(handler.wfile.write(head + chunk))
+
+    server.meddle = meddle
+    assert (hub.find_checkpoint("o/x") / "model.safetensors").read_bytes() == WEIGHTS
+    gets = [line for line in server.requests if line.startswith("GET ")]
+    assert sum(line.endswith("model.safetensors") for line in gets) == 1
+
+
 # ---- time ----------------------------------------------------------------------------------
 
 
@@ -335,7 +361,8 @@ def trickle(handler: Handler, head: bytes, drop: bytes) -> bool:
 
 
 @pytest.mark.parametrize("which", ["description", "announcement", "content"])
-def test_a_hub_that_stalls_is_given_up(which, server, tmp_path, monkeypatch):
+def test_a_hub_that_stalls_is_given_up(which, server, tmp_path, monkeypatch, short):
+    short("TIMEOUT")
     monkeypatch.setattr(transfer, "RETRIES", 1)
     server.add("o/x", GOOD)
     end = threading.Event()
@@ -353,7 +380,8 @@ def test_a_hub_that_stalls_is_given_up(which, server, tmp_path, monkeypatch):
     end.set()
 
 
-def test_a_content_that_stops_is_given_up(server, tmp_path, monkeypatch):
+def test_a_content_that_stops_is_given_up(server, tmp_path, monkeypatch, short):
+    short("READ_TIMEOUT")
     monkeypatch.setattr(transfer, "RETRIES", 1)
     server.add("o/x", GOOD)
     end = threading.Event()
@@ -373,7 +401,8 @@ def test_a_content_that_stops_is_given_up(server, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("which", ["description", "content", "headers"])
-def test_a_trickle_is_refused(which, server, tmp_path, monkeypatch):
+def test_a_trickle_is_refused(which, server, tmp_path, monkeypatch, short):
+    short("TIMEOUT" if which == "headers" else "SLOW_SECONDS")
     monkeypatch.setattr(transfer, "RETRIES", 0)
     server.add("o/x", GOOD)
 
@@ -391,7 +420,8 @@ def test_a_trickle_is_refused(which, server, tmp_path, monkeypatch):
     refused(server, tmp_path, slow)
 
 
-def test_looking_up_a_name_that_takes_for_ever_is_given_up(monkeypatch, tmp_path):
+def test_looking_up_a_name_that_takes_for_ever_is_given_up(monkeypatch, tmp_path, short):
+    short("TIMEOUT")
     end = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: end.wait(20) and [])
     refused(None, tmp_path, "no answer within 0.5 seconds")
@@ -487,9 +517,13 @@ def test_a_web_page_in_place_of_a_file_is_one_line(server, tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["403", "503", "stall", "commit", "checksum", "page"])
-def test_whatever_is_wrong_a_complete_copy_is_used_and_said(fault, server, monkeypatch, capsys):
+def test_whatever_is_wrong_a_complete_copy_is_used_and_said(
+    fault, server, monkeypatch, capsys, short
+):
     repo = server.add("o/x", GOOD)
     folder = hub.find_checkpoint("o/x")
+    if fault == "stall":
+        short("TIMEOUT")
     repo.revisions["main"] = GOOD | {"config.json": b'{"new": 1}'}
     monkeypatch.setattr(repo, "commit", lambda _: "b" * 40)
     end = threading.Event()
@@ -532,7 +566,7 @@ def test_a_large_file_comes_from_another_host_without_the_token(server, monkeypa
         if handler.path.endswith("model.safetensors"):
             headers = {
                 "Location": f"{elsewhere(server)}/store?signature=1#part",
-                "X-Linked-Etag": f'"{hashlib.sha256(WEIGHTS).hexdigest()}"',
+                "X-Linked-Etag": f'"{sha256(WEIGHTS)}"',
                 "X-Linked-Size": len(WEIGHTS),
                 "X-Repo-Commit": server.repos["o/x"].commit("main"),
                 "ETag": '"of the redirect"',
@@ -982,6 +1016,23 @@ def test_scratch_folders_of_dead_processes_only_are_removed(tmp_path, weights):
     left = {path.name for path in weights.iterdir()}
     assert left == {".fetching-notes", ".fetching-abcdefgh", ".fetching-12345678"}
     assert (tmp_path / "mine" / "file").exists()
+
+
+@linux
+def test_a_scratch_folder_that_another_process_is_deleting_is_not_used(tmp_path, monkeypatch):
+    deleted = []
+    make = tempfile.mkdtemp
+
+    def mkdtemp(**settings):
+        folder = make(**settings)
+        if not deleted:  # another process is faster than our lock
+            deleted.extend([Path(folder), hub_cache._lock(Path(folder))])
+        return folder
+
+    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
+    with hub_cache.scratch_folder(tmp_path) as folder:
+        assert folder != deleted[0]
+    os.close(deleted[1])
 
 
 # ---- pip -----------------------------------------------------------------------------------

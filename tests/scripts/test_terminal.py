@@ -284,6 +284,19 @@ def test_an_internal_error_has_its_traceback_without_control_characters():
     assert stderr.splitlines()[-1] == r"KeyError: '\ud800a\x1b[2J\u202e'"
 
 
+def test_a_library_that_was_imported_before_logs_without_control_characters():
+    program = "import logging\nfrom minift.training.cli import run_script\n"
+    program += "log = logging.getLogger('library')\nlog.addHandler(logging.StreamHandler())\n"
+    program += "run_script(lambda: log.warning('the hub says \\x1b[2J'))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    assert done.stderr.decode() == "the hub says \\x1b[2J\n"
+
+
 def test_json_keeps_its_value_and_has_no_control_character():
     draw = random.Random(0)
     for _ in range(2000):

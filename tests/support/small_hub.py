@@ -16,8 +16,8 @@ import pytest
 from huggingface_hub import constants
 
 from minift.errors import UserError
+from support.loopback_hub import WEIGHTS, git_oid, sha256
 
-WEIGHTS = bytes(range(256)) * 512  # 128 KiB that stand for a model
 GOOD = {"config.json": b"{}", "model.safetensors": WEIGHTS, "tokenizer.json": b"{}"}
 
 # owner/name, or the name alone, as those of the oldest repositories.
@@ -117,7 +117,7 @@ class Handler(BaseHTTPRequestHandler):
                     "type": "file",
                     "path": path,
                     "size": len(data),
-                    "oid": git_blob_sha1(data),
+                    "oid": git_oid(data),
                 }
                 for path, data in files.items()
             ]
@@ -130,7 +130,7 @@ class Handler(BaseHTTPRequestHandler):
     def send_file(self, repo: Repo, commit: str, file: str, data: bytes) -> None:
         start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").partition("-")[0])
         large = file.endswith(".safetensors")
-        etag = hashlib.sha256(data).hexdigest() if large else git_blob_sha1(data)
+        etag = (sha256 if large else git_oid)(data)
         headers = {
             "ETag": f'"{etag}"',
             "X-Repo-Commit": commit,
@@ -159,11 +159,6 @@ class Handler(BaseHTTPRequestHandler):
         """Answer with status 200 and a body."""
         self.answer(200, {"Content-Type": content_type, "Content-Length": len(body)}, body)
         return True
-
-
-def git_blob_sha1(data: bytes) -> str:
-    """The checksum of a small file on the hub; that of a large one is the SHA-256."""
-    return hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
 
 
 def no_package(folder: Path) -> Path:

@@ -210,3 +210,7 @@ def test_a_sentence_that_ends_in_dots_keeps_them_and_blanks_of_a_default_are_see
 def test_help_all_works_where_an_argument_is_missing():
     done = run_script("predict", "--help-all")
     assert "model_dir" in done.stdout
+
+
+def test_a_help_text_has_no_colours_that_would_be_escaped():
+    assert ArgumentParser().color is False
