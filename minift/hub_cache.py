@@ -318,8 +318,6 @@ def _save(connection: Connection, path: str, announced: Announced, part: Path) -
                     file.write(block)
                 break
             except TransferError as error:
-                if error.may_pass and file.tell() == size:
-                    break  # all of it is there; the hub has not ended as it should
                 failures = 1 if file.tell() - furthest >= PROGRESS_BYTES else failures + 1
                 furthest = max(furthest, file.tell())
                 wait_or_raise(error, failures)

@@ -44,6 +44,7 @@ RETRY_SECONDS = 1.0  # before the first retry; each further one waits twice as l
 MAX_RETRY_AFTER = 60.0  # seconds that a hub may ask to wait
 MAX_REDIRECTS = 5
 MAX_JSON_ANSWER = 10_000_000  # bytes; the description of a repository of 1,000 files has 0.1 MB
+MAX_JSON_SECONDS = 60.0  # for all of it
 
 REDIRECTS = {301, 302, 303, 307, 308}
 MAY_PASS = {408, 416, 425, 429, 500, 502, 503, 504}
@@ -94,7 +95,14 @@ class Connection:
     def json(self, path: str) -> Any:
         """The JSON value at a path of the hub."""
 
-        data = self._patiently(lambda: b"".join(self.blocks(path, limit=MAX_JSON_ANSWER)))
+        def attempt() -> Iterator[bytes]:
+            end = time.monotonic() + MAX_JSON_SECONDS
+            for block in self.blocks(path, limit=MAX_JSON_ANSWER):
+                yield block
+                if time.monotonic() > end:
+                    raise TransferError(f"no whole answer within {MAX_JSON_SECONDS:g} seconds")
+
+        data = self._patiently(lambda: b"".join(attempt()))
         try:
             return json.loads(data)
         except (ValueError, RecursionError):  # also numbers of 5,000 digits, deep nesting
@@ -122,9 +130,7 @@ class Connection:
 
         start: the first byte to send.  If the hub sends all bytes instead, the first block is
             empty, and all follow.
-        size: of the whole, if the hub has announced it; bytes after these are left unread, since
-            the hub may keep the connection open.
-        limit: of the whole.
+        size: of the whole, if the hub has announced it; more is left unread.  limit: of the whole.
         """
         wanted = {"range": f"bytes={start}-"} if start else {}
         with self._open("GET", f"{self.url}/{path}", wanted) as (answer, exchange):
@@ -147,7 +153,7 @@ class Connection:
                     raise TransferError(f"it sends more than {limit:,} bytes")
                 if block:
                     yield block
-                if start == size:
+                if start == size:  # the hub may keep the connection open
                     return
         if size is not None and start < size:
             raise TransferError(f"it broke off at {start:,} of {size:,} bytes", may_pass=True)

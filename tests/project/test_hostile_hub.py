@@ -16,7 +16,7 @@ from support.loopback_hub import COMMIT, GOOD, LoopbackHub, serving, tell_the_tr
 from support.small_hub import point_to
 from support.world import ANY, REFUSED, TAKEN
 
-from minift import hub, transfer
+from minift import hub
 
 
 def test_the_good_hub(world):
@@ -165,7 +165,9 @@ def test_a_flood_is_neither_read_nor_unpacked(place, flood, world):
     ],
 )
 def test_a_body_that_is_not_the_file(file, body, world):
-    server = world.survives(on(file, body), REFUSED)
+    # Without a length, only a large file has an announced size, after which nothing is read.
+    is_taken = body is hostile.endless and file == "model.safetensors"
+    server = world.survives(on(file, body), TAKEN if is_taken else REFUSED)
     assert server.sent < 60_000_000
 
 
@@ -178,7 +180,6 @@ def test_a_range_that_was_not_asked_for_is_ignored(world):
 
 
 def test_a_whole_body_is_taken_though_the_connection_stays_open(world):
-    world.patch.setattr(transfer, "READ_TIMEOUT", 0.4)
     world.survives(on("store", hostile.keeps_open), TAKEN)
 
 

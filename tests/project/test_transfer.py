@@ -420,6 +420,14 @@ def test_a_trickle_is_refused(which, server, tmp_path, monkeypatch, short):
     refused(server, tmp_path, slow)
 
 
+def test_a_description_that_takes_long_is_given_up(server, tmp_path, short):
+    short("MAX_JSON_SECONDS")  # though no time-out of a byte or of a rate passes
+    server.add("o/x", GOOD)
+    head = b"HTTP/1.0 200 OK\r\n\r\n"
+    server.meddle = lambda handler: is_description(handler) and trickle(handler, head, b" " * 9999)
+    refused(server, tmp_path, "no whole answer within 0.5 seconds")
+
+
 def test_looking_up_a_name_that_takes_for_ever_is_given_up(monkeypatch, tmp_path, short):
     short("TIMEOUT")
     end = threading.Event()
