@@ -29,7 +29,7 @@ from minift import metrics
 from minift.data.read import SummaryRecord
 from minift.device import pick_device
 from minift.errors import UserError, escape_controls
-from minift.experiments.comparison import check_dev_file, finished_run
+from minift.experiments.comparison import check_dev_file
 from minift.files import write_json, write_text
 from minift.generation.config import GenerationConfig
 from minift.metrics.diversity import distinct, novelty, repetition
@@ -43,6 +43,7 @@ from minift.training.cli import as_dict
 from minift.training.defaults import with_defaults
 from minift.training.options import TrainOptions
 from minift.training.resume import check_same_options
+from minift.training.run import run
 from minift.training.run_dir import FINISHED, decoding_results, made, read_options, state_of
 
 # Setting -> what it changes in `GenerationConfig`.
@@ -278,7 +279,7 @@ def compare_in(
     records = SummarizationTask.read_splits(task_options)["dev"][: comparison.limit or None]
     device = pick_device(options.device)
     if not finished:
-        finished_run(SummarizationTask, task_options, replace(options, output_dir=folder))
+        run(SummarizationTask, task_options, replace(options, output_dir=folder))
     print_line(f"dev data  {task_options.dev_file or 'the built-in set'}, {len(records)} documents")
     for warning in unread_by_rouge({"dev": records}):
         print_line(f"warning: {warning}")

@@ -30,6 +30,7 @@ from minift.metrics.diversity import distinct, novelty, repetition
 from minift.models.t5 import T5ForConditionalGeneration
 from minift.reports.tables import mean_and_spread
 from minift.tasks.summarization import SummarizationTask
+from minift.training.run_dir import RUN_KEYS, write_options
 
 LONGEST = 12
 DRAWN = {setting for setting, changes in SETTINGS.items() if changes.get("do_sample")}
@@ -191,7 +192,7 @@ def test_the_comparison(tiny_t5, trees, tmp_path, monkeypatch, capsys):
     flags += ["--epochs", 1, "--device", "cpu", "--output-dir", folder, "--freeze-layers", 0]
     flags += ["--num-samples", 2, "--limit", 7, "--examples", 3]
     shown = run_here(monkeypatch, capsys, *flags)
-    assert "--- train, seed 1" in shown
+    assert "the best model is in" in shown
     assert "\n7 documents; " in shown
     assert "no plot" not in shown or importlib.util.find_spec("matplotlib") is None
     assert (folder / "plot.png").exists() == (importlib.util.find_spec("matplotlib") is not None)
@@ -216,7 +217,7 @@ def test_the_comparison(tiny_t5, trees, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     (folder / "plot.png").unlink(missing_ok=True)
     again = run_here(monkeypatch, capsys, *flags)
-    assert "--- train" not in again
+    assert "the best model is in" not in again
     assert "no plot: matplotlib is not installed" in again
     assert not (folder / "plot.png").exists()
     assert [one["texts"] for one in json.loads((folder / "decoding.json").read_text())] == [
@@ -242,6 +243,19 @@ def test_without_dev_there_is_nothing_to_compare_on(tiny_t5, trees, tmp_path, mo
     last = last_line_of_refusal("compare_decoding", flags, monkeypatch, capsys)
     assert "--dev-file is missing" in last
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unfinished_run_is_not_replaced_unasked(tiny_t5, trees, tmp_path, monkeypatch, capsys):
+    (tmp_path / "out").mkdir()
+    write_options(tmp_path / "out", dict.fromkeys(RUN_KEYS, 0))
+    state = tmp_path / "out" / "state" / "state.json"
+    state.parent.mkdir()
+    state.write_text("hours of work")
+    flags = {"model": tiny_t5, "train-file": trees["train"], "dev-file": trees["dev"]}
+    flags |= {"output-dir": tmp_path / "out", "device": "cpu"}
+    last = last_line_of_refusal("compare_decoding", flags, monkeypatch, capsys)
+    assert "already holds a run; add --resume to continue it, --overwrite to replace it" in last
+    assert state.read_text() == "hours of work"
 
 
 @pytest.mark.slow
