@@ -189,7 +189,7 @@ def made(given: Path | None, name: str) -> Iterator[Path]:
         yield folder
     finally:
         for path in new:
-            with suppress(OSError):
+            with suppress(OSError, UserError), locked(path):  # unless another run has it by now
                 path.rmdir()
 
 

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -413,6 +413,10 @@ def test_folders_without_a_name_are_numbered_and_removed_if_they_stay_empty(tmp_
     with made(taken, "task"), locked(taken):
         refuse("taken: another run is using it now", locked(taken))
     assert not taken.exists()
+    with ExitStack() as other, made(taken, "task"):
+        other.enter_context(locked(taken))  # it got the lock when this one had given it back
+    assert taken.exists()
+    taken.rmdir()
     make(taken, FINISHED)
     with locked(taken):  # a run that is refused anyway says why, and takes no lock
         refuse("already holds a run", run_lock("task", with_flag(taken, "")))
