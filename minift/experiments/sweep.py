@@ -35,7 +35,7 @@ from minift.experiments.comparison import (
     seed_range,
 )
 from minift.experiments.parallel import call_all
-from minift.files import read_json, write_json, write_text
+from minift.files import read_bytes, read_json, write_json, write_text
 from minift.options import check_range, flag_of, option
 from minift.reports.plots import curves, heat_map
 from minift.reports.tables import markdown_table, mean_and_spread
@@ -218,8 +218,18 @@ def check_sweep_options(task_options: TaskOptions, options: TrainOptions) -> Non
 
 def evaluations(run: TrainOptions) -> list[Row]:
     """The lines of a run's log that hold scores: {"epoch", "dev", "train", ...}."""
-    lines = (run.output_dir / LOG).read_text(encoding="utf-8").splitlines()
-    return [line for line in map(json.loads, lines) if "dev" in line]
+    path = run.output_dir / LOG
+    try:
+        lines = [json.loads(line) for line in read_bytes(path).splitlines()]
+    except ValueError:
+        lines = []
+    scored = [line for line in lines if "dev" in line]
+    if not scored:
+        raise UserError(
+            f"{path}: does not hold the scores of the run; restore the file, or delete "
+            f"{run.output_dir}, and the same command repeats the run"
+        )
+    return scored
 
 
 def read_row(run: TrainOptions, metric: Metric) -> Row:

@@ -280,6 +280,21 @@ def test_the_gap_is_that_of_the_best_evaluation(made_up):
     assert (row["score"], row["train_score"], row["gap"]) == (0.25, 0.125, 0.125)  # lower: better
 
 
+def test_a_finished_run_without_its_log_is_named(made_up):
+    run = made_up(1e-3, [0.5], [0.5])
+    log = run.output_dir / "log.jsonl"
+    for text in ('{"step": 1, "loss": 0.5}\n', "cut of", "\udcff", '{"dev"'):
+        log.write_bytes(text.encode(errors="surrogateescape"))
+        with pytest.raises(UserError, match="log.jsonl: does not hold the scores of the run"):
+            read_row(run, Metric("f1"))
+    log.unlink()
+    with pytest.raises(UserError, match="log.jsonl: no such file"):
+        read_row(run, Metric("f1"))
+    os.mkfifo(log)
+    with pytest.raises(UserError, match="log.jsonl: is a pipe"):
+        read_row(run, Metric("f1"))
+
+
 def test_the_table_has_the_best_cell_first_and_counts_failures(made_up):
     def table(metric):
         runs = [
