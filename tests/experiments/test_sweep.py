@@ -285,13 +285,13 @@ def test_a_finished_run_without_its_log_is_named(made_up):
     log = run.output_dir / "log.jsonl"
     for text in ('{"step": 1, "loss": 0.5}\n', "cut of", "\udcff", '{"dev"'):
         log.write_bytes(text.encode(errors="surrogateescape"))
-        with pytest.raises(UserError, match="log.jsonl: does not hold the scores of the run"):
+        with pytest.raises(UserError, match=r"log\.jsonl: does not hold the scores of the run"):
             read_row(run, Metric("f1"))
     log.unlink()
-    with pytest.raises(UserError, match="log.jsonl: no such file"):
+    with pytest.raises(UserError, match=r"log\.jsonl: no such file"):
         read_row(run, Metric("f1"))
     os.mkfifo(log)
-    with pytest.raises(UserError, match="log.jsonl: is a pipe"):
+    with pytest.raises(UserError, match=r"log\.jsonl: is a pipe"):
         read_row(run, Metric("f1"))
 
 
