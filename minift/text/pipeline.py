@@ -229,13 +229,14 @@ def _without_holes(path: Path, vocab: dict[str, int]) -> dict[str, int]:
     The library would count added tokens from the number of tokens, not after the greatest id, and
     print a line about holes to standard output, in the middle of the user's results.
     """
-    holes = sorted(set(range(max(vocab.values(), default=-1) + 1)) - set(vocab.values()))
-    if len(holes) > MAX_HOLES:
+    used = set(vocab.values())
+    count = max(used, default=-1) + 1
+    if count - len(used) > MAX_HOLES:  # counted first: a list of all ids could fill the memory
         raise UserError(
             f"{path}: the token {max(vocab, key=vocab.get)!r:.80} has the id "
             f"{max(vocab.values())}, but there are {len(vocab)} tokens; restore the file"
         )
-    return vocab | {f" {NONCHARACTER}[unused{i}]": i for i in holes}
+    return vocab | {f" {NONCHARACTER}[unused{i}]": i for i in range(count) if i not in used}
 
 
 def _is_cased(tokens: Iterable[str]) -> bool:

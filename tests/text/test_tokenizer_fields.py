@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import struct
+import tracemalloc
 
 import pytest
 import tokenizers
@@ -381,6 +382,12 @@ def test_ids_with_holes_count_up_to_the_greatest(tmp_path, capfd):
     change(folder, model={"vocab": {**vocab, "rare": 200_000}})
     with pytest.raises(UserError, match="'rare' has the id 200000, but there are 58 tokens; rest"):
         Tokenizer.from_pretrained(folder)
+    change(folder, model={"vocab": {**vocab, "rare": MAX_ID}})
+    tracemalloc.start()
+    with pytest.raises(UserError, match=f"'rare' has the id {MAX_ID}, but"):
+        Tokenizer.from_pretrained(folder)
+    assert tracemalloc.get_traced_memory()[1] < 2 * 10**8  # the buffer to read a file has 10**8
+    tracemalloc.stop()
 
 
 def test_equal_lines_of_a_vocab_txt_leave_a_hole(tmp_path, capfd):
