@@ -125,10 +125,10 @@ def lasting_name(source: str | os.PathLike) -> tuple[str, str | None]:
     A hub id, as it was given, or the absolute path of a folder.
     """
     name, revision = _parse(source, None)
-    local = Path(os.path.expanduser(name))
-    if not local.is_dir() and revision is None:
+    local = os.path.expanduser(name)
+    if not os.path.isdir(local) and revision is None:  # unlike Path.is_dir, for any name
         local = weights_dir() / (DEFAULT_MODEL if name == DEFAULT_ID else name)
-    if local.is_dir():
+    if os.path.isdir(local):
         return os.path.abspath(local), None
     return DEFAULT_ID if name == DEFAULT_MODEL else name, revision
 
@@ -141,7 +141,7 @@ def download(source: str, revision: str | None = None, under: Path | None = None
     """
     name, revision = _parse(source, revision)
     folder = (under or weights_dir()) / Path(os.path.abspath(name)).name
-    if folder.is_dir():
+    if os.path.isdir(folder):
         if revision is not None:
             raise UserError(f"{folder}: exists already; remove it to get revision {revision!r}")
         log(f"{folder} exists already; remove it to download it again")

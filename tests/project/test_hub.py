@@ -17,6 +17,7 @@ from support.loopback_hub import WEIGHTS, sha256
 from support.small_hub import GOOD, Repo, fails, package, point_to
 
 from minift import hub, transfer
+from minift.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("weights")
 
@@ -487,3 +488,11 @@ def test_script(server, tmp_path):
     assert (failed.returncode, failed.stdout) == (2, "")
     assert "o/none: no such folder" in failed.stderr.splitlines()[-1]
     assert "Traceback" not in failed.stderr
+
+
+def test_a_name_too_long_for_any_folder_is_no_folder():
+    name = "x" * 5000
+    assert hub.lasting_name(name) == (name, None)
+    for find in (hub.find_checkpoint, hub.download):
+        with pytest.raises(UserError, match="no such folder, and not a hub id"):
+            find(name)
