@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 from support import hostile_hub as hostile
+from support.cases import cases_with
 from support.hostile_hub import on
 from support.loopback_hub import GOOD, REPO, LoopbackHub, serving, tell_the_truth
 from support.running import ROOT
@@ -23,6 +25,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of Unix"),
 ]
 
+INT, TERM = signal.SIGINT, signal.SIGTERM
 STOP_LIMIT = 5  # seconds from a signal to the end; two are promised, on a machine that is not busy
 
 
@@ -76,8 +79,13 @@ def cache_is_clean(world: World) -> bool:
     return sorted(path.read_bytes() for path in blobs) == sorted(GOOD.values())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("place", ["api", "config.json", "store"])
+@pytest.mark.parametrize(
+    ("place", "number"),
+    cases_with(
+        [("api", INT), ("store", TERM)],
+        itertools.product(["api", "config.json", "store"], [INT, TERM]),
+    ),
+)
 def test_a_signal_ends_a_stall(place, number, world):
     behave = on(place, hostile.stalls("start" if place == "api" else "body"))
     with serving(LoopbackHub(behave=behave)) as server:

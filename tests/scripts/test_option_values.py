@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.cases import cases_with
 from support.option_values import DIRECTORY, ROWS, row_of
 from support.questions import question
 from support.questions import write as write_questions
@@ -90,7 +91,6 @@ MEASUREMENTS = ("benchmark training", "benchmark inference")
 TRAINING = ("train_classification", "train_ner", "train_qa", "train_summarization")
 # Scripts of every run of the tests; the others take minutes together.
 QUICK = ("predict", "get_weights", "benchmark regression .")
-EXHAUSTIVE = (pytest.mark.slow, pytest.mark.exhaustive)
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,7 @@ def only_a_log(workspace: Path, new: set[str]) -> bool:
 
 @pytest.mark.parametrize(
     "script",
-    [s if s in QUICK else pytest.param(s, marks=EXHAUSTIVE) for s in COMMANDS],
+    cases_with(QUICK, COMMANDS),
 )
 def test_every_value_of_every_flag(script, workspace, monkeypatch):
     if script.startswith("benchmark"):

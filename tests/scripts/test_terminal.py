@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.cases import cases_with
 from support.running import ROOT, Done, run_script
 from support.vocabulary import WORDS
 
@@ -247,7 +248,7 @@ def in_a_terminal(command: list[str], **variables: str) -> tuple[int, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pty")
-@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
+@pytest.mark.parametrize("encoding", cases_with(["ascii"], ["ascii", "latin-1", "utf-8"]))
 def test_a_terminal_of_any_encoding(encoding, tiny_bert, tmp_path):
     draw = random.Random(encoding)
     path, _ = ner(draw, tmp_path, [file_name(draw)])

@@ -1,4 +1,4 @@
-"""A dozen kills; `python tests/crashing.py` makes two hundred."""
+"""A dozen kills, with --exhaustive; `python tests/crashing.py` makes two hundred."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from crashing import SAVE_STEPS, crash_all
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_at_random_moments_and_resumed_all_tasks_give_the_same_bits():
     seed = int.from_bytes(os.urandom(2), "little")
     for task, outcome in crash_all(12, seed).items():

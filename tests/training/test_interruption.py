@@ -5,6 +5,7 @@ Two seconds are promised; the bound here is larger, because many tests may share
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.cases import cases_with
 from support.running import ROOT
 from support.vocabulary import WORDS
 
@@ -117,8 +119,12 @@ def session(leader: int) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [INT, TERM])
-@pytest.mark.parametrize("wait", WAITS)
+@pytest.mark.parametrize(
+    ("wait", "number"),
+    cases_with(
+        [("in native code", INT), ("reading stdin", TERM)], itertools.product(WAITS, [INT, TERM])
+    ),
+)
 def test_a_script_that_waits_ends(wait, number):
     program = f"{BEGINNING}    {WAITS[wait].strip()}\nrun_script(main)\n"
     process = started(["-c", program])
@@ -127,7 +133,7 @@ def test_a_script_that_waits_ends(wait, number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [INT, TERM])
+@pytest.mark.parametrize("number", cases_with([INT], [INT, TERM]))
 def test_a_training_loop_may_finish_its_step_unless_there_is_a_second_signal(number):
     loop = """
     with StopRequest() as stop:
@@ -275,7 +281,7 @@ PLACES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", cases_with(["reading data"], PLACES))
 def test_a_training_script_ends_outside_of_its_loop(place, much, tiny_bert, tmp_path):
     function, records, dev_records, number = PLACES[place]
     flags = ["--model", tiny_bert, "--train-file", much(records), "--dev-file", much(dev_records)]
@@ -291,7 +297,7 @@ def test_a_training_script_ends_outside_of_its_loop(place, much, tiny_bert, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [INT, TERM])
+@pytest.mark.parametrize("number", cases_with([INT], [INT, TERM]))
 def test_the_training_of_a_tokenizer_ends(number, tmp_path):
     draw, text = random.Random(0), tmp_path / "text.txt"
     words = ("".join(draw.choices("abcdefghijkl", k=draw.randint(2, 9))) for _ in range(600_000))
@@ -305,8 +311,10 @@ def test_the_training_of_a_tokenizer_ends(number, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [INT, TERM])
-@pytest.mark.parametrize("seconds", [0.5, 12.0])
+@pytest.mark.parametrize(
+    ("seconds", "number"),
+    cases_with([(12.0, INT)], itertools.product([0.5, 12.0], [INT, TERM])),
+)
 def test_a_sweep_ends_with_its_processes(number, seconds, reviews, tiny_bert, tmp_path):
     flags = ["--model", tiny_bert, "--train-file", reviews["train"], "--dev-file", reviews["dev"]]
     flags += ["--epochs-list", 4000, "--jobs", 2, "--output-dir", tmp_path / "out"]
@@ -319,7 +327,7 @@ def test_a_sweep_ends_with_its_processes(number, seconds, reviews, tiny_bert, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [INT, TERM])
+@pytest.mark.parametrize("number", cases_with([INT], [INT, TERM]))
 def test_prediction_that_waits_for_a_line_ends(number, reviews, tiny_bert, tmp_path):
     flags = ["--model", tiny_bert, "--train-file", reviews["train"], "--dev-file", reviews["dev"]]
     script = ROOT / "scripts" / "train_classification.py"
