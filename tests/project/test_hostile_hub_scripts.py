@@ -85,6 +85,7 @@ def cache_is_clean(world: World) -> bool:
         [("api", INT), ("store", TERM)],
         itertools.product(["api", "config.json", "store"], [INT, TERM]),
     ),
+    ids=lambda value: value.name if isinstance(value, signal.Signals) else value,
 )
 def test_a_signal_ends_a_stall(place, number, world):
     behave = on(place, hostile.stalls("start" if place == "api" else "body"))

@@ -205,10 +205,7 @@ def only_a_log(workspace: Path, new: set[str]) -> bool:
     return new == {"out"} and (recorded or (left_a_log and not [*out.glob("*.safetensors")]))
 
 
-@pytest.mark.parametrize(
-    "script",
-    cases_with(QUICK, COMMANDS),
-)
+@pytest.mark.parametrize("script", cases_with(QUICK, COMMANDS))
 def test_every_value_of_every_flag(script, workspace, monkeypatch):
     if script.startswith("benchmark"):
         pytest.importorskip("transformers", reason="transformers is not installed")

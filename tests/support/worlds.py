@@ -1,8 +1,8 @@
 """Worlds: an output folder of a random kind with what surrounds it, and how a run in it may end.
 
-world/work        the working directory of a run
-world/work/...    its output folder, or a link to it
-world/elsewhere   files and folders that links lead to
+work        the working directory of a run
+work/OUT    its output folder, or a link to it
+elsewhere   files and folders that links lead to
 """
 
 from __future__ import annotations
